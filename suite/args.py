@@ -1,0 +1,393 @@
+"""What a YAML file may say beyond TRL's own keys, and a reader that takes nothing it does not understand.
+
+A configuration is read before a model or a data set is touched. Every mistake is one `ValueError` that names the
+value, the choices and the way out.
+"""
+
+import enum
+import inspect
+import json
+import os
+import sys
+import types
+import typing
+from collections.abc import Callable, Sequence
+from dataclasses import MISSING, dataclass, field, fields, make_dataclass
+from pathlib import Path
+
+import yaml
+
+from suite.registry import nearest
+
+# Keys that recipes on the web still carry, and what became of them.
+SUCCESSORS = {
+    "max_prompt_length": "TRL dropped it; leave rows with long prompts out of the data instead",
+    "max_seq_length": "it is now `max_length`",
+    "torch_dtype": "it is now `dtype`",
+    "evaluation_strategy": "it is now `eval_strategy`",
+    "warmup_ratio": "it is now `warmup_steps`, where a number below 1 is a share of the run: `warmup_steps: 0.03`",
+    "overwrite_output_dir": "choose another `output_dir`, or go on with `resume_from_checkpoint: true`",
+    "logging_dir": "set the environment variable TENSORBOARD_LOGGING_DIR",
+    "save_safetensors": "safetensors is the only format there is",
+    "group_by_length": "it is now `train_sampling_strategy: group_by_length`",
+    "no_cuda": "it is now `use_cpu`",
+    "vllm_device": "vLLM shares the training GPU (`vllm_mode: colocate`) or has its own process (`vllm_mode: server`)",
+    "max_completion_len": "it is `max_completion_length`",
+    "reward_model_name_or_path": "name the reward model in `reward_funcs`",
+    **dict.fromkeys(
+        ("cliprange", "cliprange_value", "kl_coef", "num_ppo_epochs", "vf_coef", "whiten_rewards"),
+        "TRL dropped the PPO trainer; `suite grpo` takes its place",
+    ),
+}
+
+
+@dataclass
+class RunArguments:
+    """What every training stage understands beside TRL's keys."""
+
+    max_seconds: str | None = field(
+        default=None,
+        metadata={"help": "Stop after so many seconds of training, or after as many as the run in this directory took."},
+    )
+
+    def __post_init__(self):
+        if self.max_seconds is None:
+            return
+        if (Path(self.max_seconds) / "run.json").is_file():
+            return
+        try:
+            positive = float(self.max_seconds) > 0
+        except ValueError:
+            positive = False
+        if not positive:
+            raise ValueError(
+                f"max_seconds: '{self.max_seconds}' is neither a number of seconds above 0 nor the directory of a run."
+            )
+
+
+@dataclass
+class ScratchArguments:
+    """A model from nothing: its shape and its tokenizer."""
+
+    tokenizer_name_or_path: str | None = field(default=None, metadata={"help": "Tokenizer of the new model."})
+    model_config: dict | str | None = field(
+        default=None, metadata={"help": "Fields of MiniQwenConfig that differ from its defaults."}
+    )
+
+    def __post_init__(self):
+        self.model_config = as_mapping("model_config", self.model_config)
+
+
+@dataclass
+class RewardArguments:
+    """Which rewards GRPO sums, and their knobs. `reward_weights` is TRL's own key."""
+
+    reward_funcs: list[str] = field(
+        default_factory=lambda: ["accuracy", "format"],
+        metadata={"help": "Names from `suite list rewards`, or dotted paths of your own functions."},
+    )
+    reward_kwargs: dict | str | None = field(
+        default=None, metadata={"help": "Knobs by reward: {overlong: {max_completion_len: 512}}."}
+    )
+
+    def __post_init__(self):
+        self.reward_kwargs = as_mapping("reward_kwargs", self.reward_kwargs)
+        unused = [name for name in self.reward_kwargs if name not in self.reward_funcs]
+        if unused:
+            raise ValueError(
+                f"reward_kwargs has knobs for '{unused[0]}', which reward_funcs {self.reward_funcs} does not name."
+                f"{nearest(unused[0], self.reward_funcs)}"
+            )
+
+
+def as_mapping(key: str, value: dict | str | None) -> dict:
+    """A mapping as YAML gives it, or as JSON on the command line."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{key}: '{value}' is not JSON ({error}).") from None
+    if value is not None and not isinstance(value, dict):
+        raise ValueError(f"{key} must be a mapping, got {value!r}.")
+    return value or {}
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """YAML as it is, except that of two equal keys the last one does not win in silence."""
+
+    def construct_mapping(self, node, deep=False):
+        seen = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if isinstance(key, typing.Hashable) and key in seen:
+                raise ValueError(f"the key '{key}' stands twice (again on line {key_node.start_mark.line + 1})")
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(path: str | Path) -> dict:
+    """The mapping in a YAML file. Raises `ValueError` for a missing file, bad YAML, or anything but a mapping."""
+    path = Path(path)
+    if not path.is_file():
+        there = sorted(str(p) for p in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
+        raise ValueError(
+            f"There is no config file '{path}'.{nearest(path, there)}"
+            + (f" In that directory there are: {', '.join(there)}." if there else "")
+        )
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeys)  # noqa: S506 (a SafeLoader)
+    except (yaml.YAMLError, ValueError) as error:
+        raise ValueError(f"{path}: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} must hold a YAML mapping (`key: value` lines), and holds {_kind(content)}.")
+    return content
+
+
+def _kind(value) -> str:
+    names = {"NoneType": "nothing", "list": "a list", "str": "one piece of text", "dict": "a mapping"}
+    return names.get(type(value).__name__, f"the {type(value).__name__} {value!r}")
+
+
+def coerce(key: str, value, hint):
+    """`value` as the type `hint` asks for. Raises `ValueError` naming key, value and type where it cannot be one.
+
+    Numbers may come as text, for YAML reads `1e-6` as text; a single value may stand for a list of one.
+    """
+    alternatives = _alternatives(hint)
+    for alternative in alternatives:
+        if type(value) is alternative:  # bool before int: True is an int, too
+            return value
+    for alternative in alternatives:
+        fits, result = _try_as(key, value, alternative)
+        if fits:
+            return result
+    wanted = " or ".join(dict.fromkeys(_type_name(a) for a in alternatives))
+    quote = " Put it in quotes." if str in alternatives and isinstance(value, (int, float)) else ""
+    raise ValueError(f"{key}: {value!r} is a {type(value).__name__}, and {key} takes {wanted}.{quote}")
+
+
+def _alternatives(hint) -> list:
+    union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+    return [a for member in typing.get_args(hint) for a in _alternatives(member)] if union else [hint]
+
+
+def _type_name(hint) -> str:
+    if hint is type(None):
+        return "null"
+    if typing.get_origin(hint) is typing.Literal:
+        return "one of " + ", ".join(map(str, typing.get_args(hint)))
+    return getattr(hint, "__name__", str(hint)) if not typing.get_args(hint) else str(hint)
+
+
+def _try_as(key: str, value, hint) -> tuple[bool, object]:
+    """(fits, the value as that type) for one alternative of a union."""
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if hint is typing.Any:
+        return True, value
+    if hint is type(None):
+        return value is None or value in ("none", "null"), None
+    if origin is typing.Literal:
+        return value in inner, value
+    if isinstance(hint, type) and issubclass(hint, enum.Enum):
+        return isinstance(value, str), value  # the dataclass names the members itself
+    if hint is list or origin is list:
+        if isinstance(value, dict) or value is None:
+            return (True, [value]) if isinstance(value, dict) and inner else (False, None)
+        values = value if isinstance(value, list) else [value]
+        return True, [coerce(key, v, inner[0]) for v in values] if inner and isinstance(inner[0], type) else values
+    if hint is dict or origin is dict:
+        return isinstance(value, dict), value
+    if hint is float and isinstance(value, (int, float, str)) and not isinstance(value, bool):
+        return _converts(float, value)
+    if hint is int and isinstance(value, str):
+        return _converts(int, value)
+    if hint is bool and isinstance(value, str) and value.lower() in ("true", "false", "yes", "no"):
+        return True, value.lower() in ("true", "yes")
+    return isinstance(hint, type) and type(value) is hint, value
+
+
+def _converts(kind: type, value) -> tuple[bool, object]:
+    try:
+        return True, kind(value)
+    except ValueError:
+        return False, None
+
+
+def knobs(function: Callable) -> dict[str, inspect.Parameter]:
+    """The keyword-only parameters of a function: what a user may turn."""
+    return {p.name: p for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY}
+
+
+def check_knobs(owner: str, function: Callable, given: dict) -> dict:
+    """`given` with every value in its declared type. Raises `ValueError` for a knob the function does not have."""
+    there = knobs(function)
+    for name in given:
+        if name not in there:
+            listed = ", ".join(there) or "none"
+            raise ValueError(f"{owner} has no knob '{name}'. There are: {listed}.{nearest(name, there)}")
+    hints = typing.get_type_hints(function)
+    return {name: coerce(f"{owner}.{name}", value, hints.get(name, typing.Any)) for name, value in given.items()}
+
+
+def knob_class(name: str, function: Callable) -> type:
+    """A dataclass with one field per knob of `function`, so that its knobs are keys like any other."""
+    hints = typing.get_type_hints(function)
+    return make_dataclass(
+        name,
+        [
+            (p.name, hints.get(p.name, str), field(default=None if p.default is p.empty else p.default))
+            for p in knobs(function).values()
+        ],
+    )
+
+
+def take_config(argv: list[str]) -> tuple[str | None, list[str]]:
+    """(path after --config, the other words)."""
+    words, path = [], None
+    rest = iter(argv)
+    for word in rest:
+        if word == "--config":
+            path = next(rest, None)
+            if path is None or path.startswith("--"):
+                raise ValueError("--config needs the path of a YAML file.")
+        elif word.startswith("--config="):
+            path = word.removeprefix("--config=")
+        else:
+            words.append(word)
+    return path, words
+
+
+def parse(dataclasses: Sequence[type], argv: Sequence[str] | None = None, *, needs_config: bool = True) -> tuple:
+    """The dataclasses, filled from `--config FILE` and `--key value` words, and what was written out, as a dict.
+
+    The command line wins over the file. Raises `ValueError` for an unknown key (naming its nearest neighbour, or
+    its successor where TRL dropped it), a prefix of a key, a duplicate YAML key, and a value of the wrong type.
+    """
+    from trl import TrlParser
+
+    class Parser(TrlParser):
+        def error(self, message):
+            raise ValueError(message)
+
+    path, words = take_config(list(sys.argv[1:] if argv is None else argv))
+    if path is None and needs_config:
+        raise ValueError("No --config FILE. Every stage reads one: see configs/, for example configs/quickstart/.")
+    written = read_yaml(path) if path else {}
+    hints = {key: hint for d in dataclasses for key, hint in typing.get_type_hints(d).items()}
+    keys = {f.name: hints[f.name] for d in dataclasses for f in fields(d) if f.init}
+    for name, value in as_mapping("env", written.pop("env", None)).items():
+        os.environ[name] = str(value)
+    for key in written:
+        _check_key(key, keys, path)
+    written = {key: _coerce_key(key, value, keys[key]) for key, value in written.items()}
+
+    parser = Parser(list(dataclasses), allow_abbrev=False, prog="suite")
+    parser.set_defaults_with_config(**written)
+    namespace, unknown = parser.parse_known_args(words)
+    for word in unknown:
+        _check_key(word.partition("=")[0].removeprefix("--").replace("-", "_"), keys, "the command line", word)
+    values = vars(namespace)
+    said = {w.partition("=")[0].lstrip("-").replace("-", "_") for w in words if w.startswith("--")}
+    written |= {k: values[k] for k in said | {s.removeprefix("no_") for s in said} if k in keys}
+    _check_required(dataclasses, values)
+    _check_mixture(values)
+    _check_precision(values)
+    _check_group_size(values)
+    filled = parser.parse_args_into_dataclasses(args=words, look_for_args_file=False)
+    for instance in filled:
+        if "resume_from_checkpoint" in values and hasattr(instance, "resume_from_checkpoint"):
+            said_resume = instance.resume_from_checkpoint  # the Trainer takes the text "true" for a path
+            instance.resume_from_checkpoint = {"true": True, "false": None}.get(str(said_resume).lower(), said_resume)
+    return (*filled, written)
+
+
+def _coerce_key(key: str, value, hint):
+    if key == "resume_from_checkpoint" and isinstance(value, bool):
+        return str(value).lower()
+    return coerce(key, value, hint)
+
+
+def _check_key(key: str, keys, where, word: str | None = None) -> None:
+    if word is not None and not word.startswith("--"):
+        raise ValueError(f"'{word}' on {where} belongs to no key. Keys are written `--key value`.")
+    if key in SUCCESSORS:
+        raise ValueError(f"The key '{key}' in {where} is no more: {SUCCESSORS[key]}.")
+    if key not in keys:
+        raise ValueError(f"Unknown key '{key}' in {where}.{nearest(key, keys)}")
+
+
+def _check_required(dataclasses, values: dict) -> None:
+    """Fields without a default; argparse would only print its usage."""
+    for d in dataclasses:
+        for f in fields(d):
+            if f.default is MISSING and f.default_factory is MISSING and f.init and values.get(f.name) is None:
+                raise ValueError(f"'{f.name}' is missing. {f.metadata.get('help', '')}".strip())
+
+
+def _check_mixture(values: dict) -> None:
+    """An unknown key inside `datasets:` is a bare TypeError in TRL."""
+    if "datasets" not in values:
+        return
+    from trl.scripts.utils import DatasetConfig
+
+    there = [f.name for f in fields(DatasetConfig)]
+    for entry in values["datasets"] or []:
+        entry = as_mapping("datasets", entry)
+        for key in entry:
+            if key not in there:
+                raise ValueError(
+                    f"Unknown key '{key}' inside `datasets:`. There are: {', '.join(there)}.{nearest(key, there)}"
+                )
+        if "path" not in entry:
+            raise ValueError(f"An entry of `datasets:` has no `path`: {entry}.")
+
+
+def _check_precision(values: dict) -> None:
+    """TRL turns bf16 on where nobody said anything; on a CPU that is slow, and silent."""
+    if values.get("bf16", False) is not None or values.get("fp16"):
+        return
+    import torch
+
+    if values.get("use_cpu") or not torch.accelerator.is_available():
+        raise ValueError(
+            "bf16 is TRL's default, and this run is on a CPU. Set `bf16: false` and `use_cpu: true`, or write "
+            "`bf16: true` out if you mean it."
+        )
+
+
+def _check_group_size(values: dict) -> None:
+    """GRPO compares the completions of one prompt, so whole groups must fill the generation batch."""
+    if "num_generations" not in values:
+        return
+    group, device_batch = values["num_generations"], values["per_device_train_batch_size"]
+    processes = int(os.environ.get("WORLD_SIZE", 1))
+    steps = values["steps_per_generation"] or values["gradient_accumulation_steps"]
+    batch = values["generation_batch_size"] or device_batch * processes * steps
+    if group < 2:
+        raise ValueError(f"num_generations: {group} leaves nothing to compare; GRPO needs at least 2 per prompt.")
+    if batch % group == 0:
+        return
+    sum_of_it = (
+        f"generation_batch_size {batch}"
+        if values["generation_batch_size"]
+        else f"per_device_train_batch_size {device_batch} x {processes} processes x {steps} steps = {batch} completions"
+    )
+    divisors = [d for d in range(2, batch + 1) if batch % d == 0]
+    near = sorted(sorted(divisors, key=lambda d: abs(d - group))[:3])
+    below, above = batch // group * group, -(-batch // group) * group
+    raise ValueError(
+        f"num_generations {group} does not divide the batch: {sum_of_it}. "
+        f"Nearest values that work: num_generations {' or '.join(map(str, near))}; or a batch of "
+        f"{' or '.join(str(b) for b in (below, above) if b)}."
+    )
+
+
+def answer_for(main: Callable, argv: Sequence[str] | None = None) -> int:
+    """Run a command at the front door: a `ValueError` becomes one line on rank 0 and exit code 2."""
+    try:
+        main(argv)
+    except ValueError as error:
+        if int(os.environ.get("RANK", 0)) == 0:
+            print(f"suite: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    return 0
