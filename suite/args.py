@@ -357,7 +357,7 @@ def _check_precision(values: dict) -> None:
 
 def _check_group_size(values: dict) -> None:
     """GRPO compares the completions of one prompt, so whole groups must fill the generation batch."""
-    if "num_generations" not in values:
+    if "generation_batch_size" not in values:
         return
     group, device_batch = values["num_generations"], values["per_device_train_batch_size"]
     processes = int(os.environ.get("WORLD_SIZE", 1))

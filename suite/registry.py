@@ -11,7 +11,7 @@ def entries(folder: Path, function: str) -> dict[str, str]:
     `{name}` in `function` stands for the file's own name: `{name}_reward` finds `accuracy_reward` in accuracy.py.
     """
     found = {}
-    for path in sorted(folder.glob("*.py")):
+    for path in sorted(p for p in folder.glob("*.py") if not p.name.startswith("_")):
         tree = ast.parse(path.read_text(encoding="utf-8"))
         wanted = function.format(name=path.stem)
         if any(isinstance(node, ast.FunctionDef) and node.name == wanted for node in tree.body):

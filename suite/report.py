@@ -1,0 +1,87 @@
+"""What happened in a run directory: a page with plots, PNGs, the before/after table, and completions to read.
+
+    suite report runs/quickstart
+"""
+
+import json
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from suite import args, record
+
+
+@dataclass
+class ReportArguments:
+    run_dir: str = field(metadata={"help": "A run, or a directory of runs."})
+    completions: int = field(default=3, metadata={"help": "How many problems to show with their completions."})
+
+
+def main(argv=None) -> None:
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words and not words[0].startswith("--"):
+        words = ["--run_dir", *words]
+    report, _ = args.parse((ReportArguments,), words, needs_config=False)
+    directory = Path(report.run_dir)
+    runs = find_runs(directory)
+    results_path = directory / "results.json"
+    results = json.loads(results_path.read_text(encoding="utf-8")) if results_path.is_file() else []
+    if not runs and not results:
+        raise ValueError(f"There is nothing to report in '{directory}': neither trainer_state.json nor results.json.")
+    pictures, about = draw(directory, runs, results)
+    samples = record.sample_completions(directory / "rows.jsonl", report.completions)
+    page = directory / "report.html"
+    page.write_text(record.page(f"Report on {directory}", results, pictures, samples, about), encoding="utf-8")
+    show(results, samples, page, sum(map(len, pictures.values())))
+
+
+def find_runs(directory: Path) -> list[Path]:
+    """The run directories at and right below a directory, in the order they were started."""
+    states = [*directory.glob("trainer_state.json"), *directory.glob("*/trainer_state.json")]
+    found = [p.parent for p in states if not p.parent.name.startswith("checkpoint-")]
+    return sorted(found, key=lambda p: (about_run(p).get("started", 0.0), p.name))
+
+
+def about_run(run_dir: Path) -> dict:
+    path = run_dir / "run.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def draw(directory: Path, runs: list[Path], results: list[dict]) -> tuple[dict[str, list[Path]], dict[str, str]]:
+    """(heading -> pictures drawn, heading -> a line about the run)."""
+    folder = directory / "report"
+    folder.mkdir(exist_ok=True)
+    pictures: dict[str, list[Path]] = {}
+    about = {}
+    if results:
+        pictures["Each stage"] = [folder / "before-after.png"]
+        record.draw_results(results, pictures["Each stage"][0])
+    for run_dir in runs:
+        history = json.loads((run_dir / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
+        is_grpo = any("reward" in entry for entry in history)
+        for panel, lines in record.curves(history, is_grpo).items():
+            path = folder / f"{run_dir.name}-{panel}.png"
+            record.draw_curves(panel, lines, f"{run_dir.name}: {panel.replace('-', ' ')}", path)
+            pictures.setdefault(run_dir.name, []).append(path)
+        made = about_run(run_dir)
+        if made.get("finished"):
+            about[run_dir.name] = f"{made['stage']}, {made.get('steps', '?')} steps in {made['seconds']:.0f} s"
+    return pictures, about
+
+
+def show(results: list[dict], samples, page: Path, drawn: int) -> None:
+    """The same in the terminal."""
+    for prompt, solution, group in samples:
+        print(f"\n{prompt.strip()}   (gold: {solution})")
+        for row in group:
+            said = row["completion"].strip().replace("\n", " ")
+            print(f"  {row['stage']:<12} {'right' if row['accuracy'] == 1 else 'wrong'}  {said[:160]}")
+    if results:
+        print(f"\n{record.results_table(results)}")
+        print("(per cent, greedy decoding; accuracy with its 95 % interval; sampled and pass@k at the temperature of the "
+              "evaluation)")  # fmt: skip
+    print(f"\n{drawn} pictures in {page.parent / 'report'}/, all of them on one page: {page}")
+
+
+if __name__ == "__main__":
+    sys.exit(args.answer_for(main))

@@ -1,0 +1,250 @@
+"""What every training run shares: its directory, its rows, how its model is loaded, and its end."""
+
+import hashlib
+import json
+import os
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+from suite import checkpoint, columns
+
+PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate")
+# What may differ between a run and its continuation.
+FREE_KEYS = {"resume_from_checkpoint", "output_dir"}
+
+
+def begin(stage: str, config, written: dict, *inputs: str | None) -> bool:
+    """Claim `config.output_dir`; False where it holds this very run, complete.
+
+    `inputs` are the checkpoints and data directories the run reads. A directory that already holds a run is refused
+    with a `ValueError`, unless `resume_from_checkpoint` says to go on and nothing that makes the run has changed.
+    """
+    directory = Path(config.output_dir)
+    record = {
+        "stage": stage,
+        "config": {key: value for key, value in written.items() if key not in FREE_KEYS},
+        "inputs": {str(i): checkpoint.fingerprint(i) for i in inputs if i},
+        "processes": int(os.environ.get("WORLD_SIZE", 1)),
+    }
+    record = json.loads(json.dumps(record, default=str))
+    record["identity"] = hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:16]
+    go_on = _look(directory, record, config)
+    _wait_for_everyone()
+    if go_on and int(os.environ.get("RANK", 0)) == 0:
+        directory.mkdir(parents=True, exist_ok=True)
+        versions = {package: version(package) for package in PACKAGES}
+        checkpoint.write_json(directory / "run.json", {**record, "versions": versions, "started": time.time()})
+    return go_on
+
+
+def _look(directory: Path, record: dict, config) -> bool:
+    """Whether there is anything left to do in `directory`; sets where to resume from."""
+    resume = config.resume_from_checkpoint
+    old = _old_run(directory)
+    if isinstance(resume, str):
+        checkpoint.check_whole(resume)
+        return True
+    if old is None:
+        if resume:
+            _say(f"{directory} holds no run yet; starting one.")
+        config.resume_from_checkpoint = None
+        return True
+    if not resume:
+        raise ValueError(
+            f"output_dir {directory} already holds a run. Go on with it (`resume_from_checkpoint: true`), or choose "
+            "another output_dir."
+        )
+    last = checkpoint.last(directory)
+    if old.get("identity") != record["identity"] and (old.get("finished") or last):
+        raise ValueError(
+            f"output_dir {directory} holds another run: {'; '.join(_differences(old, record))}. Choose another "
+            "output_dir, or remove this one."
+        )
+    if old.get("finished"):
+        _say(f"{directory} holds this very run, complete ({old['seconds']:.0f} s); reusing it.")
+        return False
+    _say(f"going on from {last}." if last else f"{directory} was left before its first checkpoint; starting again.")
+    config.resume_from_checkpoint = str(last) if last else None
+    return True
+
+
+def _old_run(directory: Path) -> dict | None:
+    """The record of the run in a directory; an empty one for a run that `suite` did not write."""
+    if (directory / "run.json").is_file():
+        return json.loads((directory / "run.json").read_text(encoding="utf-8"))
+    foreign = ("checkpoint-*", "*.safetensors", "trainer_state.json", "tokenizer.json")
+    return {} if any(any(directory.glob(pattern)) for pattern in foreign) else None
+
+
+def _differences(old: dict, new: dict) -> list[str]:
+    lines = []
+    for part in ("config", "inputs"):
+        before, now = old.get(part, {}), new[part]
+        for key in sorted(before.keys() | now.keys()):
+            if before.get(key) != now.get(key):
+                what = "has changed" if part == "inputs" else f"was {before.get(key)!r}, is now {now.get(key)!r}"
+                lines.append(f"{key} {what}")
+    if old.get("processes", new["processes"]) != new["processes"]:
+        lines.append(f"{old['processes']} processes before, {new['processes']} now")
+    return lines or ["it was not written by `suite`"]
+
+
+def _say(line: str) -> None:
+    if int(os.environ.get("RANK", 0)) == 0:
+        print(line, flush=True)
+
+
+def _wait_for_everyone() -> None:
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        from accelerate import PartialState
+
+        PartialState().wait_for_everyone()
+
+
+def rows(script, mixture, shapes: tuple[str, ...], *, with_test: bool = False):
+    """(training rows, test rows or None) of `dataset_name` or of TRL's `datasets:` mixture, in one of `shapes`.
+
+    Only the columns of that shape are kept; `prompt+solution` keeps all that a reward may want to read. Raises
+    `ValueError` where there are no rows, or none of these shapes.
+    """
+    if mixture.datasets and script.dataset_name:
+        raise ValueError("Both `datasets` and `dataset_name` are set; which one holds the rows? Remove the other.")
+    if mixture.datasets:
+        from trl import get_dataset
+
+        where, splits = "`datasets`", get_dataset(mixture)
+    elif script.dataset_name:
+        where, splits = script.dataset_name, _load(script)
+    else:
+        raise ValueError("No rows: set `dataset_name` (data/NAME, or a data set on the Hub) or `datasets`.")
+    wanted = [script.dataset_train_split] + ([script.dataset_test_split] if with_test else [])
+    found = []
+    for name in wanted:
+        if name not in splits:
+            raise ValueError(f"{where} has no split '{name}'. There are: {', '.join(splits)}.")
+        found.append(_shaped(splits[name], shapes, f"{where} ({name})"))
+    return found[0], found[1] if with_test else None
+
+
+def _load(script):
+    """Every split of `dataset_name`: parquet files that `prepare` wrote, or a data set on the Hub."""
+    from datasets import load_dataset
+
+    directory = Path(script.dataset_name)
+    if directory.is_dir():
+        files = {p.stem: str(p) for p in sorted(directory.glob("*.parquet"))}
+        if not files:
+            raise ValueError(f"{directory} holds no .parquet files. `suite prepare {directory.name}` writes them.")
+        return load_dataset("parquet", data_files=files, streaming=script.dataset_streaming)
+    if checkpoint.is_local(script.dataset_name):
+        raise ValueError(
+            f"There is no data directory '{script.dataset_name}'. `suite prepare NAME` writes data/NAME; "
+            "see `suite list data`."
+        )
+    try:
+        return load_dataset(
+            script.dataset_name, name=script.dataset_config, streaming=script.dataset_streaming
+        )
+    except (OSError, RuntimeError) as error:  # the network and the Hub's own refusals
+        raise ValueError(f"Cannot load '{script.dataset_name}' from the Hub: {error}") from error
+
+
+def _shaped(dataset, shapes: tuple[str, ...], where: str):
+    first = next(iter(dataset), None)
+    if first is None:
+        raise ValueError(f"{where} has no rows.")
+    shape = columns.check(first.keys(), shapes, where)
+    if shape == "prompt+solution":
+        return dataset.remove_columns([c for c in ("completion", "text") if c in first])
+    return dataset.select_columns(list(columns.SHAPES[shape]))
+
+
+def tokenizer(name: str | None, revision: str = "main", *, needs_template: bool = False):
+    """The tokenizer beside a model. Raises `ValueError` where a chat template is needed and there is none."""
+    if not name:
+        raise ValueError("No model: set `model_name_or_path` to a checkpoint directory or a model on the Hub.")
+    checkpoint_or_tokenizer = Path(name)
+    if checkpoint.is_local(name) and not (checkpoint_or_tokenizer / "tokenizer_config.json").is_file():
+        raise ValueError(f"'{name}' holds no tokenizer (tokenizer_config.json is missing).")
+    from transformers import AutoTokenizer
+
+    import suite.model  # noqa: F401  (the Auto classes learn miniqwen)
+
+    found = AutoTokenizer.from_pretrained(name, revision=revision, padding_side="left", truncation_side="left")
+    if needs_template and not found.chat_template:
+        raise ValueError(
+            f"The tokenizer of '{name}' has no chat template, and conversations need one. Set `chat_template_path` "
+            "(SFT), or start from a checkpoint that has one."
+        )
+    return found
+
+
+def model_init_kwargs(model, config) -> dict:
+    """How `model_name_or_path` is to be loaded, from TRL's ModelConfig keys and `model_init_kwargs`."""
+    import suite.model  # noqa: F401
+
+    return {
+        "revision": model.model_revision,
+        "attn_implementation": model.attn_implementation,
+        "dtype": model.dtype,
+        **(config.model_init_kwargs or {}),
+    }
+
+
+def callbacks(extra) -> list:
+    """The callbacks that our own keys ask for."""
+    if extra.max_seconds is None:
+        return []
+    finished = Path(extra.max_seconds) / "run.json"
+    seconds = (
+        json.loads(finished.read_text(encoding="utf-8")).get("seconds")
+        if finished.is_file()
+        else float(extra.max_seconds)
+    )
+    if seconds is None:
+        raise ValueError(f"max_seconds: the run in '{extra.max_seconds}' is not finished, so it has no length yet.")
+    return [_stop_after(seconds)]
+
+
+def _stop_after(seconds: float):
+    from transformers import TrainerCallback
+
+    class StopAfter(TrainerCallback):
+        """Stops training when the time is up, on all ranks at the same step."""
+
+        def on_train_begin(self, args, state, control, **kwargs):
+            self.end = time.monotonic() + seconds
+
+        def on_step_end(self, args, state, control, **kwargs):
+            import torch
+
+            late = torch.tensor(float(time.monotonic() >= self.end), device=args.device)
+            if args.world_size > 1:
+                torch.distributed.broadcast(late, src=0)
+            control.should_training_stop = control.should_training_stop or bool(late)
+
+    return StopAfter()
+
+
+def finish(trainer, config) -> None:
+    """Train, save, note what it took, and push if the config says so."""
+    result = trainer.train(resume_from_checkpoint=config.resume_from_checkpoint)
+    trainer.save_model(config.output_dir)
+    trainer.save_state()
+    if trainer.accelerator.is_main_process:
+        note_finished(
+            config.output_dir, seconds=result.metrics["train_runtime"], steps=trainer.state.global_step
+        )
+    if config.push_to_hub:
+        trainer.push_to_hub()
+    trainer.accelerator.wait_for_everyone()
+    trainer.accelerator.end_training()
+
+
+def note_finished(output_dir: str, **result) -> None:
+    """Write into run.json that the run is complete, and what came of it."""
+    path = Path(output_dir) / "run.json"
+    record = json.loads(path.read_text(encoding="utf-8"))
+    seconds = time.time() - record["started"]
+    checkpoint.write_json(path, {**record, "finished": True, "seconds": seconds, **result})

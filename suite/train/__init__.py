@@ -1,0 +1,1 @@
+"""One file a stage and nothing else: this folder is the list of stages."""

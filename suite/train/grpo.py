@@ -1,0 +1,43 @@
+"""Reinforcement learning by GRPO: sample a group per prompt, score it, make what beat its group likelier."""
+
+import sys
+
+from suite import args, checkpoint, engine, rewards, run
+
+
+def main(argv=None) -> None:
+    from trl import DatasetMixtureConfig, GRPOConfig, ModelConfig, ScriptArguments
+
+    script, config, model, mixture, reward, extra, written = args.parse(
+        (ScriptArguments, GRPOConfig, ModelConfig, DatasetMixtureConfig, args.RewardArguments, args.RunArguments), argv
+    )
+    reward_funcs = [rewards.load(name, reward.reward_kwargs.get(name)) for name in reward.reward_funcs]
+    if config.use_vllm:
+        engine.require_vllm("use_vllm: true")
+    if not run.begin("grpo", config, written, model.model_name_or_path, script.dataset_name):
+        return
+    train_rows, test_rows = run.rows(
+        script, mixture, ("prompt+solution",), with_test=config.eval_strategy != "no"
+    )
+    checkpoint.check_whole(model.model_name_or_path)
+    tokenizer = run.tokenizer(model.model_name_or_path, model.model_revision, needs_template=True)
+    config.model_init_kwargs = run.model_init_kwargs(model, config)
+
+    from trl import GRPOTrainer, get_peft_config, get_quantization_config
+
+    trainer = GRPOTrainer(
+        model=model.model_name_or_path,
+        reward_funcs=reward_funcs,
+        args=config,
+        train_dataset=train_rows,
+        eval_dataset=test_rows,
+        processing_class=tokenizer,
+        quantization_config=get_quantization_config(model),
+        peft_config=get_peft_config(model),
+        callbacks=run.callbacks(extra),
+    )
+    run.finish(trainer, config)
+
+
+if __name__ == "__main__":
+    sys.exit(args.answer_for(main))

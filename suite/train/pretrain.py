@@ -1,0 +1,72 @@
+"""Pretraining: next-token prediction on packed `text`, from nothing (a new miniqwen) or from a checkpoint."""
+
+import sys
+from dataclasses import fields
+
+from suite import args, checkpoint, run
+from suite.registry import nearest
+
+
+def main(argv=None) -> None:
+    from trl import DatasetMixtureConfig, ModelConfig, ScriptArguments, SFTConfig
+
+    script, config, model, mixture, scratch, extra, written = args.parse(
+        (ScriptArguments, SFTConfig, ModelConfig, DatasetMixtureConfig, args.ScratchArguments, args.RunArguments), argv
+    )
+    if not run.begin(
+        "pretrain", config, written, model.model_name_or_path, scratch.tokenizer_name_or_path, script.dataset_name
+    ):
+        return
+    train_rows, test_rows = run.rows(script, mixture, ("text",), with_test=config.eval_strategy != "no")
+
+    from trl import SFTTrainer
+
+    if model.model_name_or_path:
+        checkpoint.check_whole(model.model_name_or_path)
+        config.model_init_kwargs = run.model_init_kwargs(model, config)
+        tokenizer = run.tokenizer(model.model_name_or_path, model.model_revision)
+        start = model.model_name_or_path
+    else:
+        tokenizer = run.tokenizer(scratch.tokenizer_name_or_path)
+        start = new_model(tokenizer, scratch.model_config, config.seed, model.attn_implementation)
+
+    trainer = SFTTrainer(
+        model=start,
+        args=config,
+        train_dataset=train_rows,
+        eval_dataset=test_rows,
+        processing_class=tokenizer,
+        callbacks=run.callbacks(extra),
+    )
+    run.finish(trainer, config)
+
+
+def new_model(tokenizer, shape: dict, seed: int, attn_implementation: str | None):
+    """A miniqwen with random weights that agrees with the tokenizer on vocabulary and stop tokens.
+
+    Raises `ValueError` for a field of `model_config` that MiniQwenConfig does not have.
+    """
+    from transformers import set_seed
+
+    from suite.model import MiniQwenConfig, MiniQwenForCausalLM
+
+    there = [f.name for f in fields(MiniQwenConfig)]
+    for key in shape:
+        if key not in there:
+            raise ValueError(f"model_config has no field '{key}'.{nearest(key, there)}")
+    set_seed(seed)
+    return MiniQwenForCausalLM._from_config(
+        MiniQwenConfig(
+            **{
+                "vocab_size": len(tokenizer),
+                "eos_token_id": tokenizer.eos_token_id,
+                "pad_token_id": tokenizer.pad_token_id,
+                **shape,
+            }
+        ),
+        attn_implementation=attn_implementation,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(args.answer_for(main))
