@@ -47,7 +47,9 @@ class RunArguments:
 
     max_seconds: str | None = field(
         default=None,
-        metadata={"help": "Stop after so many seconds of training, or after as many as the run in this directory took."},
+        metadata={
+            "help": "Stop after so many seconds of training, or after as many as the run in this directory took."
+        },
     )
 
     def __post_init__(self):

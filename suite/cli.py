@@ -1,9 +1,9 @@
 """The front door: a command is a module, imported only when it is chosen.
 
-    suite <command> --config FILE [--key value ...]
-    suite <stage> --config FILE --launch accelerate_configs/zero2.yaml
-    suite run configs/quickstart
-    suite list rewards|data|stages
+suite <command> --config FILE [--key value ...]
+suite <stage> --config FILE --launch accelerate_configs/zero2.yaml
+suite run configs/quickstart
+suite list rewards|data|stages
 """
 
 import importlib

@@ -1,8 +1,8 @@
 """A raw data set becomes data/<name>/{train,test}.parquet: columns checked, every gold answer proven.
 
-    suite prepare gsm8k
-    suite prepare arithmetic --digits 2 --size 5000
-    suite prepare reasoning_gym --task countdown --output_dir data/countdown
+suite prepare gsm8k
+suite prepare arithmetic --digits 2 --size 5000
+suite prepare reasoning_gym --task countdown --output_dir data/countdown
 """
 
 import hashlib

@@ -1,6 +1,6 @@
 """What happened in a run directory: a page with plots, PNGs, the before/after table, and completions to read.
 
-    suite report runs/quickstart
+suite report runs/quickstart
 """
 
 import json

@@ -143,9 +143,7 @@ def _load(script):
             "see `suite list data`."
         )
     try:
-        return load_dataset(
-            script.dataset_name, name=script.dataset_config, streaming=script.dataset_streaming
-        )
+        return load_dataset(script.dataset_name, name=script.dataset_config, streaming=script.dataset_streaming)
     except (OSError, RuntimeError) as error:  # the network and the Hub's own refusals
         raise ValueError(f"Cannot load '{script.dataset_name}' from the Hub: {error}") from error
 
@@ -233,9 +231,7 @@ def finish(trainer, config) -> None:
     trainer.save_model(config.output_dir)
     trainer.save_state()
     if trainer.accelerator.is_main_process:
-        note_finished(
-            config.output_dir, seconds=result.metrics["train_runtime"], steps=trainer.state.global_step
-        )
+        note_finished(config.output_dir, seconds=result.metrics["train_runtime"], steps=trainer.state.global_step)
     if config.push_to_hub:
         trainer.push_to_hub()
     trainer.accelerator.wait_for_everyone()

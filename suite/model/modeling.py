@@ -49,8 +49,10 @@ class MiniQwenRotaryEmbedding(nn.Module):
                 f"rope_type '{self.rope_type}' changes with the length of the input, which miniqwen does not do. "
                 f"There are: {', '.join(sorted({'default', *ROPE_INIT_FUNCTIONS} - {'dynamic', 'longrope'}))}."
             )
-        frequencies = self.compute_default_rope_parameters if self.rope_type == "default" else (
-            ROPE_INIT_FUNCTIONS[self.rope_type]
+        frequencies = (
+            self.compute_default_rope_parameters
+            if self.rope_type == "default"
+            else (ROPE_INIT_FUNCTIONS[self.rope_type])
         )
         inv_freq, self.attention_scaling = frequencies(config)
         # Not in the checkpoint: transformers fills both again after it built a model on the meta device.
@@ -214,7 +216,9 @@ class MiniQwenModel(MiniQwenPreTrainedModel):
         )
         rope = self.rotary_emb(x, position_ids)
         for layer in self.layers:
-            x = layer(x, rope, attention_mask=mask, past_key_values=past_key_values, position_ids=position_ids, **kwargs)
+            x = layer(
+                x, rope, attention_mask=mask, past_key_values=past_key_values, position_ids=position_ids, **kwargs
+            )
         return BaseModelOutputWithPast(
             last_hidden_state=self.norm(x), past_key_values=past_key_values if use_cache else None
         )

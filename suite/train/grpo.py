@@ -16,9 +16,7 @@ def main(argv=None) -> None:
         engine.require_vllm("use_vllm: true")
     if not run.begin("grpo", config, written, model.model_name_or_path, script.dataset_name):
         return
-    train_rows, test_rows = run.rows(
-        script, mixture, ("prompt+solution",), with_test=config.eval_strategy != "no"
-    )
+    train_rows, test_rows = run.rows(script, mixture, ("prompt+solution",), with_test=config.eval_strategy != "no")
     checkpoint.check_whole(model.model_name_or_path)
     tokenizer = run.tokenizer(model.model_name_or_path, model.model_revision, needs_template=True)
     config.model_init_kwargs = run.model_init_kwargs(model, config)

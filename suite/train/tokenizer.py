@@ -12,6 +12,7 @@ from suite import args, columns, reasoning, run
 _TAGS = re.compile("|".join(map(re.escape, reasoning.TAGS)))
 END_OF_TEXT, TURN_STARTS, TURN_ENDS = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 
+
 @dataclass
 class TokenizerArguments:
     output_dir: str = field(default="tokenizer", metadata={"help": "Where the tokenizer goes."})
@@ -61,8 +62,8 @@ def corpus(rows) -> Iterator[str]:
 
 def train(texts: Iterator[str], vocab_size: int, min_frequency: int):
     """A `tokenizers.Tokenizer` over a stream of texts. The same stream gives the same tokenizer."""
-    from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+    from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
 
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()

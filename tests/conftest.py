@@ -1,0 +1,110 @@
+"""What many tests need: a tiny tokenizer, tiny models of both kinds, prepared rows, and the command line."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SHARED = ROOT.parent / "shared" / "data"
+TINY = {
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+    "initializer_range": 0.1,  # random logits far enough apart that greedy choices do not hang on rounding
+}
+# What every training config needs on a machine without a GPU.
+ON_CPU = ["--use_cpu", "true", "--bf16", "false", "--gradient_checkpointing", "false", "--report_to", "none"]
+
+
+@pytest.fixture(autouse=True)
+def _in_a_directory_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def arithmetic_dir(tmp_path_factory) -> Path:
+    """data/arithmetic as `suite prepare` writes it: 400 training and 100 test rows."""
+    from suite import prepare
+
+    target = tmp_path_factory.mktemp("data") / "arithmetic"
+    words = ["arithmetic", "--output_dir", str(target), "--size", "400", "--test_size", "100"]
+    prepare.main([*words, "--system_prompt", "none"])
+    return target
+
+
+@pytest.fixture(scope="session")
+def tokenizer_dir(tmp_path_factory) -> Path:
+    """A miniqwen tokenizer of 300 tokens."""
+    from suite.train import tokenizer as stage
+
+    target = tmp_path_factory.mktemp("tokenizer")
+    texts = ["user\n12+34\nassistant\n2+4=6\n1+3=4\n46 The answer to the problem is a number."] * 20
+    stage.save(stage.train(iter(texts), 300, 2), stage.TokenizerArguments(output_dir=str(target)))
+    return target
+
+
+def save_model(model_class, config_class, tokenizer_dir: Path, target: Path) -> Path:
+    """A random model of the tiny shape, complete with tokenizer and stop tokens, as a checkpoint directory."""
+    import torch
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_dir)
+    tokenizer.eos_token = "<|im_end|>"
+    torch.manual_seed(0)
+    config = config_class(
+        vocab_size=len(tokenizer),
+        tie_word_embeddings=True,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        **TINY,
+    )
+    model_class(config).save_pretrained(target)
+    tokenizer.save_pretrained(target)
+    return target
+
+
+@pytest.fixture(scope="session")
+def miniqwen_dir(tokenizer_dir, tmp_path_factory) -> Path:
+    from suite.model import MiniQwenConfig, MiniQwenForCausalLM
+
+    return save_model(MiniQwenForCausalLM, MiniQwenConfig, tokenizer_dir, tmp_path_factory.mktemp("miniqwen"))
+
+
+@pytest.fixture(scope="session")
+def qwen2_dir(tokenizer_dir, tmp_path_factory) -> Path:
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    return save_model(Qwen2ForCausalLM, Qwen2Config, tokenizer_dir, tmp_path_factory.mktemp("qwen2"))
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Real data beside the checkout, where there is any."""
+    if not SHARED.is_dir():
+        pytest.skip(f"no real data at {SHARED}")
+    return SHARED
+
+
+def run_suite(*words, cwd=None, env=None, timeout=600) -> subprocess.CompletedProcess:
+    """`suite WORDS...` as a process of its own, with its output as text."""
+    return subprocess.run(
+        [sys.executable, "-m", "suite.cli", *map(str, words)],
+        cwd=cwd,
+        env={**os.environ, **(env or {})},
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+    )
+
+
+def write_yaml(path: Path, **keys) -> Path:
+    import yaml
+
+    path.write_text(yaml.safe_dump(keys), encoding="utf-8")
+    return path
