@@ -12,7 +12,7 @@ import sys
 import types
 import typing
 from collections.abc import Callable, Sequence
-from dataclasses import MISSING, dataclass, field, fields, make_dataclass
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass, make_dataclass
 from pathlib import Path
 
 import yaml
@@ -193,10 +193,10 @@ def _try_as(key: str, value, hint) -> tuple[bool, object]:
     if isinstance(hint, type) and issubclass(hint, enum.Enum):
         return isinstance(value, str), value  # the dataclass names the members itself
     if hint is list or origin is list:
-        if isinstance(value, dict) or value is None:
-            return (True, [value]) if isinstance(value, dict) and inner else (False, None)
         values = value if isinstance(value, list) else [value]
-        return True, [coerce(key, v, inner[0]) for v in values] if inner and isinstance(inner[0], type) else values
+        if value is None or (inner and is_dataclass(inner[0])):
+            return isinstance(value, list), value
+        return True, [coerce(key, v, inner[0]) for v in values] if inner else values
     if hint is dict or origin is dict:
         return isinstance(value, dict), value
     if hint is float and isinstance(value, (int, float, str)) and not isinstance(value, bool):

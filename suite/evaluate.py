@@ -1,4 +1,4 @@
-"""Checkpoints answer prompts they never saw: greedy and sampled accuracy by the very reward that trains, with intervals.
+"""Checkpoints answer prompts they never saw, and the very reward that trains says how well, with intervals.
 
     suite evaluate --checkpoints runs/sft runs/grpo --dataset_name data/gsm8k --output_dir runs/compare
 

@@ -78,8 +78,7 @@ def show(results: list[dict], samples, page: Path, drawn: int) -> None:
             print(f"  {row['stage']:<12} {'right' if row['accuracy'] == 1 else 'wrong'}  {said[:160]}")
     if results:
         print(f"\n{record.results_table(results)}")
-        print("(per cent, greedy decoding; accuracy with its 95 % interval; sampled and pass@k at the temperature of the "
-              "evaluation)")  # fmt: skip
+        print("(per cent, greedy decoding, accuracy with its 95 % interval; sampled and pass@k at temperature)")
     print(f"\n{drawn} pictures in {page.parent / 'report'}/, all of them on one page: {page}")
 
 

@@ -1,4 +1,4 @@
-"""Data sets by name. A data set is `<name>.py` with `load(split, *, knobs...)` giving rows of one of the five shapes."""
+"""Data sets by name. A data set is `<name>.py` with `load(split, *, knobs...)`: rows of one of the five shapes."""
 
 import importlib
 from collections.abc import Callable

@@ -29,7 +29,7 @@ def load(
             break
     if len(rows) < wanted:
         raise ValueError(
-            f"reasoning_gym: '{task}' gave only {len(rows)} different questions for size {size} + test_size {test_size}."
+            f"reasoning_gym: '{task}' has only {len(rows)} different questions for size {size} + test_size {test_size}."
         )
     yield from rows[test_size:] if split == "train" else rows[:test_size]
 

@@ -25,7 +25,7 @@ class TokenizerArguments:
         smallest = 256 + 3 + len(reasoning.TAGS)
         if self.vocab_size < smallest:
             raise ValueError(
-                f"vocab_size: {self.vocab_size} is too small: 256 bytes, 3 special tokens and {len(reasoning.TAGS)} tags "
+                f"vocab_size: {self.vocab_size} is too small: 256 bytes, 3 special tokens, {len(reasoning.TAGS)} tags "
                 f"need {smallest}."
             )
 
@@ -42,8 +42,8 @@ def main(argv=None) -> None:
     run.note_finished(config.output_dir, vocab_size=tokenizer.get_vocab_size())
     sample = next(corpus(rows))
     tokens = len(tokenizer.encode(sample).ids)
-    print(f"{config.output_dir}: {tokenizer.get_vocab_size()} tokens, {len(sample.encode()) / tokens:.2f} bytes a token "
-          f"on the first row.")  # fmt: skip
+    bytes_a_token = len(sample.encode()) / tokens
+    print(f"{config.output_dir}: {tokenizer.get_vocab_size()} tokens; {bytes_a_token:.2f} bytes each on the first row.")
 
 
 def corpus(rows) -> Iterator[str]:
