@@ -130,12 +130,16 @@ def rows(script, mixture, shapes: tuple[str, ...], *, with_test: bool = False):
 def _load(script):
     """Every split of `dataset_name`: parquet files that `prepare` wrote, or a data set on the Hub."""
     from datasets import load_dataset
+    from pyarrow.parquet import ParquetFile
 
     directory = Path(script.dataset_name)
     if directory.is_dir():
         files = {p.stem: str(p) for p in sorted(directory.glob("*.parquet"))}
         if not files:
             raise ValueError(f"{directory} holds no .parquet files. `suite prepare {directory.name}` writes them.")
+        for path in files.values():
+            if ParquetFile(path).metadata.num_rows == 0:  # a traceback inside `datasets`
+                raise ValueError(f"{path} has no rows.")
         return load_dataset("parquet", data_files=files, streaming=script.dataset_streaming)
     if checkpoint.is_local(script.dataset_name):
         raise ValueError(

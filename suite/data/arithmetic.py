@@ -36,7 +36,8 @@ def problems(split: str, seed: int, digits: int, operations: str) -> Iterator[tu
     """Problems of one split without end, in an order the seed decides; they come again when none is left."""
     rng = random.Random(f"{seed}/{split}")
     while True:
-        a, b, operation = rng.randrange(10**digits), rng.randrange(10**digits), rng.choice(operations)
+        a, b = (rng.randrange(10 ** (digits - 1), 10**digits) for _ in range(2))
+        operation = rng.choice(operations)
         if operation == "-" and a < b:
             a, b = b, a
         if split_of(a, operation, b) == split:
@@ -48,13 +49,16 @@ def load(
 ) -> Iterator[dict]:
     """`size` training or `test_size` test rows with the columns text, prompt, completion and solution.
 
-    Numbers have up to `digits` digits. Test problems do not repeat. Raises `ValueError` where there are fewer
+    Numbers have `digits` digits, the first not 0. Test problems do not repeat. Raises `ValueError` where there are fewer
     problems than asked for, or for an operation other than + and -.
     """
     if not operations or set(operations) - set("+-"):
         raise ValueError(f"arithmetic.operations: '{operations}' must be made of '+' and '-'.")
     wanted = size if split == "train" else test_size
-    different = 10 ** (2 * digits) * len(set(operations)) // TEST_SHARE  # about; a - b and b - a are one problem
+    if digits < 1:
+        raise ValueError(f"arithmetic.digits: {digits} must be at least 1.")
+    # About: the split goes by a hash, and a - b and b - a are one problem.
+    different = (9 * 10 ** (digits - 1)) ** 2 * len(set(operations)) // TEST_SHARE
     if split == "test" and wanted > different // 2:
         raise ValueError(f"arithmetic.test_size: there are only about {different} problems with {digits} digits.")
     stream = problems(split, seed, digits, operations)

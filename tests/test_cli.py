@@ -1,0 +1,59 @@
+"""The front door answers without importing torch, and knows what there is."""
+
+import subprocess
+import sys
+
+import pytest
+
+from suite import cli
+from tests.conftest import ROOT, run_suite
+
+
+@pytest.mark.parametrize("words", [[], ["--help"], ["list", "rewards"], ["list", "data"], ["list", "stages"]])
+def test_the_front_door_does_not_import_torch(words):
+    code = f"import sys; from suite import cli; cli._main({words!r}); assert not {{'torch', 'transformers'}} & set(sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip()
+
+
+def test_list_prints_each_name_with_its_first_docstring_line(capsys):
+    cli.show(["rewards"])
+    assert "accuracy  1 for the right final answer" in capsys.readouterr().out
+    cli.show(["stages"])
+    assert {"tokenizer", "pretrain", "sft", "grpo"} <= {
+        line.split()[0] for line in capsys.readouterr().out.splitlines()
+    }
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["stf"], "no command 'stf'.*Did you mean 'sft'"),
+        (["list", "models"], "rewards, data and stages"),
+        (["run", "nowhere"], "directory of numbered configs"),
+        (["prepare", "--launch", "x.yaml"], "--launch is for training stages"),
+        (["sft", "--launch", "nowhere.yaml"], "accelerate config file"),
+    ],
+)
+def test_a_wrong_command_is_one_line(words, message):
+    with pytest.raises(ValueError, match=message):
+        cli._main(words)
+
+
+def test_launch_is_the_command_one_may_type_by_hand(monkeypatch, tmp_path, capsys):
+    config = ROOT / "accelerate_configs" / "ddp.yaml"
+    seen = []
+    monkeypatch.setattr("os.execv", lambda program, words: seen.append(words))
+    words = ["sft", "--config", "c.yaml", "--launch", str(config), "--num_processes", "2", "--max_steps", "3"]
+    cli._main(words)
+    typed = (
+        f"accelerate launch --config_file {config} --num_processes 2 -m suite.train.sft --config c.yaml --max_steps 3"
+    )
+    assert capsys.readouterr().out.strip() == typed
+    assert seen[0][1:] == ["-m", "accelerate.commands.launch", *typed.split()[2:]]
+
+
+def test_an_unknown_command_ends_with_exit_code_2():
+    done = run_suite("stf")
+    assert done.returncode == 2 and done.stderr.startswith("suite: There is no command 'stf'")

@@ -1,0 +1,58 @@
+"""Prompts in, completions out, by transformers: stops, counts, order and seeds."""
+
+import pytest
+
+from suite import engine
+from suite.engine import Sampling
+
+PROMPTS = [[{"role": "user", "content": text}] for text in ("12+34", "7+1", "a much longer prompt than 55+44", "9+9")]
+
+
+@pytest.fixture(scope="module")
+def loaded(miniqwen_dir):
+    return engine.load(str(miniqwen_dir), batch_size=3, dtype="float32")
+
+
+def test_batching_and_padding_change_nothing(loaded, miniqwen_dir):
+    alone = engine.load(str(miniqwen_dir), batch_size=1, dtype="float32")
+    sampling = Sampling(max_new_tokens=12)
+    assert loaded.complete(PROMPTS, sampling) == alone.complete(PROMPTS, sampling)
+
+
+def test_the_order_of_the_prompts_is_kept_and_n_is_n(loaded):
+    found = loaded.complete(PROMPTS, Sampling(max_new_tokens=4, temperature=1.0, n=3, seed=1))
+    assert [len(group) for group in found] == [3] * 4
+    greedy = loaded.complete(PROMPTS[::-1], Sampling(max_new_tokens=8))
+    assert greedy[::-1] == loaded.complete(PROMPTS, Sampling(max_new_tokens=8))
+
+
+def test_the_same_seed_repeats_and_another_does_not(loaded):
+    def sample(seed):
+        return loaded.complete(PROMPTS, Sampling(max_new_tokens=12, temperature=1.0, seed=seed))
+
+    assert sample(3) == sample(3) != sample(4)
+
+
+def test_a_completion_ends_at_the_stop_token_and_counts_it(loaded):
+    stop = loaded.stop_ids[0]
+    done = loaded._completion([50, 51, stop, 52])
+    assert (done.tokens, done.finished) == (3, True)
+    assert loaded._completion([50, 51]).finished is False
+
+
+def test_every_declared_stop_token_stops():
+    class Named:
+        eos_token_id = 7
+
+    class Several:
+        eos_token_id = [7, 9]
+
+    assert engine.stop_ids(Named, Several) == [7, 9]
+    Several.eos_token_id = None
+    assert engine.stop_ids(Named, Several) == [7]
+
+
+def test_without_vllm_use_vllm_is_one_clear_error(monkeypatch, miniqwen_dir):
+    monkeypatch.setattr(engine, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="use_vllm: true needs vLLM.*pip install 'qwen-suite\\[vllm\\]'"):
+        engine.load(str(miniqwen_dir), use_vllm=True)

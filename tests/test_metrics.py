@@ -1,0 +1,57 @@
+"""Numbers with intervals: known values, and the shapes that evaluate and report rely on."""
+
+import itertools
+import random
+
+import pytest
+
+from suite import engine, evaluate, metrics
+
+
+def test_wilson_gives_the_textbook_interval():
+    low, high = metrics.wilson(15, 50)  # Newcombe 1998, table I: 0.30 of 50
+    assert (round(low, 4), round(high, 4)) == (0.1910, 0.4375)
+    assert metrics.wilson(0, 20)[0] == 0.0 and metrics.wilson(20, 20)[1] == 1.0
+
+
+def test_wilson_covers_the_true_rate_about_19_times_in_20():
+    rng = random.Random(0)
+    for true in (0.02, 0.5, 0.9):
+        hits = 0
+        for _ in range(2000):
+            low, high = metrics.wilson(sum(rng.random() < true for _ in range(200)), 200)
+            hits += low <= true <= high
+        assert 0.92 < hits / 2000 < 0.985
+
+
+@pytest.mark.parametrize(("n", "right", "k"), [(4, 0, 2), (4, 1, 2), (5, 3, 2), (6, 6, 3), (8, 2, 4)])
+def test_pass_at_k_is_the_share_of_draws_with_a_right_one(n, right, k):
+    draws = list(itertools.combinations([1] * right + [0] * (n - right), k))
+    assert metrics.pass_at(k, n, right) == pytest.approx(sum(map(any, draws)) / len(draws))
+
+
+def test_what_cannot_be_judged_does_not_count():
+    assert metrics.rate([1.0, None, 0.0]) == {"value": 0.5, "ci95": metrics.wilson(1, 2), "n": 2}
+    assert metrics.rate([None])["value"] is None
+
+
+def test_completions_are_scored_by_every_reading():
+    rows = [{"prompt": [{"role": "user", "content": "6*7"}], "solution": "42"}] * 2
+    said = [
+        [engine.Completion("<think>a</think><answer>42</answer>", 9, True)],
+        [engine.Completion("it must be 42", 30, False)],
+    ]
+    scored = evaluate.score(rows, said, "greedy")
+    assert [row["accuracy"] for row in scored] == [1.0, 0.0]
+    measured = evaluate.summarize(scored, 0)
+    values = {name: m["value"] for name, m in measured.items()}
+    assert values == {"accuracy": 0.5, "strict": 0.5, "lenient": 1.0, "format": 0.5, "truncated": 0.5, "tokens": 19.5}
+    assert all(m["n"] == 2 and len(m["ci95"]) == 2 for m in measured.values())
+
+
+def test_pass_at_k_counts_problems_and_not_samples():
+    rows = [{"prompt": "p", "solution": "1"}] * 3
+    said = [[engine.Completion(f"<answer>{a}</answer>", 3, True) for a in group] for group in ("12", "22", "11")]
+    measured = evaluate.summarize(evaluate.score(rows, said, "sampled"), 2)
+    assert measured["pass@2"]["value"] == pytest.approx(2 / 3) and measured["pass@2"]["n"] == 3
+    assert measured["sampled"]["value"] == pytest.approx(0.5)

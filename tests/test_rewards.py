@@ -1,0 +1,110 @@
+"""Rewards by name, and accuracy and format on the rows where other suites misjudge."""
+
+import subprocess
+import sys
+
+import pytest
+
+from suite import rewards
+
+REFERENCE_TABLE = [  # completion, gold: right in every row, and 0 in at least one public suite
+    ("<answer>42</answer>", "42"),
+    ("<answer>42</answer>", "$42$"),
+    (r"<answer>\boxed{42}</answer>", "42"),
+    ("<answer>$42$</answer>", "42"),
+    ("<answer>42.0</answer>", "42"),
+]
+RIGHT = [
+    ("<answer>1,234</answer>", "1234"),
+    ("<answer>+7</answer>", "7"),
+    ("<answer>1e3</answer>", "1000"),
+    (r"<answer>\frac{1}{2}</answer>", "0.5"),
+    ("<answer>1/2</answer>", r"$\frac{1}{2}$"),
+    (r"<answer>$\$18$</answer>", "18"),
+    ("<answer>18.</answer>", "She has 3 * 6 = 18 apples.\n#### 18"),
+    (r"<answer>\frac{\sqrt{3}}{2}</answer>", r"\frac{\sqrt{3}}{2}"),
+    (r"\boxed{42}", "42"),
+    ("<answer>Paris</answer>", "paris"),
+]
+WRONG = [
+    ("<answer>41</answer>", "42"),
+    ("<answer>0.333</answer>", "1/3"),
+    ("<answer>4 2</answer>", "42"),
+    ("<answer>-42</answer>", "42"),
+    ("42", "42"),
+    ("", "42"),
+    ("<think>42</think>", "42"),
+    ("<answer>42</answer><answer>41</answer>", "42"),
+    (r"<answer>\frac{\sqrt{2}}{2}</answer>", r"\frac{\sqrt{3}}{2}"),
+]
+
+
+@pytest.mark.parametrize(("completion", "gold"), REFERENCE_TABLE + RIGHT)
+def test_right_answers_earn_1(completion, gold):
+    assert rewards.load("accuracy")([completion], solution=[gold]) == [1.0]
+
+
+@pytest.mark.parametrize(("completion", "gold"), WRONG)
+def test_wrong_answers_earn_0(completion, gold):
+    assert rewards.load("accuracy")([completion], solution=[gold]) == [0.0]
+
+
+@pytest.mark.parametrize("gold", ["", "  ", None, "#### "])
+def test_an_unreadable_gold_is_no_verdict(gold):
+    assert rewards.load("accuracy")(["<answer>42</answer>"], solution=[gold]) == [None]
+
+
+def test_strict_and_lenient_readings():
+    said, gold = ["The answer is 42", r"\boxed{42}", "<answer>42</answer>"], ["42"] * 3
+    assert rewards.load("accuracy")(said, solution=gold) == [0.0, 1.0, 1.0]
+    assert rewards.load("accuracy", {"reading": "tags"})(said, solution=gold) == [0.0, 0.0, 1.0]
+    assert rewards.load("accuracy", {"reading": "lenient"})(said, solution=gold) == [1.0, 1.0, 1.0]
+
+
+def test_conversational_completions_are_read_like_plain_ones():
+    said = [[{"role": "assistant", "content": "<think>a</think><answer>42</answer>"}]]
+    assert rewards.load("accuracy")(said, solution=["42"]) == rewards.load("format")(said) == [1.0]
+
+
+def test_format_is_strict_and_reads_over_line_ends():
+    said = ["<think>a\nb</think>\n<answer>c</answer>", "<think>a</think><answer>c</answer>\njunk", "<answer>c</answer>"]
+    assert rewards.load("format")(said, solution=[None] * 3) == [1.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("completion", "gold"),
+    [
+        (r"<answer>\boxed{9^{9^{9^{9}}}}</answer>", r"\frac{1}{2}"),
+        (r"<answer>10000000000!</answer>", r"\sqrt{2}"),
+        ("<answer>" + "{" * 5000 + "}" * 5000 + "</answer>", r"\sqrt{2}"),
+        (r"<answer>\int_0^1 e^{e^x} dx</answer>", r"\sqrt{2}"),
+        ("<answer>" + "9" * 100_000 + "</answer>", "7"),
+    ],
+)
+def test_hostile_answers_are_simply_wrong(completion, gold):
+    assert rewards.load("accuracy")([completion], solution=[gold]) == [0.0]
+
+
+def test_an_unknown_reward_names_the_nearest():
+    with pytest.raises(ValueError, match="no reward 'acuracy'. There are: accuracy, format.*Did you mean 'accuracy'"):
+        rewards.load("acuracy")
+
+
+def test_a_misspelt_knob_is_refused():
+    with pytest.raises(ValueError, match="accuracy has no knob 'readin'. There are: reading"):
+        rewards.load("accuracy", {"readin": "tags"})
+
+
+def test_a_dotted_path_works_and_a_wrong_one_says_so():
+    assert rewards.load("suite.rewards.format.format_reward")(["x"]) == [0.0]
+    with pytest.raises(ValueError, match="cannot import 'nowhere.at_all'"):
+        rewards.load("nowhere.at_all")
+
+
+def test_loading_accuracy_imports_neither_torch_nor_sympy():
+    code = (
+        "import sys; from suite import rewards; "
+        "assert rewards.load('accuracy')(['<answer>4</answer>'], solution=['4']) == [1.0]; "
+        "assert not {'torch', 'transformers', 'sympy'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,130 @@
+"""What every training run shares: a directory is claimed once, and rows have the shape a stage needs."""
+
+from dataclasses import dataclass
+
+import pytest
+
+from suite import checkpoint, run
+from suite.args import RunArguments
+
+
+@dataclass
+class Config:
+    output_dir: str
+    resume_from_checkpoint: bool | str | None = None
+
+
+@dataclass
+class Script:
+    dataset_name: str | None = None
+    dataset_config: str | None = None
+    dataset_train_split: str = "train"
+    dataset_test_split: str = "test"
+    dataset_streaming: bool = False
+
+
+@dataclass
+class Mixture:
+    datasets: list
+    streaming: bool = False
+    test_split_size: float | None = None
+
+
+def begin(tmp_path, resume=None, **written):
+    config = Config(str(tmp_path / "run"), resume)
+    return run.begin("sft", config, {"learning_rate": 1e-3, **written}), config
+
+
+def test_a_directory_that_holds_a_run_is_refused_naming_both_ways_out(tmp_path):
+    assert begin(tmp_path)[0]
+    with pytest.raises(ValueError, match="resume_from_checkpoint: true.*another output_dir"):
+        begin(tmp_path)
+
+
+def test_a_model_that_somebody_else_left_there_is_refused_too(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "model.safetensors").write_bytes(b"precious")
+    with pytest.raises(ValueError, match="already holds a run"):
+        begin(tmp_path)
+    assert (tmp_path / "run" / "model.safetensors").read_bytes() == b"precious"
+
+
+def test_resume_true_starts_where_there_is_nothing_and_reuses_what_is_complete(tmp_path, capsys):
+    go_on, config = begin(tmp_path, resume=True)
+    assert go_on and config.resume_from_checkpoint is None and "starting one" in capsys.readouterr().out
+    run.note_finished(str(tmp_path / "run"), steps=3)
+    assert begin(tmp_path, resume=True)[0] is False
+    assert "complete" in capsys.readouterr().out
+
+
+def test_resume_true_refuses_another_run_and_says_what_differs(tmp_path):
+    begin(tmp_path)
+    run.note_finished(str(tmp_path / "run"), steps=3)
+    with pytest.raises(ValueError, match="learning_rate was 0.001, is now 0.01"):
+        begin(tmp_path, resume=True, learning_rate=1e-2)
+
+
+def test_resume_true_notices_that_an_input_changed(tmp_path, arithmetic_dir):
+    config = Config(str(tmp_path / "run"), True)
+    run.begin("sft", config, {}, str(arithmetic_dir))
+    run.note_finished(config.output_dir)
+    path = tmp_path / "run" / "run.json"
+    text = path.read_text().replace(checkpoint.fingerprint(arithmetic_dir), "0" * 16)
+    path.write_text(text.replace('"identity": "', '"identity": "x'))
+    with pytest.raises(ValueError, match=f"{arithmetic_dir} has changed"):
+        run.begin("sft", Config(config.output_dir, True), {}, str(arithmetic_dir))
+
+
+def test_rows_have_only_the_columns_of_their_shape(arithmetic_dir):
+    rows, test = run.rows(Script(str(arithmetic_dir)), Mixture([]), ("text",), with_test=True)
+    assert rows.column_names == ["text"] and len(test) == 100
+    rows, test = run.rows(Script(str(arithmetic_dir)), Mixture([]), ("prompt+solution",))
+    assert sorted(rows.column_names) == ["prompt", "solution"] and test is None
+
+
+@pytest.mark.parametrize(
+    ("script", "datasets", "shapes", "message"),
+    [
+        ({}, [], ("text",), "No rows: set `dataset_name`"),
+        ({"dataset_name": "data/nowhere"}, [], ("text",), "no data directory 'data/nowhere'.*suite prepare"),
+        ({"dataset_name": "x"}, [object()], ("text",), "Both `datasets` and `dataset_name`"),
+        ({"dataset_train_split": "trian"}, [], ("text",), "no split 'trian'. There are: test, train"),
+        ({}, "own", ("prompt+chosen+rejected",), "has the columns completion, prompt, solution, text.*needs the shape"),
+    ],
+)
+def test_rows_that_are_not_there_are_refused(arithmetic_dir, script, datasets, shapes, message):
+    if datasets == "own" or "dataset_train_split" in script:
+        script, datasets = {"dataset_name": str(arithmetic_dir), **script}, []
+    with pytest.raises(ValueError, match=message):
+        run.rows(Script(**script), Mixture(datasets), shapes)
+
+
+def test_an_empty_data_set_is_refused(tmp_path):
+    import pyarrow
+    import pyarrow.parquet
+
+    empty = pyarrow.table({"text": pyarrow.array([], pyarrow.string())})
+    pyarrow.parquet.write_table(empty, tmp_path / "train.parquet")
+    with pytest.raises(ValueError, match="has no rows"):
+        run.rows(Script(str(tmp_path)), Mixture([]), ("text",))
+
+
+def test_a_tokenizer_without_a_chat_template_is_refused_where_one_is_needed(miniqwen_dir, tmp_path):
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(miniqwen_dir)
+    tokenizer.chat_template = None
+    tokenizer.save_pretrained(tmp_path)
+    assert run.tokenizer(str(tmp_path)).eos_token == "<|im_end|>"
+    with pytest.raises(ValueError, match="no chat template"):
+        run.tokenizer(str(tmp_path), needs_template=True)
+
+
+def test_max_seconds_takes_a_number_or_the_length_of_a_finished_run(tmp_path):
+    assert run.callbacks(RunArguments()) == []
+    assert len(run.callbacks(RunArguments(max_seconds="2.5"))) == 1
+    begin(tmp_path)
+    with pytest.raises(ValueError, match="not finished"):
+        run.callbacks(RunArguments(max_seconds=str(tmp_path / "run")))
+    run.note_finished(str(tmp_path / "run"), seconds=4.0)
+    assert len(run.callbacks(RunArguments(max_seconds=str(tmp_path / "run")))) == 1
