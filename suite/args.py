@@ -53,15 +53,9 @@ class RunArguments:
     )
 
     def __post_init__(self):
-        if self.max_seconds is None:
+        if self.max_seconds is None or "/" in self.max_seconds:  # a run, which may not have been made yet
             return
-        if (Path(self.max_seconds) / "run.json").is_file():
-            return
-        try:
-            positive = float(self.max_seconds) > 0
-        except ValueError:
-            positive = False
-        if not positive:
+        if not _converts(float, self.max_seconds)[0] or float(self.max_seconds) <= 0:
             raise ValueError(
                 f"max_seconds: '{self.max_seconds}' is neither a number of seconds above 0 nor the directory of a run."
             )

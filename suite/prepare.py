@@ -33,6 +33,11 @@ class PrepareArguments:
     )
 
 
+def arguments(name: str) -> tuple[type, ...]:
+    """Our own keys, and the data set's knobs."""
+    return PrepareArguments, args.knob_class(f"{name} knobs", data.load(name))
+
+
 def main(argv=None) -> None:
     path, words = args.take_config(list(sys.argv[1:] if argv is None else argv))
     name = args.read_yaml(path).get("name") if path else None
@@ -43,11 +48,9 @@ def main(argv=None) -> None:
         name = words[words.index("--name") + 1]
     if name is None:
         raise ValueError(f"Which data set? `suite prepare NAME`. There are: {', '.join(data.names())}.")
-    load = data.load(name)
-    knobs = args.knob_class(f"{name} knobs", load)
     words = [*(["--config", path] if path else []), *words]
-    prepare, turned, _ = args.parse((PrepareArguments, knobs), words, needs_config=False)
-    write(prepare, load, asdict(turned))
+    prepare, turned, _ = args.parse(arguments(name), words, needs_config=False)
+    write(prepare, data.load(name), asdict(turned))
 
 
 def write(prepare: PrepareArguments, load, knobs: dict) -> Path:

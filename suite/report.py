@@ -17,11 +17,15 @@ class ReportArguments:
     completions: int = field(default=3, metadata={"help": "How many problems to show with their completions."})
 
 
+def arguments() -> tuple[type, ...]:
+    return (ReportArguments,)
+
+
 def main(argv=None) -> None:
     words = list(sys.argv[1:] if argv is None else argv)
     if words and not words[0].startswith("--"):
         words = ["--run_dir", *words]
-    report, _ = args.parse((ReportArguments,), words, needs_config=False)
+    report, _ = args.parse(arguments(), words, needs_config=False)
     directory = Path(report.run_dir)
     runs = find_runs(directory)
     results_path = directory / "results.json"

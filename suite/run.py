@@ -195,17 +195,14 @@ def model_init_kwargs(model, config) -> dict:
 
 
 def callbacks(extra) -> list:
-    """The callbacks that our own keys ask for."""
+    """The callbacks that our own keys ask for. Raises `ValueError` where `max_seconds` names no finished run."""
     if extra.max_seconds is None:
         return []
-    finished = Path(extra.max_seconds) / "run.json"
-    seconds = (
-        json.loads(finished.read_text(encoding="utf-8")).get("seconds")
-        if finished.is_file()
-        else float(extra.max_seconds)
-    )
+    if "/" not in extra.max_seconds:
+        return [_stop_after(float(extra.max_seconds))]
+    seconds = (_old_run(Path(extra.max_seconds)) or {}).get("seconds")
     if seconds is None:
-        raise ValueError(f"max_seconds: the run in '{extra.max_seconds}' is not finished, so it has no length yet.")
+        raise ValueError(f"max_seconds: '{extra.max_seconds}' holds no finished run, so it has no length.")
     return [_stop_after(seconds)]
 
 

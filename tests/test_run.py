@@ -124,7 +124,7 @@ def test_max_seconds_takes_a_number_or_the_length_of_a_finished_run(tmp_path):
     assert run.callbacks(RunArguments()) == []
     assert len(run.callbacks(RunArguments(max_seconds="2.5"))) == 1
     begin(tmp_path)
-    with pytest.raises(ValueError, match="not finished"):
+    with pytest.raises(ValueError, match="no finished run"):
         run.callbacks(RunArguments(max_seconds=str(tmp_path / "run")))
     run.note_finished(str(tmp_path / "run"), seconds=4.0)
     assert len(run.callbacks(RunArguments(max_seconds=str(tmp_path / "run")))) == 1

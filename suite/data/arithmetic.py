@@ -16,20 +16,27 @@ def split_of(a: int, operation: str, b: int) -> str:
     return "test" if digest[0] % TEST_SHARE == 0 else "train"
 
 
-def work_out(a: int, operation: str, b: int) -> tuple[str, int]:
-    """(the steps from the last digit to the first, the result). Needs a >= b for '-'."""
-    sign = 1 if operation == "+" else -1
-    steps, carry, result = [], 0, a + sign * b
+def work_out(a: int, operation: str, b: int, forgets: bool = False) -> tuple[str, int]:
+    """(the steps from the last digit to the first, the result). Needs a >= b for '-'.
+
+    A solver who `forgets` drops every carry, and so gets another result wherever there was one.
+    """
+    steps, digits, carry = [], [], 0
     for place in range(max(len(str(a)), len(str(b)))):
         x, y = a // 10**place % 10, b // 10**place % 10
         carried = f"{operation}1" if carry else ""
-        value = x + sign * (y + carry)
-        if operation == "-" and value < 0:
-            steps.append(f"1{x}-{y}{carried}={value + 10}")
+        if operation == "+":
+            value = x + y + carry
+            carry = int(value > 9)
+            steps.append(f"{x}+{y}{carried}={value}")
         else:
-            steps.append(f"{x}{operation}{y}{carried}={value}")
-        carry = int(value > 9) if sign > 0 else int(value < 0)
-    return "\n".join(steps), result
+            carry, borrows = int(x < y + carry), "1" if x < y + carry else ""
+            value = int(f"{borrows}{x}") - y - len(carried) // 2
+            steps.append(f"{borrows}{x}-{y}{carried}={value}")
+        digits.append(str(value % 10))
+        last, carry = carry, 0 if forgets else carry
+    leading = "1" if last and operation == "+" else ""
+    return "\n".join(steps), int(leading + "".join(reversed(digits)))
 
 
 def problems(split: str, seed: int, digits: int, operations: str) -> Iterator[tuple[int, str, int]]:
@@ -45,31 +52,41 @@ def problems(split: str, seed: int, digits: int, operations: str) -> Iterator[tu
 
 
 def load(
-    split: str, *, size: int = 5000, test_size: int = 500, digits: int = 2, operations: str = "+", seed: int = 0
+    split: str,
+    *,
+    size: int = 5000,
+    test_size: int = 500,
+    digits: int = 2,
+    operations: str = "+",
+    forgets: float = 0.0,
+    seed: int = 0,
 ) -> Iterator[dict]:
     """`size` training or `test_size` test rows with the columns text, prompt, completion and solution.
 
-    Numbers have `digits` digits, the first not 0. Test problems do not repeat. Raises `ValueError` where there are fewer
-    problems than asked for, or for an operation other than + and -.
+    Numbers have `digits` digits, the first not 0. Test problems do not repeat. `forgets` is the share of worked
+    solutions, from 0 to 1, whose author drops the carries: demonstrations as they come from a hasty teacher, while
+    `solution` is always right. Raises `ValueError` for knobs out of their range, or more test rows than problems.
     """
     if not operations or set(operations) - set("+-"):
         raise ValueError(f"arithmetic.operations: '{operations}' must be made of '+' and '-'.")
-    wanted = size if split == "train" else test_size
     if digits < 1:
         raise ValueError(f"arithmetic.digits: {digits} must be at least 1.")
+    if not 0 <= forgets <= 1:
+        raise ValueError(f"arithmetic.forgets: {forgets} is a share, from 0 to 1.")
     # About: the split goes by a hash, and a - b and b - a are one problem.
     different = (9 * 10 ** (digits - 1)) ** 2 * len(set(operations)) // TEST_SHARE
-    if split == "test" and wanted > different // 2:
-        raise ValueError(f"arithmetic.test_size: there are only about {different} problems with {digits} digits.")
     stream = problems(split, seed, digits, operations)
     if split == "test":
+        if test_size > different // 2:
+            raise ValueError(f"arithmetic.test_size: there are only about {different} problems with {digits} digits.")
         seen: set = set()
         stream = (p for p in stream if not (p in seen or seen.add(p)))
-    for a, operation, b in itertools.islice(stream, wanted):
-        steps, result = work_out(a, operation, b)
+    moods = random.Random(f"{seed}/{split}/moods")
+    for a, operation, b in itertools.islice(stream, size if split == "train" else test_size):
+        steps, result = work_out(a, operation, b, forgets=moods.random() < forgets)
         yield {
             "text": f"{a}{operation}{b}\n{steps}\n{result}",
             "prompt": [{"role": "user", "content": f"{a}{operation}{b}"}],
             "completion": [{"role": "assistant", "content": reasoning.write(steps, str(result))}],
-            "solution": str(result),
+            "solution": str(a + b if operation == "+" else a - b),
         }

@@ -5,17 +5,20 @@ import sys
 from suite import args, checkpoint, engine, rewards, run
 
 
-def main(argv=None) -> None:
+def arguments() -> tuple[type, ...]:
     from trl import DatasetMixtureConfig, GRPOConfig, ModelConfig, ScriptArguments
 
-    script, config, model, mixture, reward, extra, written = args.parse(
-        (ScriptArguments, GRPOConfig, ModelConfig, DatasetMixtureConfig, args.RewardArguments, args.RunArguments), argv
-    )
+    return ScriptArguments, GRPOConfig, ModelConfig, DatasetMixtureConfig, args.RewardArguments, args.RunArguments
+
+
+def main(argv=None) -> None:
+    script, config, model, mixture, reward, extra, written = args.parse(arguments(), argv)
     reward_funcs = [rewards.load(name, reward.reward_kwargs.get(name)) for name in reward.reward_funcs]
     if config.use_vllm:
         engine.require_vllm("use_vllm: true")
     if not run.begin("grpo", config, written, model.model_name_or_path, script.dataset_name):
         return
+    callbacks = run.callbacks(extra)
     train_rows, test_rows = run.rows(script, mixture, ("prompt+solution",), with_test=config.eval_strategy != "no")
     checkpoint.check_whole(model.model_name_or_path)
     tokenizer = run.tokenizer(model.model_name_or_path, model.model_revision, needs_template=True)
@@ -32,7 +35,7 @@ def main(argv=None) -> None:
         processing_class=tokenizer,
         quantization_config=get_quantization_config(model),
         peft_config=get_peft_config(model),
-        callbacks=run.callbacks(extra),
+        callbacks=callbacks,
     )
     run.finish(trainer, config)
 

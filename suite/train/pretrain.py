@@ -7,16 +7,19 @@ from suite import args, checkpoint, run
 from suite.registry import nearest
 
 
-def main(argv=None) -> None:
+def arguments() -> tuple[type, ...]:
     from trl import DatasetMixtureConfig, ModelConfig, ScriptArguments, SFTConfig
 
-    script, config, model, mixture, scratch, extra, written = args.parse(
-        (ScriptArguments, SFTConfig, ModelConfig, DatasetMixtureConfig, args.ScratchArguments, args.RunArguments), argv
-    )
+    return ScriptArguments, SFTConfig, ModelConfig, DatasetMixtureConfig, args.ScratchArguments, args.RunArguments
+
+
+def main(argv=None) -> None:
+    script, config, model, mixture, scratch, extra, written = args.parse(arguments(), argv)
     if not run.begin(
         "pretrain", config, written, model.model_name_or_path, scratch.tokenizer_name_or_path, script.dataset_name
     ):
         return
+    callbacks = run.callbacks(extra)
     train_rows, test_rows = run.rows(script, mixture, ("text",), with_test=config.eval_strategy != "no")
 
     from trl import SFTTrainer
@@ -36,7 +39,7 @@ def main(argv=None) -> None:
         train_dataset=train_rows,
         eval_dataset=test_rows,
         processing_class=tokenizer,
-        callbacks=run.callbacks(extra),
+        callbacks=callbacks,
     )
     run.finish(trainer, config)
 

@@ -5,14 +5,17 @@ import sys
 from suite import args, checkpoint, run
 
 
-def main(argv=None) -> None:
+def arguments() -> tuple[type, ...]:
     from trl import DatasetMixtureConfig, ModelConfig, ScriptArguments, SFTConfig
 
-    script, config, model, mixture, extra, written = args.parse(
-        (ScriptArguments, SFTConfig, ModelConfig, DatasetMixtureConfig, args.RunArguments), argv
-    )
+    return ScriptArguments, SFTConfig, ModelConfig, DatasetMixtureConfig, args.RunArguments
+
+
+def main(argv=None) -> None:
+    script, config, model, mixture, extra, written = args.parse(arguments(), argv)
     if not run.begin("sft", config, written, model.model_name_or_path, script.dataset_name):
         return
+    callbacks = run.callbacks(extra)
     train_rows, test_rows = run.rows(
         script, mixture, ("messages", "prompt+completion"), with_test=config.eval_strategy != "no"
     )
@@ -32,7 +35,7 @@ def main(argv=None) -> None:
         processing_class=tokenizer,
         quantization_config=get_quantization_config(model),
         peft_config=get_peft_config(model),
-        callbacks=run.callbacks(extra),
+        callbacks=callbacks,
     )
     run.finish(trainer, config)
 

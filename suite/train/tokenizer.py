@@ -30,10 +30,14 @@ class TokenizerArguments:
             )
 
 
-def main(argv=None) -> None:
+def arguments() -> tuple[type, ...]:
     from trl import DatasetMixtureConfig, ScriptArguments
 
-    script, config, mixture, written = args.parse((ScriptArguments, TokenizerArguments, DatasetMixtureConfig), argv)
+    return ScriptArguments, TokenizerArguments, DatasetMixtureConfig
+
+
+def main(argv=None) -> None:
+    script, config, mixture, written = args.parse(arguments(), argv)
     if not run.begin("tokenizer", config, written, script.dataset_name):
         return
     rows, _ = run.rows(script, mixture, ("messages", "prompt+completion", "text"))

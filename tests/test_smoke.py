@@ -1,0 +1,91 @@
+"""The real command line over configs/smoke: the chapters chained in one process, and each file alone."""
+
+import json
+
+import pytest
+
+from tests.conftest import ROOT, run_suite
+
+pytestmark = pytest.mark.slow
+SMOKE = ROOT / "configs" / "smoke"
+
+
+@pytest.fixture(scope="module")
+def life(tmp_path_factory):
+    """`suite run configs/smoke` in an empty directory."""
+    home = tmp_path_factory.mktemp("smoke")
+    done = run_suite("run", SMOKE, cwd=home)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return home, done.stdout
+
+
+def test_the_whole_life_runs_and_every_stage_leaves_a_checkpoint(life):
+    home, said = life
+    for stage in ("pretrain", "sft", "grpo"):
+        record = json.loads((home / "runs/smoke" / stage / "run.json").read_text())
+        assert record["finished"] and record["steps"] > 0
+        assert (home / "runs/smoke" / stage / "model.safetensors").is_file()
+    assert (home / "runs/smoke/sft-lora/adapter_model.safetensors").is_file()
+    assert "$ suite grpo --config" in said
+
+
+def test_results_hold_one_object_a_stage_in_order_and_rows_one_line_a_completion(life):
+    home, _ = life
+    results = json.loads((home / "runs/smoke/results.json").read_text())
+    assert [r["stage"] for r in results] == ["pretrain", "sft", "grpo"]
+    for result in results:
+        assert {"stage", "accuracy", "ci95", "format", "n", "seconds"} <= result.keys()
+        low, high = result["ci95"]
+        assert 0 <= low <= result["accuracy"] <= high <= 1 and result["n"] == 32
+        assert {"strict", "lenient", "truncated", "tokens", "sampled", "pass@2"} <= result["metrics"].keys()
+    rows = [json.loads(line) for line in (home / "runs/smoke/rows.jsonl").read_text().splitlines()]
+    assert len(rows) == 3 * 32 * (1 + 2)
+
+
+def test_the_report_is_one_page_with_its_pictures_inside(life):
+    home, said = life
+    page = (home / "runs/smoke/report.html").read_text()
+    assert page.count("data:image/png;base64,") == len(list((home / "runs/smoke/report").glob("*.png"))) > 8
+    assert "http" not in page.replace("http://www.w3.org", "")
+    names = {p.stem for p in (home / "runs/smoke/report").glob("*.png")}
+    panels = {"reward", "kl", "entropy", "completion-length"}
+    assert {f"grpo-{panel}" for panel in panels} | {"sft-loss", "pretrain-loss", "before-after"} <= names
+    assert "stage" in said and "lenient" in said
+
+
+def test_tensorboard_works_offline(life):
+    home, _ = life
+    assert list((home / "runs/smoke/grpo").rglob("events.out.tfevents.*"))
+
+
+def test_running_it_again_reuses_everything_and_says_so(life):
+    home, _ = life
+    before = (home / "runs/smoke/grpo/model.safetensors").stat().st_mtime_ns
+    done = run_suite("run", SMOKE, cwd=home)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("holds this very run, complete") == 5
+    assert (
+        done.stdout.count("evaluated in this very way before") == 3 and "holds these very rows already" in done.stdout
+    )
+    assert (home / "runs/smoke/grpo/model.safetensors").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("name", ["2-tokenizer", "3-pretrain", "4-sft", "5-sft-lora", "6-grpo"])
+def test_each_file_runs_alone(life, name, tmp_path):
+    home, _ = life
+    command = name.split("-")[1]
+    done = run_suite(command, "--config", SMOKE / f"{name}.yaml", "--output_dir", tmp_path / "alone", cwd=home)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert json.loads((tmp_path / "alone/run.json").read_text())["finished"]
+
+
+def test_the_stop_token_agrees_everywhere_after_sft(life):
+    from transformers import AutoConfig, AutoTokenizer, GenerationConfig
+
+    import suite.model  # noqa: F401
+
+    home, _ = life
+    tokenizer = AutoTokenizer.from_pretrained(home / "runs/smoke/sft")
+    assert tokenizer.eos_token == "<|im_end|>"
+    assert AutoConfig.from_pretrained(home / "runs/smoke/sft").eos_token_id == tokenizer.eos_token_id
+    assert tokenizer.eos_token_id in GenerationConfig.from_pretrained(home / "runs/smoke/sft").eos_token_id
