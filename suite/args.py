@@ -9,6 +9,7 @@ import inspect
 import json
 import os
 import sys
+import time
 import types
 import typing
 from collections.abc import Callable, Sequence
@@ -379,11 +380,19 @@ def _check_group_size(values: dict) -> None:
 
 
 def answer_for(main: Callable, argv: Sequence[str] | None = None) -> int:
-    """Run a command at the front door: a `ValueError` becomes one line on rank 0 and exit code 2."""
+    """Run a command at the front door: a `ValueError` becomes one line and exit code 2.
+
+    Under a launcher all ranks make the same mistake. Rank 0 says it and ends, and then the launcher ends the others;
+    a rank that ended first would have rank 0 killed before it spoke. One that is still there after a while was alone
+    with its mistake, and says it itself.
+    """
     try:
         main(argv)
     except ValueError as error:
-        if int(os.environ.get("RANK", 0)) == 0:
-            print(f"suite: {' '.join(str(error).split())}", file=sys.stderr)
+        rank = int(os.environ.get("RANK", 0))
+        if rank > 0:
+            time.sleep(60)
+        where = f" (rank {rank})" if rank > 0 else ""
+        print(f"suite: {' '.join(str(error).split())}{where}", file=sys.stderr, flush=True)
         return 2
     return 0
