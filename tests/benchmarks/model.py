@@ -18,6 +18,7 @@ SHAPE = {
     "num_key_value_heads": 2,
     "max_position_embeddings": 512,
     "tie_word_embeddings": True,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 1e6},
 }
 
 
@@ -47,6 +48,9 @@ def pair(attention: str = "sdpa") -> tuple[torch.nn.Module, torch.nn.Module]:
     theirs = Qwen2ForCausalLM(Qwen2Config(**SHAPE, attn_implementation=attention))
     theirs.load_state_dict(ours.state_dict())
     device, dtype = ("cuda", torch.bfloat16) if on_gpu else ("cpu", torch.float32)
+    ids = torch.arange(64)[None]
+    losses = [model(input_ids=ids, labels=ids).loss.item() for model in (ours, theirs)]
+    assert abs(losses[0] - losses[1]) < 1e-4, f"not the same model: losses {losses}"
     return tuple(model.to(device, dtype).train() for model in (ours, theirs))
 
 
