@@ -1,5 +1,7 @@
 """Prompts in, completions out: one interface over vLLM and transformers."""
 
+import os
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -109,9 +111,14 @@ class TransformersEngine:
                 max_new_tokens=sampling.max_new_tokens,
                 eos_token_id=self.stop_ids,
                 pad_token_id=self.pad_id,
+                repetition_penalty=1.0,  # Qwen2.5's generation config has one, which neither vLLM nor GRPO would apply
                 **how,
             )
         return [self._completion(row) for row in out[:, width:].tolist()]
+
+    def close(self) -> None:
+        """Give the memory back: the weights go when nobody holds them."""
+        del self.model
 
     def _completion(self, ids: list[int]) -> Completion:
         end = next((i for i, token in enumerate(ids) if token in self.stop_ids), None)
@@ -120,32 +127,57 @@ class TransformersEngine:
 
 
 class VllmEngine:
-    """vLLM, on GPUs or on the CPU. One engine a process is what vLLM is made for."""
+    """vLLM, on GPUs or on the CPU. One engine a process is what vLLM is made for: `close` one before the next."""
 
     def __init__(self, name: str, *, dtype: str = "auto", **options):
         import vllm
+        from vllm.platforms import current_platform
 
         from suite.model.vllm_plugin import register
 
         register()
         self.tokenizer = load_tokenizer(name)
+        if current_platform.is_cpu():
+            os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "4")  # GiB; else vLLM takes the GPU's share of all memory
+            options = {"enforce_eager": True, **options}  # compiling takes longer than most answers
+            dtype = _saved_dtype(name) if dtype == "auto" else dtype
         self.llm = vllm.LLM(model=name, dtype=dtype, **options)
         self.vllm = vllm
 
     def complete(self, prompts: Sequence, sampling: Sampling, progress=iter) -> list[list[Completion]]:
-        """`sampling.n` completions for each prompt, in the order of the prompts."""
-        params = self.vllm.SamplingParams(
+        """`sampling.n` completions for each prompt, in the order of the prompts. The same seed gives the same ones."""
+        inputs = [{"prompt_token_ids": render(self.tokenizer, prompt)} for prompt in prompts]
+        params = [self._params(sampling, number) for number in range(len(inputs))]
+        outputs = self.llm.generate(inputs, params, use_tqdm=progress is not iter)
+        return [[self._completion(output) for output in request.outputs] for request in outputs]
+
+    def _params(self, sampling: Sampling, number: int):
+        """How the prompt `number` is sampled. With one seed for all, every prompt would draw the same numbers."""
+        return self.vllm.SamplingParams(
             n=sampling.n,
             max_tokens=sampling.max_new_tokens,
             temperature=sampling.temperature,
             top_p=sampling.top_p,
-            seed=sampling.seed,
+            seed=random.Random(f"{sampling.seed}/{number}").getrandbits(31),
+            # vLLM itself adds the stop ids of the generation config, and leaves out the one the tokenizer may name.
             stop_token_ids=[] if self.tokenizer.eos_token_id is None else [self.tokenizer.eos_token_id],
-            skip_special_tokens=True,
+            detokenize=False,  # its incremental decoder holds back half a character; ours reads what transformers' does
         )
-        inputs = [{"prompt_token_ids": render(self.tokenizer, prompt)} for prompt in prompts]
-        outputs = self.llm.generate(inputs, params, use_tqdm=progress is not iter)
-        return [
-            [Completion(o.text, len(o.token_ids), o.finish_reason == "stop") for o in request.outputs]
-            for request in outputs
-        ]
+
+    def _completion(self, output) -> Completion:
+        text = self.tokenizer.decode(output.token_ids, skip_special_tokens=True)
+        return Completion(text, len(output.token_ids), output.finish_reason == "stop")
+
+    def close(self) -> None:
+        """End vLLM's processes and give their memory back."""
+        self.llm.llm_engine.engine_core.shutdown(
+            timeout=30
+        )  # seconds; its own 5 kill workers that are still tidying up
+
+
+def _saved_dtype(name: str) -> str:
+    """The type a checkpoint was saved in: `auto` as transformers reads it. vLLM's would turn float32 into bfloat16."""
+    from transformers import AutoConfig
+
+    saved = AutoConfig.from_pretrained(name).dtype
+    return "auto" if saved is None else str(saved).removeprefix("torch.")

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import time
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -97,21 +98,22 @@ def evaluate_one(name: str, rows: list[dict], evaluate: EvaluateArguments) -> tu
     )
     prompts = [row["prompt"] for row in rows]
     bar = partial(tqdm, leave=False)
-    greedy = model.complete(
-        prompts,
-        engine.Sampling(max_new_tokens=evaluate.max_completion_length),
-        partial(bar, desc=f"{Path(name).name}: greedy"),
-    )
     sampled = [[] for _ in rows]
-    if evaluate.num_generations:
-        sampling = engine.Sampling(
-            max_new_tokens=evaluate.max_completion_length,
-            temperature=evaluate.temperature,
-            top_p=evaluate.top_p,
-            n=evaluate.num_generations,
-            seed=evaluate.seed,
+    with closing(model):
+        greedy = model.complete(
+            prompts,
+            engine.Sampling(max_new_tokens=evaluate.max_completion_length),
+            partial(bar, desc=f"{Path(name).name}: greedy"),
         )
-        sampled = model.complete(prompts, sampling, partial(bar, desc=f"{Path(name).name}: sampled"))
+        if evaluate.num_generations:
+            sampling = engine.Sampling(
+                max_new_tokens=evaluate.max_completion_length,
+                temperature=evaluate.temperature,
+                top_p=evaluate.top_p,
+                n=evaluate.num_generations,
+                seed=evaluate.seed,
+            )
+            sampled = model.complete(prompts, sampling, partial(bar, desc=f"{Path(name).name}: sampled"))
     said = score(rows, greedy, "greedy") + score(rows, sampled, "sampled")
     measured = summarize(said, evaluate.num_generations)
     return {

