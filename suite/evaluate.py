@@ -42,12 +42,14 @@ class EvaluateArguments:
             raise ValueError("temperature: samples need one above 0; set num_generations: 0 for greedy only.")
 
 
-def main(argv=None) -> None:
+def arguments() -> tuple[type, ...]:
     from trl import DatasetMixtureConfig, ScriptArguments
 
-    evaluate, script, mixture, _ = args.parse(
-        (EvaluateArguments, ScriptArguments, DatasetMixtureConfig), argv, needs_config=False
-    )
+    return EvaluateArguments, ScriptArguments, DatasetMixtureConfig
+
+
+def main(argv=None) -> None:
+    evaluate, script, mixture, _ = args.parse(arguments(), argv, needs_config=False)
     if evaluate.use_vllm:
         engine.require_vllm("use_vllm: true")
     for name in evaluate.checkpoints:
