@@ -16,8 +16,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass, make_dataclass
 from pathlib import Path
 
-import yaml
-
 from suite.registry import nearest
 
 # Keys that recipes on the web still carry, and what became of them.
@@ -109,17 +107,21 @@ def as_mapping(key: str, value: dict | str | None) -> dict:
     return value or {}
 
 
-class _UniqueKeys(yaml.SafeLoader):
+def _loader() -> type:
     """YAML as it is, except that of two equal keys the last one does not win in silence."""
+    import yaml  # here, so that `suite --help` need not wait for it
 
-    def construct_mapping(self, node, deep=False):
-        seen = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if isinstance(key, typing.Hashable) and key in seen:
-                raise ValueError(f"the key '{key}' stands twice (again on line {key_node.start_mark.line + 1})")
-            seen.add(key)
-        return super().construct_mapping(node, deep)
+    class UniqueKeys(yaml.SafeLoader):
+        def construct_mapping(self, node, deep=False):
+            seen = set()
+            for key_node, _ in node.value:
+                key = self.construct_object(key_node, deep=True)
+                if isinstance(key, typing.Hashable) and key in seen:
+                    raise ValueError(f"the key '{key}' stands twice (again on line {key_node.start_mark.line + 1})")
+                seen.add(key)
+            return super().construct_mapping(node, deep)
+
+    return UniqueKeys
 
 
 def read_yaml(path: str | Path) -> dict:
@@ -131,8 +133,10 @@ def read_yaml(path: str | Path) -> dict:
             f"There is no config file '{path}'.{nearest(path, there)}"
             + (f" In that directory there are: {', '.join(there)}." if there else "")
         )
+    import yaml
+
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeys)  # noqa: S506 (a SafeLoader)
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_loader())  # noqa: S506 (a SafeLoader)
     except (yaml.YAMLError, ValueError) as error:
         raise ValueError(f"{path}: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):

@@ -31,7 +31,8 @@ class Sampling:
 
 
 def require_vllm(because: str) -> None:
-    """Raise `ValueError` where vLLM is not installed, with the way to install it."""
+    """Raise `ValueError` where vLLM is not installed, naming the way; where it is, keep it from phoning home."""
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     if find_spec("vllm") is None:
         raise ValueError(
             f"{because} needs vLLM, which is not installed. With a GPU: pip install 'qwen-suite[vllm]'; without one: "

@@ -24,18 +24,17 @@ def work_out(a: int, operation: str, b: int, forgets: bool = False) -> tuple[str
     steps, digits, carry = [], [], 0
     for place in range(max(len(str(a)), len(str(b)))):
         x, y = a // 10**place % 10, b // 10**place % 10
-        carried = f"{operation}1" if carry else ""
         if operation == "+":
-            value = x + y + carry
-            carry = int(value > 9)
-            steps.append(f"{x}+{y}{carried}={value}")
+            value = carry + x + y
+            steps.append(f"{'1+' if carry else ''}{x}+{y}={value}")
+            carries = int(value > 9)
         else:
-            carry, borrows = int(x < y + carry), "1" if x < y + carry else ""
-            value = int(f"{borrows}{x}") - y - len(carried) // 2
-            steps.append(f"{borrows}{x}-{y}{carried}={value}")
+            carries = int(x < y + carry)
+            value = 10 * carries - carry + x - y
+            steps.append(f"{'-1+' if carry else ''}{10 * carries + x}-{y}={value}")
         digits.append(str(value % 10))
-        last, carry = carry, 0 if forgets else carry
-    leading = "1" if last and operation == "+" else ""
+        carry = 0 if forgets else carries
+    leading = "1" if carries and operation == "+" else ""
     return "\n".join(steps), int(leading + "".join(reversed(digits)))
 
 
@@ -63,9 +62,9 @@ def load(
 ) -> Iterator[dict]:
     """`size` training or `test_size` test rows with the columns text, prompt, completion and solution.
 
-    Numbers have `digits` digits, the first not 0. Test problems do not repeat. `forgets` is the share of worked
-    solutions, from 0 to 1, whose author drops the carries: demonstrations as they come from a hasty teacher, while
-    `solution` is always right. Raises `ValueError` for knobs out of their range, or more test rows than problems.
+    Numbers have `digits` digits, the first not 0. Test problems do not repeat. `forgets` is the share of
+    completions, from 0 to 1, whose author drops the carries: demonstrations as they come from a hasty teacher, while
+    `text` and `solution` are always right. Raises `ValueError` for knobs out of their range, or too many test rows.
     """
     if not operations or set(operations) - set("+-"):
         raise ValueError(f"arithmetic.operations: '{operations}' must be made of '+' and '-'.")
@@ -83,10 +82,11 @@ def load(
         stream = (p for p in stream if not (p in seen or seen.add(p)))
     moods = random.Random(f"{seed}/{split}/moods")
     for a, operation, b in itertools.islice(stream, size if split == "train" else test_size):
+        book_steps, right = work_out(a, operation, b)
         steps, result = work_out(a, operation, b, forgets=moods.random() < forgets)
         yield {
-            "text": f"{a}{operation}{b}\n{steps}\n{result}",
+            "text": f"{a}{operation}{b}\n{book_steps}\n{right}",
             "prompt": [{"role": "user", "content": f"{a}{operation}{b}"}],
             "completion": [{"role": "assistant", "content": reasoning.write(steps, str(result))}],
-            "solution": str(a + b if operation == "+" else a - b),
+            "solution": str(right),
         }
