@@ -14,13 +14,13 @@ PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate")
 FREE_KEYS = {"resume_from_checkpoint", "output_dir"}
 
 
-def begin(stage: str, config, written: dict, *inputs: str | None) -> bool:
-    """Claim `config.output_dir`; False where it holds this very run, complete.
+def begin(stage: str, config, written: dict, *inputs: str | None) -> dict | None:
+    """The record of the run to be made in `config.output_dir`; None where that very run lies there, complete.
 
     `inputs` are the checkpoints and data directories the run reads. A directory that already holds a run is refused
     with a `ValueError`, unless `resume_from_checkpoint` says to go on and nothing that makes the run has changed.
+    Nothing is written yet: a run whose rows or model turn out to be wrong leaves no trace.
     """
-    directory = Path(config.output_dir)
     record = {
         "stage": stage,
         "config": {key: value for key, value in written.items() if key not in FREE_KEYS},
@@ -29,13 +29,7 @@ def begin(stage: str, config, written: dict, *inputs: str | None) -> bool:
     }
     record = json.loads(json.dumps(record, default=str))
     record["identity"] = hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:16]
-    go_on = _look(directory, record, config)
-    _wait_for_everyone()
-    if go_on and int(os.environ.get("RANK", 0)) == 0:
-        directory.mkdir(parents=True, exist_ok=True)
-        versions = {package: version(package) for package in PACKAGES}
-        checkpoint.write_json(directory / "run.json", {**record, "versions": versions, "started": time.time()})
-    return go_on
+    return record if _look(Path(config.output_dir), record, config) else None
 
 
 def _look(directory: Path, record: dict, config) -> bool:
@@ -93,13 +87,6 @@ def _differences(old: dict, new: dict) -> list[str]:
 def _say(line: str) -> None:
     if int(os.environ.get("RANK", 0)) == 0:
         print(line, flush=True)
-
-
-def _wait_for_everyone() -> None:
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        from accelerate import PartialState
-
-        PartialState().wait_for_everyone()
 
 
 def rows(script, mixture, shapes: tuple[str, ...], *, with_test: bool = False):
@@ -226,17 +213,28 @@ def _stop_after(seconds: float):
     return StopAfter()
 
 
-def finish(trainer, config) -> None:
-    """Train, save, note what it took, and push if the config says so."""
+def finish(trainer, config, record: dict) -> None:
+    """Claim the directory, train, save, note what it took, and push if the config says so."""
+    trainer.accelerator.wait_for_everyone()  # every rank has looked into the directory by now
+    is_main = trainer.accelerator.is_main_process
+    if is_main:
+        claim(config.output_dir, record)
     result = trainer.train(resume_from_checkpoint=config.resume_from_checkpoint)
     trainer.save_model(config.output_dir)
     trainer.save_state()
-    if trainer.accelerator.is_main_process:
+    if is_main:
         note_finished(config.output_dir, seconds=result.metrics["train_runtime"], steps=trainer.state.global_step)
     if config.push_to_hub:
         trainer.push_to_hub()
     trainer.accelerator.wait_for_everyone()
     trainer.accelerator.end_training()
+
+
+def claim(output_dir: str, record: dict) -> None:
+    """Write run.json: from here on the directory holds this run."""
+    Path(output_dir).mkdir(parents=True, exist_ok=True)
+    versions = {package: version(package) for package in PACKAGES}
+    checkpoint.write_json(Path(output_dir) / "run.json", {**record, "versions": versions, "started": time.time()})
 
 
 def note_finished(output_dir: str, **result) -> None:

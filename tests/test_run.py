@@ -31,8 +31,12 @@ class Mixture:
 
 
 def begin(tmp_path, resume=None, **written):
+    """(whether there is something to do, the config); what is begun is claimed, as `finish` does."""
     config = Config(str(tmp_path / "run"), resume)
-    return run.begin("sft", config, {"learning_rate": 1e-3, **written}), config
+    record = run.begin("sft", config, {"learning_rate": 1e-3, **written})
+    if record is not None:
+        run.claim(config.output_dir, record)
+    return record is not None, config
 
 
 def test_a_directory_that_holds_a_run_is_refused_naming_both_ways_out(tmp_path):
@@ -66,7 +70,7 @@ def test_resume_true_refuses_another_run_and_says_what_differs(tmp_path):
 
 def test_resume_true_notices_that_an_input_changed(tmp_path, arithmetic_dir):
     config = Config(str(tmp_path / "run"), True)
-    run.begin("sft", config, {}, str(arithmetic_dir))
+    run.claim(config.output_dir, run.begin("sft", config, {}, str(arithmetic_dir)))
     run.note_finished(config.output_dir)
     path = tmp_path / "run" / "run.json"
     text = path.read_text().replace(checkpoint.fingerprint(arithmetic_dir), "0" * 16)

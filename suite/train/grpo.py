@@ -16,7 +16,8 @@ def main(argv=None) -> None:
     reward_funcs = [rewards.load(name, reward.reward_kwargs.get(name)) for name in reward.reward_funcs]
     if config.use_vllm:
         engine.require_vllm("use_vllm: true")
-    if not run.begin("grpo", config, written, model.model_name_or_path, script.dataset_name):
+    record = run.begin("grpo", config, written, model.model_name_or_path, script.dataset_name)
+    if record is None:
         return
     callbacks = run.callbacks(extra)
     train_rows, test_rows = run.rows(script, mixture, ("prompt+solution",), with_test=config.eval_strategy != "no")
@@ -37,7 +38,7 @@ def main(argv=None) -> None:
         peft_config=get_peft_config(model),
         callbacks=callbacks,
     )
-    run.finish(trainer, config)
+    run.finish(trainer, config, record)
 
 
 if __name__ == "__main__":

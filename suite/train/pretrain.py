@@ -15,9 +15,10 @@ def arguments() -> tuple[type, ...]:
 
 def main(argv=None) -> None:
     script, config, model, mixture, scratch, extra, written = args.parse(arguments(), argv)
-    if not run.begin(
+    record = run.begin(
         "pretrain", config, written, model.model_name_or_path, scratch.tokenizer_name_or_path, script.dataset_name
-    ):
+    )
+    if record is None:
         return
     callbacks = run.callbacks(extra)
     train_rows, test_rows = run.rows(script, mixture, ("text",), with_test=config.eval_strategy != "no")
@@ -30,6 +31,11 @@ def main(argv=None) -> None:
         tokenizer = run.tokenizer(model.model_name_or_path, model.model_revision)
         start = model.model_name_or_path
     else:
+        if not scratch.tokenizer_name_or_path:
+            raise ValueError(
+                "A model from nothing needs a tokenizer: set `tokenizer_name_or_path` (`suite tokenizer` trains one), "
+                "or `model_name_or_path` to go on from a checkpoint."
+            )
         tokenizer = run.tokenizer(scratch.tokenizer_name_or_path)
         start = new_model(tokenizer, scratch.model_config, config.seed, model.attn_implementation)
 
@@ -41,7 +47,7 @@ def main(argv=None) -> None:
         processing_class=tokenizer,
         callbacks=callbacks,
     )
-    run.finish(trainer, config)
+    run.finish(trainer, config, record)
 
 
 def new_model(tokenizer, shape: dict, seed: int, attn_implementation: str | None):

@@ -13,7 +13,8 @@ def arguments() -> tuple[type, ...]:
 
 def main(argv=None) -> None:
     script, config, model, mixture, extra, written = args.parse(arguments(), argv)
-    if not run.begin("sft", config, written, model.model_name_or_path, script.dataset_name):
+    record = run.begin("sft", config, written, model.model_name_or_path, script.dataset_name)
+    if record is None:
         return
     callbacks = run.callbacks(extra)
     train_rows, test_rows = run.rows(
@@ -37,7 +38,7 @@ def main(argv=None) -> None:
         peft_config=get_peft_config(model),
         callbacks=callbacks,
     )
-    run.finish(trainer, config)
+    run.finish(trainer, config, record)
 
 
 if __name__ == "__main__":

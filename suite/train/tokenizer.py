@@ -38,9 +38,11 @@ def arguments() -> tuple[type, ...]:
 
 def main(argv=None) -> None:
     script, config, mixture, written = args.parse(arguments(), argv)
-    if not run.begin("tokenizer", config, written, script.dataset_name):
+    record = run.begin("tokenizer", config, written, script.dataset_name)
+    if record is None:
         return
     rows, _ = run.rows(script, mixture, ("messages", "prompt+completion", "text"))
+    run.claim(config.output_dir, record)
     tokenizer = train(corpus(rows), config.vocab_size, config.min_frequency)
     save(tokenizer, config)
     run.note_finished(config.output_dir, vocab_size=tokenizer.get_vocab_size())
