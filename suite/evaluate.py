@@ -70,7 +70,7 @@ def main(argv=None) -> None:
 
 
 def _identity(name: str, rows: list[dict], how: dict) -> str:
-    parts = [checkpoint.fingerprint(name), json.dumps(rows, sort_keys=True, default=str), how]
+    parts = [name, checkpoint.fingerprint(name), json.dumps(rows, sort_keys=True, default=str), how]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
