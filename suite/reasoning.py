@@ -18,9 +18,7 @@ SYSTEM_PROMPT = (
 )
 
 _WELL_FORMED = re.compile(r"\s*<think>(.*?)</think>\s*<answer>(.*?)</answer>\s*", re.DOTALL)
-_THINKING = re.compile(r"<think>.*?</think>", re.DOTALL)
-_ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
-_SAID = re.compile(r"(?:answer is|answer:|####)\s*[:=]?\s*([^\n]+?)\s*(?:\.\s|\.?\s*$|\n)", re.IGNORECASE)
+_SAYS = re.compile(r"answer is|answer:|####", re.IGNORECASE)
 _NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?(?:/\d+)?%?")
 
 
@@ -31,34 +29,45 @@ def write(thinking: str, answer: str) -> str:
 
 def is_well_formed(completion: str) -> bool:
     """One think block, one answer block, in that order, neither empty, with nothing but space around them."""
-    match = _WELL_FORMED.fullmatch(completion)
-    if match is None or any(completion.count(tag) != 1 for tag in TAGS):
+    if any(completion.count(tag) != 1 for tag in TAGS):  # before the pattern, which many tags would keep busy
         return False
-    thinking, answer = match.groups()
-    return bool(thinking.strip()) and bool(answer.strip())
+    match = _WELL_FORMED.fullmatch(completion)
+    return match is not None and all(part.strip() for part in match.groups())
 
 
 def spoken(completion: str) -> str:
-    """What is left of a completion without its thinking, finished or not."""
-    text = _THINKING.sub("", completion)
-    text = text.rpartition("</think>")[2]  # a prompt that already opened <think> leaves only the closing tag here
-    return text.partition("<think>")[0]
+    """What is left of a completion without its thinking, finished or not. Linear in its length, as all of this is:
+    a model writes whatever it likes."""
+    kept, rest = [], completion
+    while True:
+        before, opens, rest = rest.partition("<think>")
+        kept.append(before)
+        if not opens:
+            break
+        _, closes, rest = rest.partition("</think>")
+        if not closes:
+            break
+    return "".join(kept).rpartition("</think>")[2]  # a prompt that already opened <think> leaves only the closing tag
 
 
 def last_boxed(text: str) -> str | None:
     r"""The content of the last complete `\boxed{...}`, braces balanced."""
-    start = text.rfind("\\boxed{")
-    while start != -1:
-        depth, begin = 0, start + len("\\boxed{")
-        for end in range(begin, len(text)):
-            if text[end] == "{":
-                depth += 1
-            elif text[end] == "}":
-                if depth == 0:
-                    return text[begin:end]
-                depth -= 1
-        start = text.rfind("\\boxed{", 0, start)
-    return None
+    opened, last = [], None
+    for at, character in enumerate(text):
+        if character == "{":
+            opened.append(at)
+        elif character == "}" and opened:
+            start = opened.pop()
+            if text.endswith("\\boxed", 0, start) and (last is None or start > last[0]):
+                last = (start, at)
+    return text[last[0] + 1 : last[1]] if last else None
+
+
+def last_tagged(text: str) -> str | None:
+    """The content of the last complete `<answer>...</answer>`."""
+    before, closes, _ = text.rpartition("</answer>")
+    _, opens, answer = before.rpartition("<answer>")
+    return answer.strip() if closes and opens else None
 
 
 def final_answer(completion: str, reading: str = "tags or box") -> str | None:
@@ -69,16 +78,18 @@ def final_answer(completion: str, reading: str = "tags or box") -> str | None:
     """
     assert reading in ("tags", "tags or box", "lenient"), reading
     text = spoken(completion)
-    tagged = _ANSWER.findall(text)
-    if tagged:
-        return tagged[-1].strip() or None
+    tagged = last_tagged(text)
+    if tagged is not None:
+        return tagged or None
     if reading == "tags":
         return None
     boxed = last_boxed(text)
     if boxed is not None or reading == "tags or box":
         return boxed
-    for pattern in (_SAID, _NUMBER):
-        found = pattern.findall(text)
-        if found:
-            return found[-1].strip()
-    return None
+    said = list(_SAYS.finditer(text))
+    if said:
+        line = text[said[-1].end() :].strip(" \t:=").partition("\n")[0].partition(". ")[0].strip().removesuffix(".")
+        if line:
+            return line
+    numbers = _NUMBER.findall(text)
+    return numbers[-1] if numbers else None

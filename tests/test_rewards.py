@@ -79,10 +79,28 @@ def test_format_is_strict_and_reads_over_line_ends():
         ("<answer>" + "{" * 5000 + "}" * 5000 + "</answer>", r"\sqrt{2}"),
         (r"<answer>\int_0^1 e^{e^x} dx</answer>", r"\sqrt{2}"),
         ("<answer>" + "9" * 100_000 + "</answer>", "7"),
+        ("<answer>1/" + "9" * 5000 + "</answer>", "7"),
+        (r"<answer>\frac{" + "9" * 5000 + "}{3}</answer>", "7"),
+        ("<think>" * 20_000, "7"),
+        ("<answer>" * 20_000, "7"),
+        (r"\boxed{" * 20_000, "7"),
+        ("answer is" + " " * 20_000 + "x\ty" * 5000, "7"),
+        ("<think>a" + "</think><answer>" * 3000 + "x" + "</answer>" * 3000 + "junk", "7"),
     ],
 )
 def test_hostile_answers_are_simply_wrong(completion, gold):
-    assert rewards.load("accuracy")([completion], solution=[gold]) == [0.0]
+    for reading in ("tags", "tags or box", "lenient"):
+        assert rewards.load("accuracy", {"reading": reading})([completion], solution=[gold]) == [0.0]
+    assert rewards.load("format")([completion]) == [0.0]
+
+
+def test_a_task_column_of_another_kind_is_no_reasoning_gym_task():
+    assert rewards.load("accuracy")(["<answer>3</answer>"], solution=["3"], task=["math"]) == [1.0]
+
+
+def test_an_unknown_reading_is_refused():
+    with pytest.raises(ValueError, match="accuracy.reading: 'lenint'.*one of tags, tags or box, lenient"):
+        rewards.load("accuracy", {"reading": "lenint"})
 
 
 def test_an_unknown_reward_names_the_nearest():

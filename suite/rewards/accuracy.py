@@ -1,11 +1,17 @@
 """1 for the right final answer, 0 for a wrong one or none, None where the gold answer cannot be read."""
 
+from typing import Literal
+
 from suite.columns import text_of
 from suite.reasoning import final_answer
 from suite.rewards.verify import is_right, task_score
 
+Reading = Literal["tags", "tags or box", "lenient"]
 
-def accuracy_reward(completions, solution, task=None, *, reading: str = "tags or box", **columns) -> list[float | None]:
+
+def accuracy_reward(
+    completions, solution, task=None, *, reading: Reading = "tags or box", **columns
+) -> list[float | None]:
     """Judge each completion against its row's `solution`.
 
     A row whose `task` names a reasoning-gym task is scored by that library's own scorer, which may give parts of 1.
@@ -15,7 +21,8 @@ def accuracy_reward(completions, solution, task=None, *, reading: str = "tags or
     scores = []
     for completion, gold, row_task in zip(completions, solution, tasks, strict=True):
         answer = final_answer(text_of(completion), reading)
-        if row_task is not None and row_task.get("name"):
+        # Other data sets have a column `task`, too; ours holds a name and an entry.
+        if isinstance(row_task, dict) and row_task.get("entry"):
             scores.append(task_score(answer, row_task))
         else:
             right = is_right(answer, gold)
