@@ -33,7 +33,9 @@ def check_whole(path: str | Path) -> None:
     if not any((path / name).is_file() for name in ("config.json", "adapter_config.json")):
         raise ValueError(f"'{path}' is no checkpoint: it has neither config.json nor adapter_config.json.")
     if (path / INDEX).is_file():
-        files = sorted(set(_read_json(path / INDEX)["weight_map"].values()))
+        files = sorted(set(_read_json(path / INDEX).get("weight_map", {}).values()))
+        if not files:
+            raise ValueError(f"'{path / INDEX}' names no weights. Take another checkpoint.")
     else:
         files = [name for name in WEIGHTS if (path / name).is_file()]
         if not files:

@@ -129,6 +129,7 @@ def _main(argv: list[str]) -> None:
 
 
 def main() -> None:
+    sys.path.insert(0, os.getcwd())  # so that `reward_funcs: [my_rewards.brevity]` finds a file beside the config
     sys.exit(args.answer_for(_main, sys.argv[1:]))
 
 

@@ -65,7 +65,7 @@ def main(argv=None) -> None:
             continue
         result, said = evaluate_one(name, rows, evaluate)
         _collect(directory, {"stage": Path(name).name, "checkpoint": name, **result, "identity": identity}, said)
-        print(record.one_line(_results(directory)[-1]), flush=True)
+        print(record.one_line({"stage": Path(name).name, **result}), flush=True)
     print(record.results_table(_results(directory)))
 
 
@@ -183,7 +183,7 @@ def _collect(directory: Path, result: dict, said: list[dict]) -> None:
     results = _results(directory)
     at = next((i for i, r in enumerate(results) if r["checkpoint"] == name), len(results))
     path = directory / "rows.jsonl"
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    lines = path.read_text(encoding="utf-8").rstrip("\n").split("\n") if path.is_file() else []
     kept = [line for line in lines if json.loads(line)["checkpoint"] != name]
     new = [json.dumps({"checkpoint": name, "stage": result["stage"], **row}, ensure_ascii=False) for row in said]
     partial_file = directory / ".rows.jsonl.partial"

@@ -59,9 +59,14 @@ def write(prepare: PrepareArguments, load, knobs: dict) -> Path:
     Raises `ValueError` for rows of no known shape, an empty split, or a gold answer that does not prove itself.
     """
     target = Path(prepare.output_dir or f"data/{prepare.name}")
-    settings = {"name": prepare.name, "system_prompt": prepare.system_prompt, **knobs}
+    settings = {
+        "name": prepare.name,
+        "system_prompt": prepare.system_prompt,
+        "drop_unproven": prepare.drop_unproven,
+        **knobs,
+    }
     identity = hashlib.sha256(json.dumps([settings, _source_fingerprint(knobs)]).encode()).hexdigest()[:16]
-    if _identity(target) == identity:
+    if _identity(target) == identity and all((target / f"{split}.parquet").is_file() for split in SPLITS):
         print(f"{target} holds these very rows already; reusing them.")
         return target
     if target.exists() and _identity(target) is None and any(target.iterdir()):

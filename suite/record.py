@@ -154,7 +154,7 @@ def sample_completions(rows_path: Path, problems: int = 3) -> list[tuple[str, st
     if not rows_path.is_file():
         return []
     by_problem: dict[int, list[dict]] = {}
-    for line in rows_path.read_text(encoding="utf-8").splitlines():
+    for line in rows_path.read_text(encoding="utf-8").rstrip("\n").split("\n"):
         row = json.loads(line)
         if row["kind"] == "greedy":
             by_problem.setdefault(row["row"], []).append(row)

@@ -37,7 +37,13 @@ def _look(directory: Path, record: dict, config) -> bool:
     resume = config.resume_from_checkpoint
     old = _old_run(directory)
     if isinstance(resume, str):
+        if not Path(resume).is_dir():
+            raise ValueError(f"resume_from_checkpoint: there is no checkpoint directory '{resume}'.")
         checkpoint.check_whole(resume)
+        if old is not None and directory.resolve() not in Path(resume).resolve().parents:
+            raise ValueError(
+                f"output_dir {directory} already holds a run, and '{resume}' is not one of its checkpoints."
+            )
         return True
     if old is None:
         if resume:
@@ -50,6 +56,11 @@ def _look(directory: Path, record: dict, config) -> bool:
             "another output_dir."
         )
     last = checkpoint.last(directory)
+    if not old or (last is None and any(directory.glob("checkpoint-*"))):
+        raise ValueError(
+            f"output_dir {directory} holds a model or checkpoints that cannot be gone on from: not written by `suite`, "
+            "or cut off. Choose another output_dir, or remove this one."
+        )
     if old.get("identity") != record["identity"] and (old.get("finished") or last):
         raise ValueError(
             f"output_dir {directory} holds another run: {'; '.join(_differences(old, record))}. Choose another "
@@ -160,7 +171,10 @@ def tokenizer(name: str | None, revision: str = "main", *, needs_template: bool 
 
     import suite.model  # noqa: F401  (the Auto classes learn miniqwen)
 
-    found = AutoTokenizer.from_pretrained(name, revision=revision, padding_side="left", truncation_side="left")
+    try:
+        found = AutoTokenizer.from_pretrained(name, revision=revision, padding_side="left", truncation_side="left")
+    except OSError as error:  # the network and the Hub's own refusals
+        raise ValueError(f"Cannot load the tokenizer of '{name}': {error}") from error
     if needs_template and not found.chat_template:
         raise ValueError(
             f"The tokenizer of '{name}' has no chat template, and conversations need one. Set `chat_template_path` "

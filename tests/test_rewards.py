@@ -27,6 +27,9 @@ RIGHT = [
     ("<answer>Paris</answer>", "paris"),
 ]
 WRONG = [
+    ("<answer>47+38</answer>", "85"),
+    ("<answer>41=42</answer>", "42"),
+    (r"<answer>6 \times 7</answer>", "42"),
     ("<answer>41</answer>", "42"),
     ("<answer>0.333</answer>", "1/3"),
     ("<answer>4 2</answer>", "42"),

@@ -55,7 +55,7 @@ def _read(path: Path) -> list[dict]:
     if not path.is_file():
         raise ValueError(f"gsm8k.source: there is no file '{path}'.")
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
         if line.strip():
             try:
                 rows.append(json.loads(line))

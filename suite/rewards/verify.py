@@ -26,6 +26,7 @@ _WRAPPERS = [
 _FRACTION = re.compile(r"(-?)\\[dt]?frac\{(-?\d+)\}\{(\d+)\}")
 _NUMBER = re.compile(r"[-+]?(?:\d+(?:,\d{3})*|\d+)?(?:\.\d*)?(?:[eE][-+]?\d{1,3})?")
 _RATIO = re.compile(r"([-+]?\d+)/(\d+)")
+_UNFINISHED = re.compile(r"\d\s*(?:[-+*/^=×÷·]|\\times|\\cdot|\\div)\s*[-(]?\s*\d")
 _HUGE = re.compile(r"!|\d{12,}|\^\s*\{?\s*-?(?:\d{3,}|[^{}]*\^)|\*\*\s*\(?\d{3,}|\\int|\\sum|\\prod|\\lim")
 
 
@@ -82,6 +83,8 @@ def is_right(answer: str | None, solution) -> bool | None:
     value, gold_value = as_number(answer), as_number(gold)
     if value is not None and gold_value is not None:
         return value == gold_value
+    if gold_value is not None and _UNFINISHED.search(answer):
+        return False  # 47+38 is the question, not the answer
     if _looks_mathematical(gold) and _looks_mathematical(answer):
         return _same_expression(answer, gold)
     return " ".join(answer.casefold().split()) == " ".join(gold.casefold().split())
