@@ -86,7 +86,10 @@ class RewardArguments:
     )
 
     def __post_init__(self):
-        self.reward_kwargs = as_mapping("reward_kwargs", self.reward_kwargs)
+        self.reward_kwargs = {
+            name: as_mapping(f"reward_kwargs.{name}", knobs)
+            for name, knobs in as_mapping("reward_kwargs", self.reward_kwargs).items()
+        }
         unused = [name for name in self.reward_kwargs if name not in self.reward_funcs]
         if unused:
             raise ValueError(
@@ -115,6 +118,8 @@ def _loader() -> type:
         def construct_mapping(self, node, deep=False):
             seen = set()
             for key_node, _ in node.value:
+                if key_node.tag == "tag:yaml.org,2002:merge":  # `<<: *anchor`, which SafeLoader unfolds itself
+                    continue
                 key = self.construct_object(key_node, deep=True)
                 if isinstance(key, typing.Hashable) and key in seen:
                     raise ValueError(f"the key '{key}' stands twice (again on line {key_node.start_mark.line + 1})")

@@ -47,6 +47,15 @@ def check_whole(path: str | Path) -> None:
             _read_json(path / name)
 
 
+def refuse_adapter(path: str | Path | None) -> None:
+    """Raise `ValueError` for a directory that holds only a LoRA adapter, which no stage can start from."""
+    if path and (Path(path) / "adapter_config.json").is_file() and not (Path(path) / "config.json").is_file():
+        raise ValueError(
+            f"'{path}' holds a LoRA adapter and no model of its own. Merge it first (PEFT's `merge_and_unload`), or "
+            "start from its base model."
+        )
+
+
 def _read_json(path: Path) -> dict:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
@@ -84,7 +93,7 @@ def fingerprint(path: str | Path) -> str:
         return str(path)
     digest = hashlib.sha256()
     for file in sorted(p for p in path.iterdir() if p.suffix in (".safetensors", ".json", ".parquet", ".jinja")):
-        if file.name in ("run.json", "trainer_state.json", "prepare.json"):
+        if file.name in ("run.json", "trainer_state.json", "prepare.json", "results.json"):
             continue
         digest.update(f"{file.name}:{file.stat().st_size}".encode())
         with file.open("rb") as stream:

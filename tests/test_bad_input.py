@@ -89,3 +89,10 @@ def test_a_second_run_in_the_same_directory(keys, tmp_path, miniqwen_dir):
     config = write_yaml(tmp_path / "run.yaml", output_dir=str(tmp_path / "out"), **keys)
     with pytest.raises(ValueError, match="already holds a run.*resume_from_checkpoint: true"):
         sft.main(["--config", str(config), *ON_CPU])
+
+
+def test_an_adapter_that_no_stage_can_start_from(attempt, keys, miniqwen_dir, tmp_path):
+    adapter = shutil.copytree(miniqwen_dir, tmp_path / "adapter")
+    (adapter / "config.json").rename(adapter / "adapter_config.json")
+    (adapter / "model.safetensors").rename(adapter / "adapter_model.safetensors")
+    attempt(grpo, {**keys, "model_name_or_path": str(adapter)}, "holds a LoRA adapter.*Merge it first")

@@ -22,6 +22,7 @@ def main(argv=None) -> None:
     callbacks = run.callbacks(extra)
     train_rows, test_rows = run.rows(script, mixture, ("prompt+solution",), with_test=config.eval_strategy != "no")
     checkpoint.check_whole(model.model_name_or_path)
+    checkpoint.refuse_adapter(model.model_name_or_path)
     tokenizer = run.tokenizer(model.model_name_or_path, model.model_revision, needs_template=True)
     config.model_init_kwargs = run.model_init_kwargs(model, config)
 

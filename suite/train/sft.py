@@ -21,6 +21,7 @@ def main(argv=None) -> None:
         script, mixture, ("messages", "prompt+completion"), with_test=config.eval_strategy != "no"
     )
     checkpoint.check_whole(model.model_name_or_path)
+    checkpoint.refuse_adapter(model.model_name_or_path)
     tokenizer = run.tokenizer(
         model.model_name_or_path, model.model_revision, needs_template=config.chat_template_path is None
     )
