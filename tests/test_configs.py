@@ -36,7 +36,7 @@ def test_the_config_opens_with_its_command_and_what_it_took(path):
 
 
 def test_a_trained_model_is_named_by_the_config_that_made_it():
-    """An input under runs/ or data/ is some other config's output, or README says how to prepare it."""
+    """An input under runs/ is some other config's output."""
     outputs = {args.read_yaml(ROOT / p).get("output_dir") for p in CONFIGS}
     for path in CONFIGS:
         for key in ("model_name_or_path", "tokenizer_name_or_path", "dataset_name"):
