@@ -10,6 +10,8 @@ Everything that writes, reads, rewards or shows an answer takes its tags, its sy
 
 import re
 
+from suite.columns import text_of
+
 TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 
 SYSTEM_PROMPT = (
@@ -25,6 +27,21 @@ _NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?(?:/\d+)?%?")
 def write(thinking: str, answer: str) -> str:
     """A well-formed completion."""
     return f"<think>\n{thinking.strip()}\n</think>\n<answer>{answer.strip()}</answer>"
+
+
+def texts(completions, prompts=None, think_opened: bool = False) -> list[str]:
+    """The words of each completion, conversational or plain, beginning with the <think> that its prompt has opened.
+
+    R1-Distill's chat template writes <think> behind every prompt; its completions begin inside. A prompt that shows
+    it is recognised; one that goes through such a template is not, so `think_opened` says it for all.
+    """
+    opened = [think_opened or opens_thinking(text_of(prompt)) for prompt in prompts or [""] * len(completions)]
+    return ["<think>" * opens + text_of(said) for said, opens in zip(completions, opened, strict=True)]
+
+
+def opens_thinking(prompt: str) -> bool:
+    """Whether a prompt, as the model reads it, ends inside a think block that has just begun."""
+    return prompt.rstrip().endswith("<think>")
 
 
 def is_well_formed(completion: str) -> bool:
