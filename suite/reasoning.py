@@ -20,6 +20,7 @@ SYSTEM_PROMPT = (
 )
 
 _WELL_FORMED = re.compile(r"\s*<think>(.*?)</think>\s*<answer>(.*?)</answer>\s*", re.DOTALL)
+_SOFT = re.compile(r"<think>(.*?)</think>.*?<answer>(.*?)</answer>", re.DOTALL)
 _SAYS = re.compile(r"answer is|answer:|####", re.IGNORECASE)
 _NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?(?:/\d+)?%?")
 
@@ -44,11 +45,14 @@ def opens_thinking(prompt: str) -> bool:
     return prompt.rstrip().endswith("<think>")
 
 
-def is_well_formed(completion: str) -> bool:
-    """One think block, one answer block, in that order, neither empty, with nothing but space around them."""
+def is_well_formed(completion: str, soft: bool = False) -> bool:
+    """One think block, one answer block, in that order, neither empty, with nothing but space around them.
+
+    `soft` lets text stand before, between and behind the two.
+    """
     if any(completion.count(tag) != 1 for tag in TAGS):  # before the pattern, which many tags would keep busy
         return False
-    match = _WELL_FORMED.fullmatch(completion)
+    match = _SOFT.search(completion) if soft else _WELL_FORMED.fullmatch(completion)
     return match is not None and all(part.strip() for part in match.groups())
 
 

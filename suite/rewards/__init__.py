@@ -8,7 +8,8 @@ import importlib
 from collections.abc import Callable
 from pathlib import Path
 
-from suite.args import check_knobs
+from suite import checkpoint
+from suite.args import check_knobs, knobs
 from suite.registry import entries, pick
 
 
@@ -17,12 +18,24 @@ def names() -> dict[str, str]:
     return entries(Path(__file__).parent, "{name}_reward")
 
 
-def load(name: str, knobs: dict | None = None) -> Callable:
-    """The reward called `name`, or at a dotted path, with its knobs set.
+def is_model(name: str) -> bool:
+    """Whether a name means a reward model: a checkpoint directory or a model on the Hub, which TRL loads itself."""
+    return "/" in name
 
-    Raises `ValueError` for an unknown reward, an unknown knob or a knob of the wrong type: `**columns` would swallow
-    a misspelt one in silence.
+
+def load(name: str, given: dict | None = None, *, think_opened: bool = False) -> Callable | str:
+    """The reward called `name`, or at a dotted path, with the knobs it is `given`; the name itself of a reward model.
+
+    `think_opened` goes to every reward that asks whether the chat template has already opened <think>. Raises
+    `ValueError` for an unknown reward, an unknown, missing or wrongly typed knob (`**columns` would swallow a
+    misspelt one in silence), and a reward model's directory that is not whole.
     """
+    given = given or {}
+    if is_model(name):
+        if given:
+            raise ValueError(f"reward_kwargs: the reward model '{name}' has no knobs, and is given {', '.join(given)}.")
+        checkpoint.check_whole(name)
+        return name
     if "." in name:
         module, _, function = name.rpartition(".")
         try:
@@ -32,4 +45,11 @@ def load(name: str, knobs: dict | None = None) -> Callable:
     else:
         pick("reward", name, names())
         reward = getattr(importlib.import_module(f"suite.rewards.{name}"), f"{name}_reward")
-    return functools.partial(reward, **check_knobs(name, reward, knobs)) if knobs else reward
+    turned = check_knobs(name, reward, given)
+    there = knobs(reward)
+    missing = [knob for knob, p in there.items() if p.default is p.empty and knob not in turned]
+    if missing:
+        raise ValueError(f"{name} needs `reward_kwargs: {{{name}: {{{missing[0]}: ...}}}}`, which has no default.")
+    if think_opened and "think_opened" in there:
+        turned.setdefault("think_opened", True)
+    return functools.partial(reward, **turned) if turned else reward

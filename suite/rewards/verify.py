@@ -1,131 +1,320 @@
 r"""Is it right? The one verifier behind `accuracy` and behind whatever else asks.
 
-The gold answer is read in any style: bare, `$...$`, `\boxed{}`, or a worked solution ending in `#### 42` or a box.
-Then, cheapest first: the same text; the same number in exact rational arithmetic (42.0 equals 42, 0.5 equals 1/2,
-0.333 does not equal 1/3); and last, where one side holds LaTeX or an expression, math-verify.
+**Reading.** The gold is read in any style: bare, `$...$`, `\boxed{}`, in <answer> tags, or a worked solution that ends
+in `#### 42` or in a box. A gold that holds nothing, or is cut off (an open brace), is unreadable, and then there is no
+verdict. Around an answer it does not matter whether there stand dollars, a box, "The answer is", a full stop, LaTeX
+spacing, full-width or Chinese signs.
+
+**Deciding**, cheapest first: the same text; numbers in exact arithmetic; choices; expressions by math-verify, in a
+worker process; text without case and spacing.
+
+Equal are
+- numbers of the same exact value, however written: `1,234`, `1234.0`, `1.234e3`, `0.5`, `\frac12`, `1/2`, `2 1/2`;
+- a number with and without its unit or currency: `18 apples`, `$18` and `18`; `90^\circ` and `90`;
+- `50%` and a gold `50` or `50\%`; under a gold `50\%` also `0.5` and `1/2`;
+- a name and its value: `x=5` and `5`; what a true chain arrives at: `40+2=42` and `42`;
+- a choice and its letter, `(B)`, `B.` and `B`, and the text of that choice where the row has `choices` or `options`;
+- sets, and lists without brackets, in any order; intervals and the inequality or union that means the same;
+  equations with the same solutions in the same unknowns up to a factor or a rearrangement; matrices entry by entry;
+- expressions that math-verify can turn into each other: `2\sqrt2` and `\sqrt8`, `x^2-1` and `(x-1)(x+1)`.
+
+Not equal are
+- a rounded value and the exact one: `0.333` and `1/3`, `3.14` and `\pi`, unless `tolerance` (relative) allows it;
+- `0.5` and a gold `50`; `50\%` and a gold `0.5`, which has no percent sign to compare with;
+- two different units or names: `5 cm` and `5 m`, `x=5` and `y=5`; units are never converted;
+- tuples in another order; a set and a tuple; an open and a closed interval;
+- arithmetic left to do: `40+2` or `6 \times 7` for `42` (the question would be its own answer); a false chain `41=42`;
+- two answers: `42 or 43`; words that only contain the answer: `at least 42`.
+
+What is too long, too deep or too large to be judged at all is refused, and is wrong; so is what runs out of time or
+memory. Each is counted.
 """
 
+import functools
+import json
 import re
-import threading
-from fractions import Fraction
+from collections.abc import Sequence
+from typing import NamedTuple
 
-from suite.reasoning import last_boxed
+from suite.reasoning import last_boxed, last_tagged
+from suite.rewards import pool
+from suite.rewards.numbers import UNITS, Quantity, plain, quantity, same_unit, spell_unit
 
 # What math-verify is never asked: a tower of powers or a wall of braces keeps sympy busy for ever.
-MAX_EXPRESSION_CHARACTERS = 400
-MAX_DEPTH = 30
-SECONDS = 3
+MAX_CHARACTERS = 500
+MAX_DEPTH = 16
+_HUGE = re.compile(
+    r"\d{3,}\s*!|!\s*!|\d{60,}"  # 10000!, 9!!!, numbers too long to do arithmetic with
+    r"|(?:\^|\*\*)\s*[{(]?\s*-?\d{4,}|(?:\^|\*\*)\s*[{(][^{}()]*\d{2,}\s*(?:\^|\*\*)"  # 2^{10000}, 9^{99^...}
+    r"|(?:\^|\*\*)[{(][^{}()]*(?:\^|\*\*)[{(][^{}()]*(?:\^|\*\*)|\d(?:(?:\^|\*\*)\d+){2}"  # 9^{9^{9^9}}, 9^9^9
+)
 
-_WRAPPERS = [
+_WRAPPERS = (
     re.compile(r"\$\$(.*)\$\$", re.DOTALL),
     re.compile(r"\$(.*)\$", re.DOTALL),
     re.compile(r"\\\((.*)\\\)", re.DOTALL),
     re.compile(r"\\\[(.*)\\\]", re.DOTALL),
-    re.compile(r"\\(?:text|mathrm|mathbf)\{([^{}]*)\}", re.DOTALL),
-]
-_FRACTION = re.compile(r"(-?)\\[dt]?frac\{(-?\d+)\}\{(\d+)\}")
-_NUMBER = re.compile(r"[-+]?(?:\d+(?:,\d{3})*|\d+)?(?:\.\d*)?(?:[eE][-+]?\d{1,3})?")
-_RATIO = re.compile(r"([-+]?\d+)/(\d+)")
-_UNFINISHED = re.compile(r"\d\s*(?:[-+*/^=×÷·]|\\times|\\cdot|\\div)\s*[-(]?\s*\d")
-_HUGE = re.compile(r"!|\d{12,}|\^\s*\{?\s*-?(?:\d{3,}|[^{}]*\^)|\*\*\s*\(?\d{3,}|\\int|\\sum|\\prod|\\lim")
+    re.compile(r"\\(?:text|textbf|mathrm|mathbf|mbox|fbox)\{([^{}]*)\}", re.DOTALL),
+    re.compile(r"\*\*(.*)\*\*", re.DOTALL),
+)
+_LEAD = re.compile(
+    r"(?:(?:so|thus|hence|therefore),?\s+)?(?:the\s+)?(?:final\s+|correct\s+)?(?:answer|choice|option)\s*(?:is\b|[:=：])"
+    r"\s*[:：]?\s*|(?:最终)?答案(?:是|为|[:：])+\s*|答[:：]\s*",
+    re.IGNORECASE,
+)
+_NAME = re.compile(
+    r"(?P<name>[A-Za-z]{1,3}(?:_\{?\w{1,3}\}?)?'?|\\[a-zA-Z]+(?:\s+[A-Z]{1,4})?|[a-zA-Z]\s*\([^()=]{1,12}\)"
+    r"|[A-Za-z][A-Za-z ]{2,30}|[\u4e00-\u9fff]{1,10})?\s*=\s*(?P<rest>[^=<>].*)",
+    re.DOTALL,
+)
+_NEARLY = re.compile(r"\\approx\b|≈")
+_SUM = re.compile(r"[\d)}]\s*(?:[-+*×÷]|\\times|\\cdot|\\div)\s*[-+({]*\s*\d")
+_LETTER = re.compile(
+    r"(?:option|choice)?\s*(?:\(\s*([A-Ja-j])\s*\)|\[\s*([A-Ja-j])\s*\]|([A-J]))\s*(?:[.:：、)]\s*(?P<said>.*))?",
+    re.DOTALL | re.IGNORECASE,
+)
+_FUNCTIONS = ("sin cos tan cot sec csc log ln exp lim max min gcd lcm mod sqrt arcsin arccos arctan sinh cosh tanh det inf "
+              "infty pi and or").split()  # fmt: skip
+_COMMAND = re.compile(r"\\[a-zA-Z]+|(?:begin|end)\{[a-z*]+\}|[a-zA-Z]{3,}")
+
+
+FAILURES = ("timeout", "crash")
+
+
+class Verdict(NamedTuple):
+    """`right` is None where the gold cannot be read, and a share of 1 where a task gives one. `by` says what decided:
+    text, number, choice, math, task; or no answer, unreadable gold, refused, timeout, crash."""
+
+    right: bool | float | None
+    by: str
+
+
+def judge(
+    answers: Sequence[str | None],
+    solutions: Sequence,
+    *,
+    tolerance: float = 0.0,
+    choices: Sequence | None = None,
+    seconds: float = pool.SECONDS,
+) -> list[Verdict]:
+    """One verdict an answer (None: there is none) against the gold in its `solution`.
+
+    `tolerance` is relative to the gold number; `choices` holds each row's options, or None; `seconds` of CPU time is
+    what one comparison may take. Safe in any thread.
+    """
+    verdicts: list[Verdict | None] = []
+    asked: dict[tuple[str, str], list[int]] = {}
+    for at, (answer, solution) in enumerate(zip(answers, solutions, strict=True)):
+        verdict = _decide(answer, solution, tolerance, options(choices[at]) if choices else {})
+        if isinstance(verdict, tuple) and not isinstance(verdict, Verdict):  # a pair for the workers
+            asked.setdefault(verdict, []).append(at)
+            verdict = None
+        verdicts.append(verdict)
+    outcomes = pool.judge([("same", *pair) for pair in asked], seconds)
+    for where, outcome in zip(asked.values(), outcomes, strict=True):
+        for at in where:
+            verdicts[at] = Verdict(outcome == "equal", outcome if outcome in FAILURES else "math")
+    return verdicts
+
+
+def score_tasks(answers: Sequence[str | None], tasks: Sequence[dict], seconds: float = pool.SECONDS) -> list[Verdict]:
+    """The score, from 0 to 1, that each row's reasoning-gym task gives the answer. A task has `name` and `entry`."""
+    asked = [("task", t["name"], e if isinstance(e := t["entry"], str) else json.dumps(e), a or "") for t, a in
+             zip(tasks, answers, strict=True)]  # fmt: skip
+    verdicts = []
+    for answer, outcome in zip(answers, pool.judge(asked, seconds), strict=True):
+        failed = outcome in FAILURES
+        score = 0.0 if failed or answer is None else float(outcome)
+        verdicts.append(Verdict(score, "no answer" if answer is None else outcome if failed else "task"))
+    return verdicts
+
+
+def is_right(answer: str | None, solution, **how) -> bool | None:
+    """Whether one answer equals the gold in `solution`; None where the gold cannot be read."""
+    return judge([answer], [solution], **how)[0].right
 
 
 def gold_answer(solution) -> str | None:
-    """The final answer in a gold solution of any style; None for one that holds nothing."""
-    text = str(solution if solution is not None else "").strip()
+    """The final answer in a gold solution of any style; None for one that cannot be read."""
+    if isinstance(solution, float) and solution != solution:
+        return None
+    if not isinstance(solution, str | int | float):
+        return None
+    text = str(solution).strip()
     if "####" in text:
         text = text.rpartition("####")[2].strip()
+    tagged = last_tagged(text)
+    text = tagged if tagged is not None else text
     boxed = last_boxed(text)
-    return (boxed if boxed is not None else text).strip() or None
+    if boxed is None and "\\boxed" in text:
+        return None  # cut off
+    text = unwrap(boxed if boxed is not None else text)
+    return text if text and _balanced(text) else None
 
 
+@functools.lru_cache(maxsize=20_000)
 def unwrap(answer: str) -> str:
-    """An answer without its dollars, its box and the full stop behind it."""
+    """An answer without what may stand around it: dollars, box, "The answer is", full stop."""
     text = answer.strip()
     for _ in range(8):
         before = text
-        text = text.rstrip(".。").strip() if not re.search(r"\.\.\.$", text) else text
+        text = text.rstrip(".。;；").rstrip() if not text.endswith("...") else text
+        text = text[lead.end() :] if (lead := _LEAD.match(text)) else text
         boxed = last_boxed(text) if text.startswith("\\boxed{") and text.endswith("}") else None
         text = boxed.strip() if boxed is not None else text
         for wrapper in _WRAPPERS:
             match = wrapper.fullmatch(text)
-            text = match.group(1).strip() if match else text
+            text = match[1].strip() if match and "$" not in match[1].replace("\\$", "") else text
         if text == before:
             break
     return text
 
 
-def as_number(answer: str) -> Fraction | None:
-    """The exact value of a plain number, a ratio of whole numbers or a LaTeX fraction of them; else None."""
-    if len(answer) > 100:  # no number that anybody was asked for, and int() refuses more than 4,300 digits
-        return None
-    text = answer.replace("\\,", "").replace("\\!", "").replace("{,}", ",").replace("\\%", "%").replace("\\$", "$")
-    text = text.strip().removeprefix("$").removesuffix("%").strip().replace("−", "-")
-    text = _FRACTION.sub(r"\g<1>\2/\3", text) if "\\" in text else text
-    ratio = _RATIO.fullmatch(text)
-    if ratio and int(ratio.group(2)):
-        return Fraction(int(ratio.group(1)), int(ratio.group(2)))
-    if any(c.isdigit() for c in text) and _NUMBER.fullmatch(text):
-        return Fraction(text.replace(",", ""))
+def options(choices) -> dict[str, str]:
+    """Letter -> text, from a list, a mapping, or a mapping of `label` and `text` lists."""
+    if isinstance(choices, dict) and "text" in choices and "label" in choices:
+        choices = dict(zip(choices["label"], choices["text"], strict=False))
+    if isinstance(choices, dict):
+        return {str(letter).upper(): str(text) for letter, text in choices.items()}
+    found = list(choices) if isinstance(choices, list | tuple) else []
+    return {
+        letter: re.sub(rf"^\(?{letter}[.:)]\s*", "", str(text)) for letter, text in zip("ABCDEFGHIJ", found, strict=False)
+    }
+
+
+def _decide(answer: str | None, solution, tolerance: float, given: dict[str, str]) -> Verdict | tuple[str, str]:
+    """A verdict, or the pair (gold, answer) that only math-verify can decide."""
+    gold = gold_answer(solution)
+    if gold is None:
+        return Verdict(None, "unreadable gold")
+    if answer is None or not answer.strip():
+        return Verdict(False, "no answer")
+    if len(answer) > 20 * MAX_CHARACTERS and len(answer) > 2 * len(gold):
+        return Verdict(False, "refused")
+    answer = unwrap(answer)
+    if answer == gold:
+        return Verdict(True, "text")
+    chosen = _choice(answer, gold, given, tolerance)
+    return chosen if chosen is not None else _compare(answer, gold, tolerance)
+
+
+def _choice(answer: str, gold: str, given: dict[str, str], tolerance: float) -> Verdict | tuple[str, str] | None:
+    """A verdict where the gold is a letter, or the row has options; None where this is no matter of choice."""
+    right, said = _letter(gold), _letter(answer)
+    if right is not None and said is not None:
+        return Verdict(said == right, "choice")
+    if right in given:
+        return _compare(answer, unwrap(given[right]), tolerance)
+    if right is not None and len(gold) > 1:  # `(B)` is a letter; a bare one may be a variable
+        return Verdict(False, "choice")
+    if said in given:
+        return _compare(unwrap(given[said]), gold, tolerance)
     return None
 
 
-def is_right(answer: str | None, solution) -> bool | None:
-    """Whether `answer` (None: there is none) equals the gold in `solution`; None where the gold cannot be read."""
-    gold = gold_answer(solution)
-    if gold is None:
+def _letter(text: str) -> str | None:
+    """The choice that a text names: `B`, `(b)`, `B.`, `Option B`, `B) because ...`; None for two of them, or none."""
+    match = _LETTER.fullmatch(text)
+    if match is None or re.search(r"[([]?\b[A-J][)\].]", match["said"] or ""):
         return None
-    if answer is None:
-        return False
-    answer, gold = unwrap(answer), unwrap(gold)
+    letter = match[1] or match[2] or match[3]
+    return letter.upper() if match[3] is None or letter.isupper() or len(text) > 1 else None
+
+
+def _compare(answer: str, gold: str, tolerance: float) -> Verdict | tuple[str, str]:
+    """Numbers, then equal text, then what math-verify has to decide."""
     if answer == gold:
-        return True
-    value, gold_value = as_number(answer), as_number(gold)
-    if value is not None and gold_value is not None:
-        return value == gold_value
-    if gold_value is not None and _UNFINISHED.search(answer):
-        return False  # 47+38 is the question, not the answer
-    if _looks_mathematical(gold) and _looks_mathematical(answer):
-        return _same_expression(answer, gold)
-    return " ".join(answer.casefold().split()) == " ".join(gold.casefold().split())
+        return Verdict(True, "text")
+    answer, gold = _exact_side(answer), _exact_side(gold)
+    (name, value), (gold_name, gold_value) = _named(answer), _named(gold)
+    if gold_name and name and normal(name) != normal(gold_name):
+        return Verdict(False, "text")
+    if (name or gold_name) and (name or "=" not in answer) and (gold_name or "=" not in gold):
+        answer, gold = unwrap(value), unwrap(gold_value)  # x=5 and 5, or x=5 and x=5
+    number, gold_number = quantity(answer), quantity(gold)
+    if number and gold_number:
+        return Verdict(_same_quantity(number, gold_number, tolerance), "number")
+    if normal(answer) == normal(gold):
+        return Verdict(True, "text")
+    if gold_number and _SUM.search(answer) and "=" not in answer:
+        return Verdict(False, "number")
+    answer, gold, units_agree = _without_units(answer, gold)
+    if not units_agree or not (_is_mathematical(answer) and _is_mathematical(gold)):
+        return Verdict(False, "text")
+    if _too_much(answer) or _too_much(gold):
+        return Verdict(False, "refused")
+    return plain(gold), plain(answer)
 
 
-def _looks_mathematical(text: str) -> bool:
-    """Short, shallow, without towers, and with a digit or a sign that mathematics uses."""
-    if len(text) > MAX_EXPRESSION_CHARACTERS or _HUGE.search(text):
+def _same_quantity(said: Quantity, gold: Quantity, tolerance: float) -> bool:
+    if not same_unit(said.unit, gold.unit):
         return False
+    wanted = [gold.value]
+    if gold.percent and not said.percent:
+        wanted.append(gold.value / 100)
+    return any(said.value == w or abs(said.value - w) <= tolerance * abs(w) for w in wanted)
+
+
+def _exact_side(text: str) -> str:
+    r"""`\sqrt2 \approx 1.414` means its left side; `x \approx 1.414` has only its right one."""
+    if not _NEARLY.search(text):
+        return text
+    left, right = _NEARLY.split(text, maxsplit=1)
+    return f"{left}={right}" if re.fullmatch(r"\s*\\?[A-Za-z]{1,8}\s*", left) else left.strip()
+
+
+def _named(text: str) -> tuple[str, str]:
+    """(`x`, `5`) of `x=5`; ('', text) of what has no name before an only equals sign."""
+    match = _NAME.fullmatch(text) if text.count("=") == 1 else None
+    return (match["name"] or "", match["rest"]) if match else ("", text)
+
+
+def normal(text: str) -> str:
+    """A text without case, quotes and spacing, except where a space keeps two numbers or words apart."""
+    text = plain(text).replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac").casefold().strip("\"'` .,!?")
+    return re.sub(r"(?<=[^\w\s])\s+|\s+(?=[^\w\s])", "", " ".join(text.split()))
+
+
+def _without_units(answer: str, gold: str) -> tuple[str, str, bool]:
+    r"""Both without the unit behind an expression (`3\sqrt2 \text{ cm}`), and whether the units agree."""
+    (answer, unit), (gold, gold_unit) = _split_unit(answer), _split_unit(gold)
+    return answer, gold, same_unit(unit, gold_unit)
+
+
+def _split_unit(text: str) -> tuple[str, str]:
+    match = re.fullmatch(r"(.*[\d}).])\s*(?:\\(?:text|mathrm|mbox)\{([^{}\d]+)\}|\s([A-Za-z]{2,}))(\^\{?[23]\}?)?", text)
+    if match is None or "=" in text:
+        return text, ""
+    unit = spell_unit((match[2] or match[3]) + (match[4] or ""))
+    words = unit.split()
+    known = words and (all(w in UNITS or w in ("/", "square", "cubic") for w in words) or (match[2] and len(words) == 1))
+    return (match[1], unit) if known and words[0] not in ("or", "and") else (text, "")
+
+
+def _is_mathematical(text: str) -> bool:
+    """A digit or a sign that mathematics uses, and no words but functions and LaTeX commands."""
+    bare = re.sub(r"\\text\{\s*(?:or|and)\s*\}", ",", text)
+    for word in _COMMAND.findall(bare):
+        if not word.startswith(("\\", "begin", "end")) and word.casefold() not in _FUNCTIONS:
+            return False
+    return bool(re.search(r"[\d\\=^+*/<>|∞π√∪∅]", text)) and not re.search(r"[\u4e00-\u9fff]", text)
+
+
+def _too_much(text: str) -> bool:
+    """Too long, too deep or too large for anybody's answer."""
+    if len(text) > MAX_CHARACTERS or _HUGE.search(text.replace(" ", "")):
+        return True
     depth = deepest = 0
     for character in text:
         depth += (character in "{([") - (character in "})]")
         deepest = max(deepest, depth)
-    return deepest <= MAX_DEPTH and bool(re.search(r"[\d\\=^+*/]", text))
+    return deepest > MAX_DEPTH
 
 
-def _same_expression(answer: str, gold: str) -> bool:
-    import logging
-
-    from math_verify import parse, verify  # half a second of sympy, only where LaTeX is met
-    from math_verify.errors import TimeoutException  # derives from BaseException in some releases
-
-    logging.getLogger("math_verify").setLevel(logging.ERROR)
-    # math-verify's timeouts are made of signal.alarm, which only the main thread has.
-    seconds = SECONDS if threading.current_thread() is threading.main_thread() else None
-    try:
-        sides = [parse(f"${side}$", parsing_timeout=seconds, raise_on_error=False) for side in (gold, answer)]
-        return all(sides) and verify(*sides, timeout_seconds=seconds, raise_on_error=False)
-    except TimeoutException:
-        return False
-
-
-def task_score(answer: str | None, task: dict) -> float:
-    """A reasoning-gym task's own score for an answer, from 0 to 1. `task` has `name`, and `entry` as JSON."""
-    import json
-
-    from reasoning_gym import get_score_answer_fn  # three seconds, only where such a row is met
-
-    if answer is None:
-        return 0.0
-    entry = json.loads(task["entry"])
-    score = float(get_score_answer_fn(task["name"])(answer=answer, entry=entry))
-    # Most scorers give a crumb (0.01 to 0.05) for any answer at all; an answer is not accuracy.
-    return score if score >= 0.1 else 0.0
+def _balanced(text: str) -> bool:
+    depth = 0
+    for character in text.replace("\\{", "").replace("\\}", ""):
+        depth += (character == "{") - (character == "}")
+        if depth < 0:
+            return False
+    return depth == 0

@@ -1,0 +1,202 @@
+r"""Are two expressions equal? By math-verify, and by a few rules where it and the policy in verify.py part.
+
+Heavy (sympy), and without an end for some inputs: only `suite.rewards.worker` imports this, under its limits.
+"""
+
+import functools
+import logging
+import re
+from fractions import Fraction
+
+from math_verify import LatexExtractionConfig, parse, verify
+from sympy import And, Basic, Expr, FiniteSet, I, Interval, MatrixBase, Or, Pow, Rational, Set, Symbol, Tuple
+from sympy import UnevaluatedExpr, simplify
+from sympy.core.relational import Eq, Relational
+
+logging.getLogger("math_verify").setLevel(logging.ERROR)
+
+_CONFIG = (LatexExtractionConfig(),)
+_DECIMAL = re.compile(r"(?<![\d.])(\d*)\.(\d+)(?![\d.])")
+_REPEATING = re.compile(r"(\d+)\.(\d*)\\(?:overline|dot|bar)\s*\{(\d+)\}")
+_OR = re.compile(r"\\text\{\s*or\s*\}|\bor\b|\\lor\b|\\vee\b|[;；]")
+_AND = re.compile(r"\\text\{\s*and\s*\}|\band\b|\\land\b|\\wedge\b")
+_UNICODE = {
+    ord(a): b for a, b in {
+        "×": r"\times ", "·": r"\cdot ", "÷": r"\div ", "√": r"\sqrt", "π": r"\pi ", "∞": r"\infty ", "≤": r"\le ",
+        "≥": r"\ge ", "≠": r"\ne ", "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in ", "∅": r"\emptyset ", "θ": r"\theta ",
+        "α": r"\alpha ", "β": r"\beta ", "ℝ": r"\mathbb{R}", "±": r"\pm ", "°": r"^\circ ",
+    }.items()
+}  # fmt: skip
+WARM_UP = [
+    (r"\frac{\sqrt{3}}{2}", r"\sqrt{3}/2"), (r"x^2-1", r"(x-1)(x+1)"), (r"\{1,2\}", r"\{2,1\}"), (r"[1,2)", r"(1,2]"),
+    (r"(-\infty,1)\cup(2,\infty)", r"x<1 \text{ or } x>2"), (r"y=2x+1", r"y-2x=1"), (r"\pm 2", "-2, 2"),
+    (r"\begin{pmatrix}1&2\\3&4\end{pmatrix}", r"\begin{bmatrix}1&2\\3&4\end{bmatrix}"), ("3+4i", "4i+3"),
+    (r"\log_2 8", "3"), (r"\sin^2x+\cos^2x", "1"), (r"\frac{\pi}{2}", r"\pi/2"), (r"2^{10}", "1024"), (r"e^{x}", "x!"),
+    (r"\sqrt[3]{8}", r"|x|"), (r"x \in [1,2]", r"1\le x\le 2"), (r"(1, 2, 3)", r"(1, 2, 4)"), (r"\frac{x+1}{y}", "3x"),
+]  # fmt: skip
+
+
+def warm_up() -> None:
+    """Meet most constructs once: the parser learns its grammar as it goes, and the first of each kind is slow."""
+    for pair in WARM_UP:
+        same(*pair)
+
+
+def same(gold: str, answer: str) -> bool:
+    """Whether two LaTeX expressions, without dollars around them, are equal by the policy in verify.py."""
+    if "=" in answer and not re.search(r"[=<>]|\\[lg]eq?\b|\\in\b", gold):
+        sides = [side.strip() for side in re.split(r"(?<![<>!\\])=", answer)]
+        if re.search(r"\d|\\", sides[0]) and not re.fullmatch(r"[A-Za-z](?:_\{?\w+\}?)?\s*(?:\(.*\))?|\\[a-z]+", sides[0]):
+            # 40+2=42 has to be true; (x+1)^2=x^2+2x+1 as well
+            return all(_equal(sides[-1], side) for side in sides[:-1]) and _equal(gold, sides[-1])
+        answer = sides[-1] if len(sides) > 1 and all(sides) else answer
+    return _equal(gold, answer)
+
+
+def _equal(gold: str, answer: str) -> bool:
+    if _brackets_differ(gold, answer):
+        return False
+    golds, answers = _parse(gold), _parse(answer)
+    if not golds or not answers:
+        return False
+    ours = _by_our_rules(golds[0], answers[0])
+    if ours is not None:
+        return ours
+    if _clearly_different(golds[0], answers[0]):
+        return False
+    return bool(verify(list(golds), list(answers), timeout_seconds=None, allow_set_relation_comp=True))
+
+
+@functools.lru_cache(maxsize=2000)
+def _parse(text: str) -> tuple:
+    """What math-verify reads in an expression, the reading itself first. Decimals become fractions: sympy would
+    compare floats by their first six places."""
+    text = text.translate(_UNICODE).replace("\\langle", "(").replace("\\rangle", ")")
+    text = _REPEATING.sub(_repeating, text)
+    joined = _alternatives(text)
+    if joined is not None:
+        return joined
+    return tuple(parse(f"${_DECIMAL.sub(_fraction, text)}$", _CONFIG, parsing_timeout=None))
+
+
+def _fraction(match: re.Match) -> str:
+    return rf"\frac{{{int(match[1] + match[2])}}}{{{10 ** len(match[2])}}}"
+
+
+def _repeating(match: re.Match) -> str:
+    before, start, again = match.groups()
+    nines = 10 ** len(start) * (10 ** len(again) - 1)
+    value = int(before) + Fraction(int(start or 0), 10 ** len(start)) + Fraction(int(again), nines)
+    return rf"\frac{{{value.numerator}}}{{{value.denominator}}}"
+
+
+def _alternatives(text: str) -> tuple | None:
+    """`x<1 or x>2` as a union, `x>1 and x<2` as an intersection; None for what is no such chain of inequalities."""
+    for pattern, join in ((_OR, Or), (_AND, And)):
+        parts = pattern.split(text)
+        if len(parts) > 1:
+            found = [_parse(part.strip().strip(",")) for part in parts]
+            relations = [f[0] for f in found if f and _is_inequality(f[0])]
+            if len(relations) == len(parts):
+                return (join(*relations),)
+            if join is And:
+                return tuple(parse(f"${','.join(parts)}$", _CONFIG, parsing_timeout=None))
+    return None
+
+
+def _is_inequality(value) -> bool:
+    if isinstance(value, Relational):
+        return not isinstance(value, Eq)
+    parts = getattr(value, "_unsorted_args", value.args if isinstance(value, Basic) else ())
+    return bool(parts) and type(value).__name__ in ("And", "Or") and all(_is_inequality(part) for part in parts)
+
+
+def _by_our_rules(gold, answer) -> bool | None:
+    """A verdict where ours is not math-verify's, or where it cannot give one; None to leave it to math-verify."""
+    if isinstance(gold, str) or isinstance(answer, str):
+        return None
+    as_sets = _region(gold), _region(answer)
+    if all(s is not None for s in as_sets) and (_is_inequality(gold) or _is_inequality(answer)):
+        symbols = [v.free_symbols for v in (gold, answer) if _is_inequality(v)]
+        if len({frozenset(s) for s in symbols}) > 1:
+            return False  # x>2 and y>2
+        return as_sets[0] == as_sets[1]
+    if isinstance(gold, Eq) and isinstance(answer, Eq):
+        return True if _proportional(gold, answer) else None
+    if _may_be_complex(gold) and _may_be_complex(answer) and (_has_imaginary(gold) or _has_imaginary(answer)):
+        try:
+            return bool(simplify(_with_unit(gold) - _with_unit(answer)) == 0)
+        except (TypeError, AttributeError, ValueError):
+            return None
+    return None
+
+
+def _proportional(gold: Eq, answer: Eq) -> bool:
+    """`2x+4y=6` and `x+2y=3`: one side taken from the other leaves the same up to a factor."""
+    try:
+        factor = simplify((gold.lhs - gold.rhs) / (answer.lhs - answer.rhs))
+        return bool(factor.is_number and factor.is_finite and not factor.is_zero)
+    except (TypeError, AttributeError, ValueError):  # equations between sets, tuples or matrices
+        return False
+
+
+def _may_be_complex(value) -> bool:
+    return isinstance(value, Basic) and not isinstance(value, Set | Relational | MatrixBase | Tuple)
+
+
+def _has_imaginary(value) -> bool:
+    roots = (p for p in value.atoms(Pow) if p.exp.is_Rational and not p.exp.is_Integer)
+    return value.has(I) or any(s.name == "i" for s in value.free_symbols) or any(p.base.is_negative for p in roots)
+
+
+def _with_unit(value):
+    """The value with the letter i as the imaginary unit, worked out."""
+    return value.subs({symbol: I for symbol in value.free_symbols if symbol.name == "i"}).doit()
+
+
+def _clearly_different(gold, answer) -> bool:
+    """Whether two expressions in the same unknowns have other values at one point: `simplify` may take a second to
+    find no way from one to the other, and half of what a model says is wrong."""
+    if not isinstance(gold, Expr) or not isinstance(answer, Expr) or gold.has(UnevaluatedExpr):
+        return False
+    names = {s.name for s in gold.free_symbols}
+    if answer.has(UnevaluatedExpr) or names != {s.name for s in answer.free_symbols}:
+        return False
+    point = {name: Rational(7919 + 104 * i, 6007) for i, name in enumerate(sorted(names))}
+    a, b = (v.subs({s: point[s.name] for s in v.free_symbols}).evalf(20) for v in (gold, answer))
+    if not (a.is_Number and b.is_Number and a.is_finite and b.is_finite):
+        return False
+    return abs(a - b) > 1e-9 * (1 + abs(a))
+
+
+def _region(value) -> Set | None:
+    """The part of the number line that an interval, a union or an inequality in one unknown means."""
+    if isinstance(value, Set):
+        return value if isinstance(value, Interval) or not isinstance(value, FiniteSet) else None
+    if _is_inequality(value) and len(value.free_symbols) == 1:
+        try:
+            plain = And(*value._unsorted_args) if type(value).__name__ == "And" else value
+            symbol = next(iter(value.free_symbols))
+            return plain.subs(symbol, Symbol("x", real=True)).as_set()
+        except (NotImplementedError, TypeError, ValueError, AttributeError):
+            return None
+    return None
+
+
+def _brackets_differ(gold: str, answer: str) -> bool:
+    """A set is no tuple and no interval; math-verify lets some of them pass."""
+    kinds = {_bracket(gold), _bracket(answer)}
+    return "{" in kinds and ("(" in kinds or "[" in kinds)
+
+
+def _bracket(text: str) -> str:
+    """The bracket around a whole list, or '' for a bare one, several, or no list at all."""
+    text = text.replace("\\{", "{").replace("\\}", "}").replace("\\lbrace", "{").replace("\\rbrace", "}").strip()
+    if "," not in text or text[:1] not in ("(", "[", "{") or text[-1:] not in (")", "]", "}"):
+        return ""
+    depth = 0
+    for at, character in enumerate(text):
+        depth += (character in "([{") - (character in ")]}")
+        if depth == 0 and at < len(text) - 1:
+            return ""
+    return text[0]
