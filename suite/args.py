@@ -7,6 +7,7 @@ value, the choices and the way out.
 import enum
 import inspect
 import json
+import math
 import os
 import sys
 import time
@@ -32,7 +33,7 @@ SUCCESSORS = {
     "no_cuda": "it is now `use_cpu`",
     "vllm_device": "vLLM shares the training GPU (`vllm_mode: colocate`) or has its own process (`vllm_mode: server`)",
     "max_completion_len": "it is `max_completion_length`",
-    "reward_model_name_or_path": "name the reward model in `reward_funcs`",
+    "reward_model_name_or_path": "name the reward model, as owner/model or a directory, in `reward_funcs`",
     **dict.fromkeys(
         ("cliprange", "cliprange_value", "kl_coef", "num_ppo_epochs", "vf_coef", "whiten_rewards"),
         "TRL dropped the PPO trainer; `suite grpo` takes its place",
@@ -79,13 +80,25 @@ class RewardArguments:
 
     reward_funcs: list[str] = field(
         default_factory=lambda: ["accuracy", "format"],
-        metadata={"help": "Names from `suite list rewards`, or dotted paths of your own functions."},
+        metadata={
+            "help": "Names from `suite list rewards`, dotted paths of your own functions, or reward models (owner/name)."
+        },
     )
     reward_kwargs: dict | str | None = field(
         default=None, metadata={"help": "Knobs by reward: {overlong: {max_completion_len: 512}}."}
     )
+    reward_schedule: dict | str | None = field(
+        default=None,
+        metadata={"help": "Weights that move between two steps: {format: {from: 1.0, to: 0.1, start: 0, end: 200}}."},
+    )
 
     def __post_init__(self):
+        if not self.reward_funcs or len(set(self.reward_funcs)) < len(self.reward_funcs):
+            raise ValueError(f"reward_funcs: {self.reward_funcs} must name at least one reward, and none twice.")
+        self.reward_schedule = {
+            name: _check_schedule(name, entry, self.reward_funcs)
+            for name, entry in as_mapping("reward_schedule", self.reward_schedule).items()
+        }
         self.reward_kwargs = {
             name: as_mapping(f"reward_kwargs.{name}", knobs)
             for name, knobs in as_mapping("reward_kwargs", self.reward_kwargs).items()
@@ -96,6 +109,21 @@ class RewardArguments:
                 f"reward_kwargs has knobs for '{unused[0]}', which reward_funcs {self.reward_funcs} does not name."
                 f"{nearest(unused[0], self.reward_funcs)}"
             )
+
+
+def _check_schedule(name: str, entry, reward_funcs: list[str]) -> dict:
+    """One weight's way: numbers `from` and `to`, steps `start` and `end`."""
+    key = f"reward_schedule.{name}"
+    if name not in reward_funcs:
+        raise ValueError(f"{key}: reward_funcs {reward_funcs} does not name it.{nearest(name, reward_funcs)}")
+    entry = as_mapping(key, entry)
+    hints = {"from": float, "to": float, "start": int, "end": int}
+    if entry.keys() != hints.keys():
+        raise ValueError(f"{key} needs the keys {', '.join(hints)}, and has {', '.join(map(str, entry)) or 'none'}.")
+    entry = {k: coerce(f"{key}.{k}", v, hints[k]) for k, v in entry.items()}
+    if not 0 <= entry["start"] < entry["end"] or not all(math.isfinite(v) for v in entry.values()):
+        raise ValueError(f"{key}: steps must have 0 <= start < end and weights be finite, got {entry}.")
+    return entry
 
 
 def as_mapping(key: str, value: dict | str | None) -> dict:
@@ -299,6 +327,7 @@ def parse(dataclasses: Sequence[type], argv: Sequence[str] | None = None, *, nee
     _check_mixture(values)
     _check_precision(values)
     _check_group_size(values)
+    _check_weights(values)
     filled = parser.parse_args_into_dataclasses(args=words, look_for_args_file=False)
     for instance in filled:
         if "resume_from_checkpoint" in values and hasattr(instance, "resume_from_checkpoint"):
@@ -380,12 +409,28 @@ def _check_group_size(values: dict) -> None:
     )
     divisors = [d for d in range(2, batch + 1) if batch % d == 0]
     near = sorted(sorted(divisors, key=lambda d: abs(d - group))[:3])
-    below, above = batch // group * group, -(-batch // group) * group
+    unit = math.lcm(group, processes)  # a batch holds whole groups, and as much for every process
+    ways = [f"num_generations {' or '.join(map(str, near))}"] if near else []
+    ways.append(f"a batch of {' or '.join(str(b) for b in (batch // unit * unit, -(-batch // unit) * unit) if b)}")
     raise ValueError(
         f"num_generations {group} does not divide the batch: {sum_of_it}. "
-        f"Nearest values that work: num_generations {' or '.join(map(str, near))}; or a batch of "
-        f"{' or '.join(str(b) for b in (below, above) if b)}."
+        f"Nearest values that work: {'; or '.join(ways)}."
     )
+
+
+def _check_weights(values: dict) -> None:
+    weights, rewards = values.get("reward_weights"), values.get("reward_funcs")
+    if weights is not None and rewards is not None and len(weights) != len(rewards):
+        raise ValueError(
+            f"reward_weights {weights} has {len(weights)} numbers for {len(rewards)} rewards: {', '.join(rewards)}."
+        )
+
+
+def grpo_arguments() -> tuple[type, ...]:
+    """What a GRPO config may say; `suite score` reads the same file."""
+    from trl import DatasetMixtureConfig, GRPOConfig, ModelConfig, ScriptArguments
+
+    return ScriptArguments, GRPOConfig, ModelConfig, DatasetMixtureConfig, RewardArguments, RunArguments
 
 
 def answer_for(main: Callable, argv: Sequence[str] | None = None) -> int:

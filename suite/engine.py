@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 
 from suite import checkpoint
+from suite.columns import text_of
 from suite.run import tokenizer as load_tokenizer
 
 
@@ -182,3 +183,44 @@ def _saved_dtype(name: str) -> str:
 
     saved = AutoConfig.from_pretrained(name).dtype
     return "auto" if saved is None else str(saved).removeprefix("torch.")
+
+
+class RewardModel:
+    """A sequence classifier with one output as a reward, called and computed as TRL does inside GRPO."""
+
+    def __init__(self, name: str, batch_size: int = 16):
+        import torch
+        from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+        checkpoint.check_whole(name)
+        self.tokenizer = AutoTokenizer.from_pretrained(name)
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.model = AutoModelForSequenceClassification.from_pretrained(name, num_labels=1).to(device).eval()
+        if self.tokenizer.pad_token_id is None:
+            self.tokenizer.pad_token = self.tokenizer.eos_token
+        self.model.config.pad_token_id = self.tokenizer.pad_token_id
+        self.batch_size = batch_size
+
+    def __call__(self, prompts, completions, **columns) -> list[float]:
+        """The model's one output for each prompt and completion; conversations go through its own chat template."""
+        import torch
+
+        texts = [self._text(prompt, said) for prompt, said in zip(prompts, completions, strict=True)]
+        found: list[float] = []
+        for i in range(0, len(texts), self.batch_size):
+            inputs = self.tokenizer(
+                texts[i : i + self.batch_size],
+                return_tensors="pt",
+                padding=True,
+                padding_side="right",
+                add_special_tokens=False,
+            )
+            with torch.inference_mode():
+                found += self.model(**inputs.to(self.model.device)).logits[:, 0].float().tolist()
+        return found
+
+    def _text(self, prompt, completion) -> str:
+        if isinstance(prompt, str):
+            return prompt + text_of(completion)
+        said = completion if isinstance(completion, list) else [{"role": "assistant", "content": completion}]
+        return self.tokenizer.apply_chat_template(prompt + said, tokenize=False)

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 
-from suite import args, checkpoint, columns, engine, metrics, reasoning, record, rewards, run
+from suite import args, checkpoint, columns, engine, metrics, record, rewards, run
 
 
 @dataclass
@@ -116,7 +116,8 @@ def evaluate_one(name: str, rows: list[dict], evaluate: EvaluateArguments) -> tu
                 seed=evaluate.seed,
             )
             sampled = model.complete(prompts, sampling, partial(bar, desc=f"{Path(name).name}: sampled"))
-    said = score(rows, greedy, "greedy") + score(rows, sampled, "sampled")
+    opened = run.opens_thinking(model.tokenizer)
+    said = score(rows, greedy, "greedy", opened) + score(rows, sampled, "sampled", opened)
     measured = summarize(said, evaluate.num_generations)
     return {
         "accuracy": measured["accuracy"]["value"],
@@ -128,18 +129,22 @@ def evaluate_one(name: str, rows: list[dict], evaluate: EvaluateArguments) -> tu
     }, said
 
 
-def score(rows: list[dict], completions: list[list[engine.Completion]], kind: str) -> list[dict]:
+def score(rows: list[dict], completions: list[list[engine.Completion]], kind: str, think_opened: bool = False) -> list[dict]:
     """One row a completion: what was asked, what was said, and what each reading of it earns."""
     readings = {
-        "accuracy": rewards.load("accuracy"),
-        "strict": rewards.load("accuracy", {"reading": "tags"}),
-        "lenient": rewards.load("accuracy", {"reading": "lenient"}),
-        "format": rewards.load("format"),
+        "accuracy": rewards.load("accuracy", think_opened=think_opened),
+        "strict": rewards.load("accuracy", {"reading": "tags"}, think_opened=think_opened),
+        "lenient": rewards.load("accuracy", {"reading": "lenient"}, think_opened=think_opened),
+        "format": rewards.load("format", think_opened=think_opened),
     }
     flat = [(number, row, c) for number, (row, group) in enumerate(zip(rows, completions, strict=True)) for c in group]
     texts = [c.text for _, _, c in flat]
-    given = {"solution": [row["solution"] for _, row, _ in flat], "task": [row.get("task") for _, row, _ in flat]}
-    scores = {name: reward(texts, **given) for name, reward in readings.items()}
+    columns_there = [name for name in rows[0] if name not in ("prompt", "completion")]
+    given = {name: [row.get(name) for _, row, _ in flat] for name in columns_there}
+    given["prompts"] = [row["prompt"] for _, row, _ in flat]
+    extra: dict[str, list] = {}
+    scores = {name: reward(texts, **given) for name, reward in readings.items() if name != "accuracy"}
+    scores["accuracy"] = readings["accuracy"](texts, **given, log_extra=extra.__setitem__)
     return [
         {
             "row": number,
@@ -149,7 +154,8 @@ def score(rows: list[dict], completions: list[list[engine.Completion]], kind: st
             else row["prompt"],
             "solution": row["solution"],
             "completion": c.text,
-            "answer": reasoning.final_answer(c.text),
+            "answer": extra["answer"][i],
+            "judged_by": extra["judged_by"][i],
             "tokens": c.tokens,
             "finished": c.finished,
             **{name: values[i] for name, values in scores.items()},
@@ -162,6 +168,8 @@ def summarize(said: list[dict], samples: int) -> dict:
     """Metric -> value, ci95 and n. Those of the samples are per problem, so that n counts problems, not samples."""
     greedy = [row for row in said if row["kind"] == "greedy"]
     measured = {name: metrics.rate([r[name] for r in greedy]) for name in ("accuracy", "strict", "lenient", "format")}
+    unjudged = ("timeout", "crash", "refused", "unreadable gold")
+    measured["unjudged"] = metrics.rate([float(r["judged_by"] in unjudged) for r in greedy])
     measured["truncated"] = metrics.rate([float(not r["finished"]) for r in greedy])
     measured["tokens"] = metrics.mean([r["tokens"] for r in greedy])
     if samples:

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from suite import args, checkpoint, columns, data, reasoning, rewards
+from suite.rewards import proof
 
 SPLITS = ("train", "test")
 
@@ -110,28 +111,28 @@ def _with_system(row: dict, system_prompt: str) -> dict:
 
 
 def _proven(rows: list[dict], where: str, may_drop: int) -> tuple[list[dict], int]:
-    """(rows, how many were dropped): a gold answer, written as a completion, must earn accuracy 1.0."""
+    """(rows, how many were dropped): a gold answer, written as a completion, must earn full marks."""
     if not rows:
         raise ValueError(f"{where} has no rows.")
     columns.check(rows[0].keys(), columns.SHAPES, where)
     if "solution" not in rows[0]:
         return rows, 0
-    accuracy = rewards.load("accuracy")
-    bad = {}
-    for number, row in enumerate(rows):
-        completion = reasoning.write("The gold answer.", str(row["solution"]))
-        score = accuracy([completion], solution=[row["solution"]], task=[row.get("task")])[0]
-        if score != 1.0:
-            bad[number] = score
+    names = dict.fromkeys(name for row in rows for name in row)
+    reward = rewards.load("code" if "tests" in names else "accuracy")
+    given = {name: [row.get(name) for row in rows] for name in names if name not in ("prompt", "completion")}
+    scores = reward([proof.gold_completion(row) for row in rows], **given)
+    bad = [number for number, score in enumerate(scores) if score != 1.0]
     if len(bad) > may_drop:
-        number, score = next(iter(bad.items()))
+        unreadable = sum(scores[number] is None for number in bad)
+        number = bad[0]
         prompt = columns.text_of(rows[number].get("prompt", ""))[-200:]
         raise ValueError(
-            f"{where}: {len(bad)} of {len(rows)} gold answers do not earn accuracy 1.0. The first is row {number + 1}: "
-            f"solution {rows[number]['solution']!r} earns {score}, prompt ends '{prompt}'. Mend the rows, or allow "
-            f"it: --drop_unproven {len(bad)}."
+            f"{where}: {len(bad)} of {len(rows)} gold answers do not prove themselves: {unreadable} are unreadable, "
+            f"{len(bad) - unreadable} do not earn 1. The first is row {number + 1}: solution "
+            f"{rows[number]['solution']!r} earns {scores[number]}, prompt ends '{prompt}'. Mend the rows, or allow it: "
+            f"--drop_unproven {len(bad)}."
         )
-    return [row for number, row in enumerate(rows) if number not in bad], len(bad)
+    return [row for row, score in zip(rows, scores, strict=True) if score == 1.0], len(bad)
 
 
 def _write_parquet(rows: list[dict], path: Path) -> None:

@@ -12,7 +12,10 @@ def entries(folder: Path, function: str) -> dict[str, str]:
     """
     found = {}
     for path in sorted(p for p in folder.glob("*.py") if not p.name.startswith("_")):
-        tree = ast.parse(path.read_text(encoding="utf-8"))
+        try:
+            tree = ast.parse(path.read_text(encoding="utf-8"))
+        except SyntaxError as error:
+            raise ValueError(f"{path}, line {error.lineno}: {error.msg}.") from None
         wanted = function.format(name=path.stem)
         if any(isinstance(node, ast.FunctionDef) and node.name == wanted for node in tree.body):
             found[path.stem] = (ast.get_docstring(tree) or "").partition("\n")[0]

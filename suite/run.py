@@ -7,7 +7,7 @@ import time
 from importlib.metadata import version
 from pathlib import Path
 
-from suite import checkpoint, columns
+from suite import checkpoint, columns, reasoning
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate")
 # What may differ between a run and its continuation.
@@ -181,6 +181,14 @@ def tokenizer(name: str | None, revision: str = "main", *, needs_template: bool 
             "(SFT), or start from a checkpoint that has one."
         )
     return found
+
+
+def opens_thinking(tokenizer) -> bool:
+    """Whether a chat template writes <think> behind every prompt, as R1-Distill's does."""
+    if not tokenizer.chat_template:
+        return False
+    asked = [{"role": "user", "content": "?"}]
+    return reasoning.opens_thinking(tokenizer.apply_chat_template(asked, add_generation_prompt=True, tokenize=False))
 
 
 def model_init_kwargs(model, config) -> dict:

@@ -45,7 +45,8 @@ def test_completions_are_scored_by_every_reading():
     assert [row["accuracy"] for row in scored] == [1.0, 0.0]
     measured = evaluate.summarize(scored, 0)
     values = {name: m["value"] for name, m in measured.items()}
-    assert values == {"accuracy": 0.5, "strict": 0.5, "lenient": 1.0, "format": 0.5, "truncated": 0.5, "tokens": 19.5}
+    assert values == {"accuracy": 0.5, "strict": 0.5, "lenient": 1.0, "format": 0.5, "unjudged": 0.0, "truncated": 0.5,
+                      "tokens": 19.5}  # fmt: skip
     assert all(m["n"] == 2 and len(m["ci95"]) == 2 for m in measured.values())
 
 

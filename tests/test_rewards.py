@@ -107,7 +107,7 @@ def test_an_unknown_reading_is_refused():
 
 
 def test_an_unknown_reward_names_the_nearest():
-    with pytest.raises(ValueError, match="no reward 'acuracy'. There are: accuracy, format.*Did you mean 'accuracy'"):
+    with pytest.raises(ValueError, match="no reward 'acuracy'. There are: accuracy, .*format.*Did you mean 'accuracy'"):
         rewards.load("acuracy")
 
 

@@ -53,3 +53,8 @@ def load(name: str, given: dict | None = None, *, think_opened: bool = False) ->
     if think_opened and "think_opened" in there:
         turned.setdefault("think_opened", True)
     return functools.partial(reward, **turned) if turned else reward
+
+
+def load_all(funcs: list[str], kwargs: dict[str, dict], *, think_opened: bool = False) -> list[Callable | str]:
+    """The rewards of a run, in the order of `reward_funcs`, each with its part of `reward_kwargs`."""
+    return [load(name, kwargs.get(name), think_opened=think_opened) for name in funcs]

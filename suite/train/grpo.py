@@ -6,14 +6,12 @@ from suite import args, checkpoint, engine, rewards, run
 
 
 def arguments() -> tuple[type, ...]:
-    from trl import DatasetMixtureConfig, GRPOConfig, ModelConfig, ScriptArguments
-
-    return ScriptArguments, GRPOConfig, ModelConfig, DatasetMixtureConfig, args.RewardArguments, args.RunArguments
+    return args.grpo_arguments()
 
 
 def main(argv=None) -> None:
     script, config, model, mixture, reward, extra, written = args.parse(arguments(), argv)
-    reward_funcs = [rewards.load(name, reward.reward_kwargs.get(name)) for name in reward.reward_funcs]
+    rewards.load_all(reward.reward_funcs, reward.reward_kwargs)  # a bad knob is found before anything is loaded
     if config.use_vllm:
         engine.require_vllm("use_vllm: true")
     record = run.begin("grpo", config, written, model.model_name_or_path, script.dataset_name)
@@ -28,9 +26,13 @@ def main(argv=None) -> None:
 
     from trl import GRPOTrainer, get_peft_config, get_quantization_config
 
+    from suite.trainers import RewardSchedule
+
     trainer = GRPOTrainer(
         model=model.model_name_or_path,
-        reward_funcs=reward_funcs,
+        reward_funcs=rewards.load_all(
+            reward.reward_funcs, reward.reward_kwargs, think_opened=run.opens_thinking(tokenizer)
+        ),
         args=config,
         train_dataset=train_rows,
         eval_dataset=test_rows,
@@ -39,6 +41,8 @@ def main(argv=None) -> None:
         peft_config=get_peft_config(model),
         callbacks=callbacks,
     )
+    if reward.reward_schedule:
+        trainer.add_callback(RewardSchedule(trainer, reward.reward_funcs, reward.reward_schedule))
     run.finish(trainer, config, record)
 
 

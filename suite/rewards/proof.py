@@ -1,0 +1,110 @@
+"""What the rewards of a run give to completions made up from the gold answers: a trial without any model."""
+
+import inspect
+import statistics
+from collections.abc import Callable, Sequence
+
+from suite import reasoning
+from suite.rewards.verify import gold_answer, judge
+
+# Case -> what it is. All of one row are one group, as if a model had said them to the same prompt.
+CASES = {
+    "gold": "well-formed, with the row's own gold answer",
+    "other": "well-formed, with another row's gold answer",
+    "empty": "nothing",
+    "cut off": "the first half of the gold completion",
+    "format only": "well-formed, and no answer to the question",
+    "doubled": "the gold completion, and behind it the other one: two answers",
+}
+THINKING = "First, I read the question.\nThen, I work it out step by step.\nFinally, I check the result."
+
+
+def gold_completion(row: dict) -> str:
+    """A well-formed completion with the row's gold answer; for rows with `tests`, with its program."""
+    if row.get("tests") is not None:
+        return reasoning.write(THINKING, f"```python\n{row['solution']}\n```")
+    return reasoning.write(THINKING, gold_answer(row["solution"]) or "")
+
+
+def others(rows: Sequence[dict]) -> list[int]:
+    """For each row, the number of another one whose gold answer is a different one.
+
+    Raises `ValueError` where some row has none: nothing can be shown with golds that are all alike.
+    """
+    golds = [gold_answer(row["solution"]) for row in rows]
+    found: dict[int, int] = {}
+    for step in range(1, min(len(rows), 20)):
+        open_rows = [i for i in range(len(rows)) if i not in found]
+        pairs = [(i, (i + step) % len(rows)) for i in open_rows]
+        verdicts = judge([golds[j] for _, j in pairs], [rows[i]["solution"] for i, _ in pairs])
+        found |= {i: j for (i, j), v in zip(pairs, verdicts, strict=True) if golds[j] is not None and not v.right}
+    missing = next((i for i in range(len(rows)) if i not in found), None)
+    if missing is not None:
+        raise ValueError(f"Row {missing + 1} (gold {golds[missing]!r}) has no other row with another gold answer.")
+    return [found[i] for i in range(len(rows))]
+
+
+def completions(rows: Sequence[dict]) -> list[dict[str, str]]:
+    """Case -> completion, for each row."""
+    golds = [gold_completion(row) for row in rows]
+    return [
+        {
+            "gold": gold,
+            "other": golds[other],
+            "empty": "",
+            "cut off": gold[: len(gold) // 2],
+            "format only": reasoning.write(THINKING, "I do not know."),
+            "doubled": f"{gold}\n{golds[other]}",
+        }
+        for gold, other in zip(golds, others(rows), strict=True)
+    ]
+
+
+def is_about_correctness(reward: Callable) -> bool:
+    """Whether a reward says right or wrong, and nothing about length: it reads the gold and counts no tokens."""
+    names = inspect.signature(reward).parameters
+    return ("solution" in names or "tests" in names) and "completion_ids" not in names
+
+
+def weighted(scores: dict[str, Sequence[float | None]], weights: dict[str, float]) -> list[float]:
+    """The sum GRPO learns from, a number a completion: weights times rewards, what could not be judged left out."""
+    sums = zip(*scores.values(), strict=True)
+    return [sum(weights[n] * v for n, v in zip(scores, values, strict=True) if v is not None) for values in sums]
+
+
+def by_case(values: Sequence[float | None]) -> dict[str, list]:
+    """Scores in the order of rows and cases -> case -> one score a row."""
+    return {case: list(values[at :: len(CASES)]) for at, case in enumerate(CASES)}
+
+
+def spread(values: Sequence[float | None]) -> float:
+    """The mean standard deviation inside a row's group: 0 leaves GRPO nothing to learn."""
+    groups = [values[i : i + len(CASES)] for i in range(0, len(values), len(CASES))]
+    return statistics.fmean(statistics.pstdev([v for v in group if v is not None] or [0.0]) for group in groups)
+
+
+def failures(name: str, values: Sequence[float | None], wants_one: bool) -> list[str]:
+    """What is wrong with a reward, or with the weighted sum, in words: nothing where gold is ahead in every row."""
+    cases = by_case(values)
+    found = []
+    unreadable = [i for i, value in enumerate(cases["gold"]) if value is None]
+    if unreadable:
+        found.append(f"{name} cannot judge {_rows(unreadable)}: the gold answer is unreadable")
+    if wants_one:
+        low = [i for i, value in enumerate(cases["gold"]) if value is not None and value != 1.0]
+        if low:
+            found.append(f"{name} gives {cases['gold'][low[0]]:.3g} and not 1 to the gold answer of {_rows(low)}")
+    for case in list(CASES)[1:]:
+        ties = [
+            i
+            for i, (gold, value) in enumerate(zip(cases["gold"], cases[case], strict=True))
+            if gold is not None and value is not None and value >= gold
+        ]
+        if ties:
+            given = cases[case][ties[0]]
+            found.append(f"{name} gives '{case}' {given:.3g}, no less than gold, in {_rows(ties)}")
+    return found
+
+
+def _rows(numbers: list[int]) -> str:
+    return f"row {numbers[0] + 1}" + (f" and {len(numbers) - 1} more" if len(numbers) > 1 else "")

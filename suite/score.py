@@ -1,0 +1,348 @@
+"""Rows with completions become the same rows with a column per reward, and a table; or rewards prove themselves.
+
+suite score rows.jsonl --reward_funcs accuracy format
+suite score rows.jsonl --config configs/qwen2.5-0.5b/grpo.yaml
+suite score --prove data/gsm8k --config configs/qwen2.5-0.5b/grpo.yaml
+"""
+
+import asyncio
+import inspect
+import json
+import math
+import os
+import re
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from suite import args, checkpoint, columns, rewards
+from suite.rewards import proof
+
+CHUNK = 256  # completions that are scored together, and a step of the progress bar
+
+
+@dataclass
+class ScoreArguments:
+    """What is scored; which rewards do it is said by the keys of a GRPO config."""
+
+    rows: str | None = field(default=None, metadata={"help": "A .jsonl or .parquet file with a column `completion`."})
+    prove: str | None = field(default=None, metadata={"help": "A prepared data set, whose golds the rewards must like."})
+    output_file: str | None = field(default=None, metadata={"help": "Where the scored rows go; ROWS.scored.jsonl."})
+    max_rows: int | None = field(default=None, metadata={"help": "Take only the first rows; 200 with `prove`."})
+
+    def __post_init__(self):
+        if (self.rows is None) == (self.prove is None):
+            raise ValueError("Say what to score: `suite score ROWS.jsonl`, or `suite score --prove data/NAME`.")
+        if self.max_rows is not None and self.max_rows < 1:
+            raise ValueError(f"max_rows: {self.max_rows} must be at least 1.")
+
+
+@dataclass
+class WithoutConfig:
+    """The keys of a GRPO config that matter here, for a command line without one: TRL takes ten seconds to import."""
+
+    reward_weights: list[float] | None = field(default=None, metadata={"help": "Weights of the rewards; 1 each."})
+    model_name_or_path: str | None = field(default=None, metadata={"help": "Whose tokens count as length."})
+
+
+@dataclass
+class Score:
+    """What one reward gave: a number or None a completion, its own metrics, and the seconds it took."""
+
+    values: list[float | None]
+    metrics: dict[str, float]
+    seconds: float
+
+
+def arguments(with_config: bool = True) -> tuple[type, ...]:
+    theirs = args.grpo_arguments() if with_config else (WithoutConfig, args.RewardArguments)
+    return ScoreArguments, *theirs
+
+
+def main(argv=None) -> None:
+    path, words = args.take_config(list(sys.argv[1:] if argv is None else argv))
+    if words and not words[0].startswith("--"):
+        words = ["--rows", *words]
+    # A GPU's config is read on any machine: nothing of it is trained here.
+    cpu = ["--config", path, "--use_cpu", "true", "--bf16", "false", "--fp16", "false"] if path else []
+    parsed = args.parse(arguments(bool(path)), [*words, *cpu], needs_config=False)
+    score = parsed[0]
+    reward = next(p for p in parsed if isinstance(p, args.RewardArguments))
+    weights = next(p.reward_weights for p in parsed[1:] if hasattr(p, "reward_weights"))
+    model = next(p.model_name_or_path for p in parsed[1:] if hasattr(p, "model_name_or_path"))
+    tokenizer = _tokenizer(model) if path else None
+    funcs = _funcs(reward, tokenizer)
+    weights = dict(zip(funcs, weights or [1.0] * len(funcs), strict=True))
+    count = _token_counter(funcs, model, tokenizer)
+    if score.prove:
+        prove(Path(score.prove), score.max_rows or 200, funcs, weights, reward.reward_schedule, count)
+    else:
+        score_file(Path(score.rows), score, funcs, count)
+
+
+def _tokenizer(model: str | None):
+    """The tokenizer beside the model of a config, or None, said aloud, where there is none yet."""
+    if model and checkpoint.is_local(model) and (Path(model) / "tokenizer_config.json").is_file():
+        from suite import run
+
+        return run.tokenizer(model)
+    if model:
+        print(f"No tokenizer at '{model}' here: prompts are taken not to open <think>.")
+    return None
+
+
+def _funcs(reward: args.RewardArguments, tokenizer) -> dict[str, Callable]:
+    """Name -> reward, those of models loaded."""
+    opened = False
+    if tokenizer is not None:
+        from suite import run
+
+        opened = run.opens_thinking(tokenizer)
+    funcs = rewards.load_all(reward.reward_funcs, reward.reward_kwargs, think_opened=opened)
+    if any(isinstance(func, str) for func in funcs):
+        from suite.engine import RewardModel
+
+        funcs = [RewardModel(func) if isinstance(func, str) else func for func in funcs]
+    return dict(zip(reward.reward_funcs, funcs, strict=True))
+
+
+def _token_counter(funcs: dict[str, Callable], model: str | None, tokenizer) -> Callable[[str], list] | None:
+    """Text -> token ids, where some reward asks for them and rows may not have them."""
+    if not any("completion_ids" in inspect.signature(func).parameters for func in funcs.values()):
+        return None
+    if tokenizer is None and model and (Path(model) / "tokenizer_config.json").is_file():
+        from suite import run
+
+        tokenizer = run.tokenizer(model)
+    if tokenizer is not None:
+        return lambda text: tokenizer(text, add_special_tokens=False)["input_ids"]
+    print("No tokenizer: lengths are counted in words and signs, not in tokens. `--model_name_or_path` names one.")
+    return lambda text: re.findall(r"\w+|[^\w\s]", text)
+
+
+def score_file(path: Path, score: ScoreArguments, funcs: dict[str, Callable], count) -> None:
+    """Write the scored rows beside `path`, whole or not at all, and print the table."""
+    target = Path(score.output_file or path.with_suffix(f".scored{path.suffix}"))
+    if target.suffix not in (".jsonl", ".parquet"):
+        raise ValueError(f"output_file: '{target}' must end in .jsonl or .parquet.")
+    if target.exists():
+        raise ValueError(f"'{target}' exists. Name another place with `--output_file`, or remove it.")
+    rows = read_rows(path)[: score.max_rows]
+    _check_columns(rows, funcs, path, count)
+    scores = score_rows(rows, funcs, count, progress=True)
+    replaced = [name for name in funcs if name in rows[0]]
+    if replaced:
+        print(f"The columns {', '.join(replaced)} of '{path}' are replaced in '{target}'.")
+    _write(target, [{**row, **{n: s.values[i] for n, s in scores.items()}} for i, row in enumerate(rows)])
+    print(table(scores))
+    print(f"{len(rows)} rows: {target}")
+
+
+def read_rows(path: Path) -> list[dict]:
+    """The rows of a .jsonl or .parquet file. Raises `ValueError` for a broken one, naming its line or row."""
+    if not path.is_file():
+        raise ValueError(f"There is no file '{path}'.")
+    if path.suffix == ".parquet":
+        import pyarrow.parquet
+
+        try:
+            rows = list(enumerate(pyarrow.parquet.read_table(path).to_pylist(), 1))
+        except (pyarrow.ArrowException, OSError) as error:
+            raise ValueError(f"{path} cannot be read as parquet: {error}") from None
+        unit = "row"
+    elif path.suffix == ".jsonl":
+        rows, unit = list(_json_lines(path)), "line"
+    else:
+        raise ValueError(f"'{path}' must end in .jsonl or .parquet.")
+    if not rows:
+        raise ValueError(f"{path} has no rows.")
+    for number, row in rows:
+        said = row.get("completion")
+        if not isinstance(said, str) and not (isinstance(said, list) and all(_is_message(m) for m in said)):
+            has = f"has the columns {', '.join(row)}" if "completion" not in row else f"has {said!r:.60} there"
+            raise ValueError(f"{path}, {unit} {number}: needs a `completion`, text or messages, and {has}.")
+    return [row for _, row in rows]
+
+
+def _is_message(message) -> bool:
+    return isinstance(message, dict) and isinstance(message.get("content"), str | None)
+
+
+def _json_lines(path: Path) -> Iterator[tuple[int, dict]]:
+    """(line number, row) of every line that is not blank."""
+    for number, line in enumerate(path.read_bytes().split(b"\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise ValueError(f"{path}, line {number}: not JSON ({error}).") from None
+        if not isinstance(row, dict):
+            raise ValueError(f"{path}, line {number}: a row must be a JSON object, got {row!r:.60}.")
+        yield number, row
+
+
+def _check_columns(rows: list[dict], funcs: dict[str, Callable], path: Path, count) -> None:
+    """Every column that a reward cannot do without is in every row."""
+    for name, func in funcs.items():
+        for column, p in inspect.signature(func).parameters.items():
+            needed = p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD and column != "completions"
+            if not needed or (column == "completion_ids" and count) or column == "prompts" and "prompt" in rows[0]:
+                continue
+            column = "prompt" if column == "prompts" else column
+            without = next((i for i, row in enumerate(rows) if column not in row), None)
+            if without is not None:
+                raise ValueError(
+                    f"{path}: the reward '{name}' needs a column `{column}`, and row {without + 1} has "
+                    f"{', '.join(rows[without])}."
+                )
+
+
+def score_rows(rows: list[dict], funcs: dict[str, Callable], count=None, progress: bool = False) -> dict[str, Score]:
+    """Name -> what the reward gives to each row, called as GRPO calls it: groups whole, columns as lists."""
+    from tqdm import tqdm
+
+    found = {name: Score([None] * len(rows), {}, 0.0) for name in funcs}
+    with tqdm(total=len(rows), unit=" completions", disable=not progress) as bar:
+        for numbers in _chunks(rows):
+            batch = _batch([rows[i] for i in numbers], count)
+            for name, func in funcs.items():
+                begun = time.perf_counter()
+                values = call(name, func, batch, found[name].metrics)
+                found[name].seconds += time.perf_counter() - begun
+                for i, value in zip(numbers, values, strict=True):
+                    found[name].values[i] = value
+            bar.update(len(numbers))
+    return found
+
+
+def _chunks(rows: list[dict]) -> Iterator[list[int]]:
+    """Row numbers, about `CHUNK` at a time, all completions of one prompt together."""
+    groups: dict[str, list[int]] = {}
+    for i, row in enumerate(rows):
+        groups.setdefault(json.dumps(row.get("prompt", i), sort_keys=True, default=str), []).append(i)
+    chunk: list[int] = []
+    for group in groups.values():
+        chunk += group
+        if len(chunk) >= CHUNK:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
+
+
+def _batch(rows: list[dict], count) -> dict[str, list]:
+    """Columns as a reward gets them."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    batch = {name: [row.get(name) for row in rows] for name in names}
+    batch["completions"] = batch.pop("completion")
+    batch["prompts"] = batch.pop("prompt", [""] * len(rows))
+    if count and "completion_ids" not in batch:
+        batch["completion_ids"] = [count(columns.text_of(said)) for said in batch["completions"]]
+    return batch
+
+
+def call(name: str, func: Callable, batch: dict[str, list], metrics: dict[str, float]) -> list[float | None]:
+    """A reward's values for a batch; its own metrics are added up, shares as numbers of completions.
+
+    Raises `ValueError` for a reward that does not give one finite number, or None, for each.
+    """
+    n = len(batch["completions"])
+
+    def log_metric(metric: str, value: float) -> None:
+        metrics[metric] = metrics.get(metric, 0.0) + value * n
+
+    values = func(**batch, trainer_state=None, log_metric=log_metric, log_extra=None)
+    if inspect.iscoroutine(values):
+        values = asyncio.run(values)
+    values = [None if v is None else float(v) for v in values]
+    if len(values) != n or any(v is not None and not math.isfinite(v) for v in values):
+        raise ValueError(f"The reward '{name}' gave {values!r:.100} for {n} completions: one finite number, or None, each.")
+    return values
+
+
+def table(scores: dict[str, Score]) -> str:
+    """Mean, spread, share of None, timeouts and milliseconds of each reward, and whatever else it counted."""
+    width = max(map(len, [*scores, "reward"]))
+    lines = [f"{'reward':<{width}}     mean   spread   None  timeouts  ms a completion"]
+    for name, score in scores.items():
+        judged = [v for v in score.values if v is not None]
+        mean, spread = (statistics.fmean(judged), statistics.pstdev(judged)) if judged else (math.nan, math.nan)
+        timeouts = sum(value for metric, value in score.metrics.items() if metric.endswith("/timeouts"))
+        lines.append(
+            f"{name:<{width}}  {mean:7.3f}  {spread:7.3f}  {1 - len(judged) / len(score.values):5.1%}  {timeouts:8.0f}  "
+            f"{1000 * score.seconds / len(score.values):15.2f}"
+        )
+    for name, score in scores.items():
+        lines += [f"{name}: {metric} {value:.0f}" for metric, value in score.metrics.items() if round(value) > 0]
+    return "\n".join(lines)
+
+
+def _write(target: Path, rows: list[dict]) -> None:
+    partial = target.with_name(f".{target.name}.partial")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if target.suffix == ".parquet":
+        import pyarrow
+        import pyarrow.parquet
+
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), partial)
+    else:
+        partial.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    os.replace(partial, target)
+
+
+def prove(
+    directory: Path, max_rows: int, funcs: dict[str, Callable], weights: dict[str, float], schedule: dict, count
+) -> None:
+    """Print what each reward gives to each made-up case. Raises `ValueError` where gold does not come first."""
+    rows = _prepared(directory)[:max_rows]
+    said = proof.completions(rows)
+    flat = [{**row, "completion": text} for row, cases in zip(rows, said, strict=True) for text in cases.values()]
+    _check_columns(flat, funcs, directory, count)
+    scores = {name: score.values for name, score in score_rows(flat, funcs, count).items()}
+    found = []
+    for name, func in funcs.items():
+        if proof.is_about_correctness(func):
+            found += proof.failures(name, scores[name], wants_one=True)
+    lines = dict(scores)
+    for which in ("from", "to") if schedule else ("",):
+        sum_name = f"weighted sum ({'start' if which == 'from' else 'end'})" if which else "weighted sum"
+        now = weights | {name: way[which] for name, way in schedule.items()} if which else weights
+        lines[sum_name] = proof.weighted(scores, now)
+        found += proof.failures(sum_name, lines[sum_name], wants_one=False)
+    print(_proof_table(lines))
+    print("\n".join(f"  {case}: {what}" for case, what in proof.CASES.items()))
+    if found:
+        raise ValueError(f"The rewards do not prove themselves on {len(rows)} rows of {directory}: {'; '.join(found)}.")
+    print(f"Proven on {len(rows)} rows of {directory}: gold comes first everywhere.")
+
+
+def _prepared(directory: Path) -> list[dict]:
+    path = directory / "train.parquet"
+    if not path.is_file():
+        raise ValueError(f"There is no '{path}'. `suite prepare NAME` writes data/NAME; see `suite list data`.")
+    import pyarrow.parquet
+
+    rows = pyarrow.parquet.read_table(path).to_pylist()
+    columns.check(rows[0].keys() if rows else (), ("prompt+solution",), str(directory))
+    return rows
+
+
+def _proof_table(lines: dict[str, list[float | None]]) -> str:
+    """The mean of each case over the rows, and the spread inside a group."""
+    width = max(map(len, lines))
+    out = [f"{'':<{width}}" + "".join(f"{case:>13}" for case in [*proof.CASES, "spread"])]
+    for name, values in lines.items():
+        means = []
+        for case in proof.by_case(values).values():
+            judged = [v for v in case if v is not None]
+            means.append(f"{statistics.fmean(judged):13.3f}" if judged else f"{'-':>13}")
+        out.append(f"{name:<{width}}" + "".join(means) + f"{proof.spread(values):13.3f}")
+    return "\n".join(out)
+
+
+if __name__ == "__main__":
+    sys.exit(args.answer_for(main))
