@@ -81,7 +81,7 @@ class RewardArguments:
     reward_funcs: list[str] = field(
         default_factory=lambda: ["accuracy", "format"],
         metadata={
-            "help": "Names from `suite list rewards`, dotted paths of your own functions, or reward models (owner/name)."
+            "help": "Names from `suite list rewards`, dotted paths of your own functions, or reward models (owner/x)."
         },
     )
     reward_kwargs: dict | str | None = field(

@@ -129,7 +129,9 @@ def evaluate_one(name: str, rows: list[dict], evaluate: EvaluateArguments) -> tu
     }, said
 
 
-def score(rows: list[dict], completions: list[list[engine.Completion]], kind: str, think_opened: bool = False) -> list[dict]:
+def score(
+    rows: list[dict], completions: list[list[engine.Completion]], kind: str, think_opened: bool = False
+) -> list[dict]:
     """One row a completion: what was asked, what was said, and what each reading of it earns."""
     readings = {
         "accuracy": rewards.load("accuracy", think_opened=think_opened),

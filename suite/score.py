@@ -29,7 +29,9 @@ class ScoreArguments:
     """What is scored; which rewards do it is said by the keys of a GRPO config."""
 
     rows: str | None = field(default=None, metadata={"help": "A .jsonl or .parquet file with a column `completion`."})
-    prove: str | None = field(default=None, metadata={"help": "A prepared data set, whose golds the rewards must like."})
+    prove: str | None = field(
+        default=None, metadata={"help": "A prepared data set, whose golds the rewards must like."}
+    )
     output_file: str | None = field(default=None, metadata={"help": "Where the scored rows go; ROWS.scored.jsonl."})
     max_rows: int | None = field(default=None, metadata={"help": "Take only the first rows; 200 with `prove`."})
 
@@ -260,7 +262,9 @@ def call(name: str, func: Callable, batch: dict[str, list], metrics: dict[str, f
         values = asyncio.run(values)
     values = [None if v is None else float(v) for v in values]
     if len(values) != n or any(v is not None and not math.isfinite(v) for v in values):
-        raise ValueError(f"The reward '{name}' gave {values!r:.100} for {n} completions: one finite number, or None, each.")
+        raise ValueError(
+            f"The reward '{name}' gave {values!r:.100} for {n} completions: one finite number, or None, each."
+        )
     return values
 
 
@@ -273,8 +277,8 @@ def table(scores: dict[str, Score]) -> str:
         mean, spread = (statistics.fmean(judged), statistics.pstdev(judged)) if judged else (math.nan, math.nan)
         timeouts = sum(value for metric, value in score.metrics.items() if metric.endswith("/timeouts"))
         lines.append(
-            f"{name:<{width}}  {mean:7.3f}  {spread:7.3f}  {1 - len(judged) / len(score.values):5.1%}  {timeouts:8.0f}  "
-            f"{1000 * score.seconds / len(score.values):15.2f}"
+            f"{name:<{width}}  {mean:7.3f}  {spread:7.3f}  {1 - len(judged) / len(score.values):5.1%}  "
+            f"{timeouts:8.0f}  {1000 * score.seconds / len(score.values):15.2f}"
         )
     for name, score in scores.items():
         lines += [f"{name}: {metric} {value:.0f}" for metric, value in score.metrics.items() if round(value) > 0]

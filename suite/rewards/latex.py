@@ -9,17 +9,35 @@ import re
 from fractions import Fraction
 
 from math_verify import LatexExtractionConfig, parse, verify
-from sympy import And, Basic, Expr, FiniteSet, I, Interval, MatrixBase, Or, Pow, Rational, Set, Symbol, Tuple
-from sympy import UnevaluatedExpr, simplify
+from sympy import (
+    And,
+    Basic,
+    Expr,
+    FiniteSet,
+    I,
+    Interval,
+    MatrixBase,
+    Or,
+    Pow,
+    Rational,
+    Set,
+    Symbol,
+    Tuple,
+    UnevaluatedExpr,
+    simplify,
+)
 from sympy.core.relational import Eq, Relational
+
+from suite.rewards import lists
+from suite.rewards.numbers import quantity
 
 logging.getLogger("math_verify").setLevel(logging.ERROR)
 
 _CONFIG = (LatexExtractionConfig(),)
 _DECIMAL = re.compile(r"(?<![\d.])(\d*)\.(\d+)(?![\d.])")
+_SHORT_FRACTION = re.compile(r"\\[dtc]?frac\s*(\d)\s*(\d)")  # TeX takes one digit each, math-verify the rest
 _REPEATING = re.compile(r"(\d+)\.(\d*)\\(?:overline|dot|bar)\s*\{(\d+)\}")
-_OR = re.compile(r"\\text\{\s*or\s*\}|\bor\b|\\lor\b|\\vee\b|[;；]")
-_AND = re.compile(r"\\text\{\s*and\s*\}|\band\b|\\land\b|\\wedge\b")
+_CELLS = re.compile(r"\s*(&|\\\\)\s*")
 _UNICODE = {
     ord(a): b for a, b in {
         "×": r"\times ", "·": r"\cdot ", "÷": r"\div ", "√": r"\sqrt", "π": r"\pi ", "∞": r"\infty ", "≤": r"\le ",
@@ -32,7 +50,7 @@ WARM_UP = [
     (r"(-\infty,1)\cup(2,\infty)", r"x<1 \text{ or } x>2"), (r"y=2x+1", r"y-2x=1"), (r"\pm 2", "-2, 2"),
     (r"\begin{pmatrix}1&2\\3&4\end{pmatrix}", r"\begin{bmatrix}1&2\\3&4\end{bmatrix}"), ("3+4i", "4i+3"),
     (r"\log_2 8", "3"), (r"\sin^2x+\cos^2x", "1"), (r"\frac{\pi}{2}", r"\pi/2"), (r"2^{10}", "1024"), (r"e^{x}", "x!"),
-    (r"\sqrt[3]{8}", r"|x|"), (r"x \in [1,2]", r"1\le x\le 2"), (r"(1, 2, 3)", r"(1, 2, 4)"), (r"\frac{x+1}{y}", "3x"),
+    (r"\sqrt[3]{8}", r"|x|"), (r"x \in [1,2]", r"1\le x\le 2"), (r"x^2+y^2=1", "x+2y=6"), (r"\frac{x+1}{y}", "3x"),
 ]  # fmt: skip
 
 
@@ -44,9 +62,11 @@ def warm_up() -> None:
 
 def same(gold: str, answer: str) -> bool:
     """Whether two LaTeX expressions, without dollars around them, are equal by the policy in verify.py."""
-    if "=" in answer and not re.search(r"[=<>]|\\[lg]eq?\b|\\in\b", gold):
+    if "=" in answer and lists.split(answer) is None and not re.search(r"[=<>]|\\[lg]eq?\b|\\in\b", gold):
         sides = [side.strip() for side in re.split(r"(?<![<>!\\])=", answer)]
-        if re.search(r"\d|\\", sides[0]) and not re.fullmatch(r"[A-Za-z](?:_\{?\w+\}?)?\s*(?:\(.*\))?|\\[a-z]+", sides[0]):
+        if re.search(r"\d|\\", sides[0]) and not re.fullmatch(
+            r"[A-Za-z](?:_\{?\w+\}?)?\s*(?:\(.*\))?|\\[a-z]+", sides[0]
+        ):
             # 40+2=42 has to be true; (x+1)^2=x^2+2x+1 as well
             return all(_equal(sides[-1], side) for side in sides[:-1]) and _equal(gold, sides[-1])
         answer = sides[-1] if len(sides) > 1 and all(sides) else answer
@@ -54,8 +74,14 @@ def same(gold: str, answer: str) -> bool:
 
 
 def _equal(gold: str, answer: str) -> bool:
-    if _brackets_differ(gold, answer):
-        return False
+    if _bare(gold) == _bare(answer):
+        return True
+    numbers = quantity(gold), quantity(answer)
+    if all(numbers) and not any(n.percent for n in numbers):
+        return numbers[0].value == numbers[1].value
+    in_lists = lists.same(gold, answer, _equal)
+    if in_lists is not None:
+        return in_lists
     golds, answers = _parse(gold), _parse(answer)
     if not golds or not answers:
         return False
@@ -67,11 +93,17 @@ def _equal(gold: str, answer: str) -> bool:
     return bool(verify(list(golds), list(answers), timeout_seconds=None, allow_set_relation_comp=True))
 
 
+def _bare(text: str) -> str:
+    return re.sub(r"(?<=\W) | (?=\W)", "", " ".join(text.split())).replace("{bmatrix}", "{pmatrix}")
+
+
 @functools.lru_cache(maxsize=2000)
 def _parse(text: str) -> tuple:
     """What math-verify reads in an expression, the reading itself first. Decimals become fractions: sympy would
     compare floats by their first six places."""
     text = text.translate(_UNICODE).replace("\\langle", "(").replace("\\rangle", ")")
+    text = _CELLS.sub(r"\1", text.replace("{bmatrix}", "{pmatrix}"))  # alike as text, where the parser gives up
+    text = _SHORT_FRACTION.sub(r"\\frac{\1}{\2}", text.replace("\\varnothing", "\\emptyset"))
     text = _REPEATING.sub(_repeating, text)
     joined = _alternatives(text)
     if joined is not None:
@@ -92,7 +124,7 @@ def _repeating(match: re.Match) -> str:
 
 def _alternatives(text: str) -> tuple | None:
     """`x<1 or x>2` as a union, `x>1 and x<2` as an intersection; None for what is no such chain of inequalities."""
-    for pattern, join in ((_OR, Or), (_AND, And)):
+    for pattern, join in ((lists.OR, Or), (lists.AND, And)):
         parts = pattern.split(text)
         if len(parts) > 1:
             found = [_parse(part.strip().strip(",")) for part in parts]
@@ -107,8 +139,12 @@ def _alternatives(text: str) -> tuple | None:
 def _is_inequality(value) -> bool:
     if isinstance(value, Relational):
         return not isinstance(value, Eq)
-    parts = getattr(value, "_unsorted_args", value.args if isinstance(value, Basic) else ())
-    return bool(parts) and type(value).__name__ in ("And", "Or") and all(_is_inequality(part) for part in parts)
+    return type(value).__name__ in ("And", "Or") and all(_is_inequality(part) for part in _parts(value))
+
+
+def _parts(value) -> tuple:
+    """The relations in a chain; the parser has an And of its own, which keeps them in another place than sympy's."""
+    return tuple(value._unsorted_args) if hasattr(value, "_unsorted_args") else value.args
 
 
 def _by_our_rules(gold, answer) -> bool | None:
@@ -175,28 +211,9 @@ def _region(value) -> Set | None:
         return value if isinstance(value, Interval) or not isinstance(value, FiniteSet) else None
     if _is_inequality(value) and len(value.free_symbols) == 1:
         try:
-            plain = And(*value._unsorted_args) if type(value).__name__ == "And" else value
+            plain = And(*_parts(value)) if type(value).__name__ == "And" else value
             symbol = next(iter(value.free_symbols))
             return plain.subs(symbol, Symbol("x", real=True)).as_set()
         except (NotImplementedError, TypeError, ValueError, AttributeError):
             return None
     return None
-
-
-def _brackets_differ(gold: str, answer: str) -> bool:
-    """A set is no tuple and no interval; math-verify lets some of them pass."""
-    kinds = {_bracket(gold), _bracket(answer)}
-    return "{" in kinds and ("(" in kinds or "[" in kinds)
-
-
-def _bracket(text: str) -> str:
-    """The bracket around a whole list, or '' for a bare one, several, or no list at all."""
-    text = text.replace("\\{", "{").replace("\\}", "}").replace("\\lbrace", "{").replace("\\rbrace", "}").strip()
-    if "," not in text or text[:1] not in ("(", "[", "{") or text[-1:] not in (")", "]", "}"):
-        return ""
-    depth = 0
-    for at, character in enumerate(text):
-        depth += (character in "([{") - (character in ")]}")
-        if depth == 0 and at < len(text) - 1:
-            return ""
-    return text[0]

@@ -12,7 +12,7 @@ from typing import NamedTuple
 MAX_CHARACTERS = 120  # no number that anybody was asked for, and int() refuses more than 4,300 digits
 
 _FULL_WIDTH = {code: chr(code - 0xFEE0) for code in range(0xFF01, 0xFF5F)}
-_SIGNS = {
+SIGNS = {
     **_FULL_WIDTH,
     **{ord(a): b for a, b in {
         "−": "-", "–": "-", "\u3000": " ", "\u00a0": " ", "\u202f": "", "\u2009": "", "。": ".", "、": ",",
@@ -21,15 +21,15 @@ _SIGNS = {
         "²": "^{2}", "³": "^{3}",
     }.items()},
 }  # fmt: skip
-_SPACING = re.compile(r"\\[,!;: ]|\\q?quad\b|~|\\left(?![a-z])|\\right(?![a-z])|\\displaystyle\b")
+_SPACING = re.compile(r"(?<!\\)\\[,!;: ]|\\q?quad\b|~|\\left(?![a-z])|\\right(?![a-z])|\\displaystyle\b")
 _IN_TEXT = re.compile(r"\\(?:text|textrm|textbf|textit|mathrm|mathbf|mathit|mbox|operatorname)\s*\{([^{}]*)\}")
 _DEGREES = re.compile(r"\^\s*\{?\s*\\circ\s*\}?|\\degree\b|°")
 
 _DECIMAL = r"(?:[1-9]\d{0,2}(?:,\d{3})+|\d+)(?:\.\d*)?|\.\d+"
-_TIMES_TEN = r"(?:\s*(?:\\times|×|\\cdot|·|\*)\s*10\s*(?:\^|\*\*)\s*(?:\{\s*([-+]?\d{1,3})\s*\}|([-+]?\d{1,3})))"
+_TIMES_TEN = r"(?:\s*(?:\\times|×|\\cdot|·|\*|[xX])\s*10\s*(?:\^|\*\*)\s*(?:\{\s*([-+]?\d{1,3})\s*\}|([-+]?\d{1,3})))"
 _FRAC = r"\\[dtc]?frac\s*(?:\{\s*([-+]?[\d,]+)\s*\}\s*\{\s*([-+]?[\d,]+)\s*\}|(\d)\s*(\d)|(\d)\s*\{\s*(\d+)\s*\})"
 _NUMBER = re.compile(
-    rf"(?P<mixed>(\d[\d,]*)(?:\s*{_FRAC}|\s+(\d+)\s*/\s*(\d+)))"
+    rf"(?P<mixed>([1-9]\d{{0,2}}(?:,\d{{3}})+|\d+)(?:\s*{_FRAC}|\s+(\d+)\s*/\s*(\d+)))"
     rf"|(?P<frac>{_FRAC})"
     rf"|(?P<repeating>(\d*)\.(\d*)\\(?:overline|bar|dot)\s*\{{\s*(\d+)\s*\}})"
     rf"|(?P<ratio>({_DECIMAL})\s*/\s*([-+]?(?:{_DECIMAL})))"
@@ -42,7 +42,7 @@ _SCALES = {
     "hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12,
     "百": 100, "千": 1000, "万": 10**4, "亿": 10**8,
 }  # fmt: skip
-_SCALE = re.compile(rf"\s*({'|'.join(_SCALES)})(?:s?\b|(?<=[百千万亿]))\s*")
+_SCALE = re.compile(rf"\s*({'|'.join(_SCALES)})(?:s?\b|(?<=[百千万亿]))(?<![百千](?=[分米克瓦帕]))\s*")
 _PERCENT = re.compile(r"\s*(?:%|percent\b|per cent\b|percentage points?\b|个?百分点)\s*")
 _WORDS = re.compile(r"[A-Za-zµΩ\u4e00-\u9fff\"'][A-Za-zµΩ\u4e00-\u9fff\"' ./^{}()\d-]{0,60}")
 # Words after a number that make it another number, or none.
@@ -59,9 +59,9 @@ _SYNONYMS = {
     "ounce": "oz", "milliliter": "ml", "millilitre": "ml", "liter": "l", "litre": "l", "second": "s", "sec": "s",
     "minute": "min", "hour": "h", "hr": "h", "hrs": "h", "percentage": "percent", "degree": "deg", "celsius": "c",
     "fahrenheit": "f", "sq": "square", "per": "/", "kph": "km / h", "kmh": "km / h", "mph": "mi / h",
-    "元": "yuan", "人民币": "yuan", "块": "yuan", "美元": "dollar", "欧元": "euro", "米": "m", "厘米": "cm", "千米": "km",
-    "公里": "km", "毫米": "mm", "克": "g", "千克": "kg", "公斤": "kg", "升": "l", "毫升": "ml", "秒": "s", "分钟": "min",
-    "小时": "h", "时": "h", "度": "deg", "平方米": "square m", "平方厘米": "square cm", "平方千米": "square km",
+    "元": "yuan", "人民币": "yuan", "块": "yuan", "美元": "dollar", "欧元": "euro", "米": "m", "厘米": "cm",
+    "千米": "km", "公里": "km", "毫米": "mm", "克": "g", "千克": "kg", "公斤": "kg", "升": "l", "毫升": "ml",
+    "秒": "s", "分钟": "min", "小时": "h", "时": "h", "度": "deg", "平方米": "square m", "平方厘米": "square cm", "平方千米": "square km",
     "立方米": "cubic m", "立方厘米": "cubic cm", "bucks": "dollar", "buck": "dollar", "usd": "dollar", "rmb": "yuan",
     "cny": "yuan", "eur": "euro", "gbp": "pound",
 }  # fmt: skip
@@ -81,7 +81,7 @@ class Quantity(NamedTuple):
 
 def plain(text: str) -> str:
     """Full-width and typographic signs as ASCII, LaTeX spacing and text commands taken away."""
-    text = _SPACING.sub(lambda m: "" if m[0] in ("\\,", "\\!") else " ", text.translate(_SIGNS))
+    text = _SPACING.sub(lambda m: "" if m[0] in ("\\,", "\\!") else " ", text.translate(SIGNS))
     text = text.replace("{,}", ",").replace("\\%", "%").replace("\\$", "$")
     return _IN_TEXT.sub(r" \1 ", text)
 

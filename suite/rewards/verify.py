@@ -30,15 +30,15 @@ What is too long, too deep or too large to be judged at all is refused, and is w
 memory. Each is counted.
 """
 
-import functools
 import json
 import re
 from collections.abc import Sequence
+from fractions import Fraction
 from typing import NamedTuple
 
-from suite.reasoning import last_boxed, last_tagged
 from suite.rewards import pool
-from suite.rewards.numbers import UNITS, Quantity, plain, quantity, same_unit, spell_unit
+from suite.rewards.numbers import Quantity, plain, quantity, same_unit
+from suite.rewards.wording import exact_side, gold_answer, named, normal, split_unit, unwrap
 
 # What math-verify is never asked: a tower of powers or a wall of braces keeps sympy busy for ever.
 MAX_CHARACTERS = 500
@@ -49,33 +49,18 @@ _HUGE = re.compile(
     r"|(?:\^|\*\*)[{(][^{}()]*(?:\^|\*\*)[{(][^{}()]*(?:\^|\*\*)|\d(?:(?:\^|\*\*)\d+){2}"  # 9^{9^{9^9}}, 9^9^9
 )
 
-_WRAPPERS = (
-    re.compile(r"\$\$(.*)\$\$", re.DOTALL),
-    re.compile(r"\$(.*)\$", re.DOTALL),
-    re.compile(r"\\\((.*)\\\)", re.DOTALL),
-    re.compile(r"\\\[(.*)\\\]", re.DOTALL),
-    re.compile(r"\\(?:text|textbf|mathrm|mathbf|mbox|fbox)\{([^{}]*)\}", re.DOTALL),
-    re.compile(r"\*\*(.*)\*\*", re.DOTALL),
-)
-_LEAD = re.compile(
-    r"(?:(?:so|thus|hence|therefore),?\s+)?(?:the\s+)?(?:final\s+|correct\s+)?(?:answer|choice|option)\s*(?:is\b|[:=：])"
-    r"\s*[:：]?\s*|(?:最终)?答案(?:是|为|[:：])+\s*|答[:：]\s*",
-    re.IGNORECASE,
-)
-_NAME = re.compile(
-    r"(?P<name>[A-Za-z]{1,3}(?:_\{?\w{1,3}\}?)?'?|\\[a-zA-Z]+(?:\s+[A-Z]{1,4})?|[a-zA-Z]\s*\([^()=]{1,12}\)"
-    r"|[A-Za-z][A-Za-z ]{2,30}|[\u4e00-\u9fff]{1,10})?\s*=\s*(?P<rest>[^=<>].*)",
-    re.DOTALL,
-)
-_NEARLY = re.compile(r"\\approx\b|≈")
 _SUM = re.compile(r"[\d)}]\s*(?:[-+*×÷]|\\times|\\cdot|\\div)\s*[-+({]*\s*\d")
 _LETTER = re.compile(
-    r"(?:option|choice)?\s*(?:\(\s*([A-Ja-j])\s*\)|\[\s*([A-Ja-j])\s*\]|([A-J]))\s*(?:[.:：、)]\s*(?P<said>.*))?",
+    r"(?:option|choice)?\s*(?:(?:\(\s*([A-J])\s*\)|\[\s*([A-J])\s*\])(?:\s*[.:：、]?\s+(?P<behind>.*))?"
+    r"|([A-J])(?:\s*[.:：、)]\s*(?P<said>.*))?)",
     re.DOTALL | re.IGNORECASE,
 )
-_FUNCTIONS = ("sin cos tan cot sec csc log ln exp lim max min gcd lcm mod sqrt arcsin arccos arctan sinh cosh tanh det inf "
-              "infty pi and or").split()  # fmt: skip
-_COMMAND = re.compile(r"\\[a-zA-Z]+|(?:begin|end)\{[a-z*]+\}|[a-zA-Z]{3,}")
+_FUNCTIONS = ("sin cos tan cot sec csc log ln exp lim max min gcd lcm mod sqrt arcsin arccos arctan sinh cosh tanh det "
+              "inf infty pi and or").split()  # fmt: skip
+_COMMAND = re.compile(r"\\(?:begin|end)\s*\{[a-zA-Z*]+\}|\\[a-zA-Z]+|[a-zA-Z]{3,}")
+_DATE = re.compile(r"\d{1,4}([-/.:])\d{1,2}\1\d{1,4}")
+# Letters that are a product, xy or ab, and no word that another order would turn into another word.
+_PRODUCT = re.compile(r"-?(?:[a-zA-Z]|[a-df-hj-np-tv-z]{2}|[b-df-hj-np-tv-z]{3})")
 
 
 FAILURES = ("timeout", "crash")
@@ -134,42 +119,6 @@ def is_right(answer: str | None, solution, **how) -> bool | None:
     return judge([answer], [solution], **how)[0].right
 
 
-def gold_answer(solution) -> str | None:
-    """The final answer in a gold solution of any style; None for one that cannot be read."""
-    if isinstance(solution, float) and solution != solution:
-        return None
-    if not isinstance(solution, str | int | float):
-        return None
-    text = str(solution).strip()
-    if "####" in text:
-        text = text.rpartition("####")[2].strip()
-    tagged = last_tagged(text)
-    text = tagged if tagged is not None else text
-    boxed = last_boxed(text)
-    if boxed is None and "\\boxed" in text:
-        return None  # cut off
-    text = unwrap(boxed if boxed is not None else text)
-    return text if text and _balanced(text) else None
-
-
-@functools.lru_cache(maxsize=20_000)
-def unwrap(answer: str) -> str:
-    """An answer without what may stand around it: dollars, box, "The answer is", full stop."""
-    text = answer.strip()
-    for _ in range(8):
-        before = text
-        text = text.rstrip(".。;；").rstrip() if not text.endswith("...") else text
-        text = text[lead.end() :] if (lead := _LEAD.match(text)) else text
-        boxed = last_boxed(text) if text.startswith("\\boxed{") and text.endswith("}") else None
-        text = boxed.strip() if boxed is not None else text
-        for wrapper in _WRAPPERS:
-            match = wrapper.fullmatch(text)
-            text = match[1].strip() if match and "$" not in match[1].replace("\\$", "") else text
-        if text == before:
-            break
-    return text
-
-
 def options(choices) -> dict[str, str]:
     """Letter -> text, from a list, a mapping, or a mapping of `label` and `text` lists."""
     if isinstance(choices, dict) and "text" in choices and "label" in choices:
@@ -178,7 +127,8 @@ def options(choices) -> dict[str, str]:
         return {str(letter).upper(): str(text) for letter, text in choices.items()}
     found = list(choices) if isinstance(choices, list | tuple) else []
     return {
-        letter: re.sub(rf"^\(?{letter}[.:)]\s*", "", str(text)) for letter, text in zip("ABCDEFGHIJ", found, strict=False)
+        letter: re.sub(rf"^\(?{letter}[.:)]\s*", "", str(text))
+        for letter, text in zip("ABCDEFGHIJ", found, strict=False)
     }
 
 
@@ -215,18 +165,18 @@ def _choice(answer: str, gold: str, given: dict[str, str], tolerance: float) -> 
 def _letter(text: str) -> str | None:
     """The choice that a text names: `B`, `(b)`, `B.`, `Option B`, `B) because ...`; None for two of them, or none."""
     match = _LETTER.fullmatch(text)
-    if match is None or re.search(r"[([]?\b[A-J][)\].]", match["said"] or ""):
+    if match is None or re.search(r"[([]?\b[A-J][)\].]", match["said"] or match["behind"] or ""):
         return None
-    letter = match[1] or match[2] or match[3]
-    return letter.upper() if match[3] is None or letter.isupper() or len(text) > 1 else None
+    bracketed, bare = match[1] or match[2], match[4]
+    return bracketed.upper() if bracketed else bare.upper() if bare.isupper() or len(text) > 1 else None
 
 
 def _compare(answer: str, gold: str, tolerance: float) -> Verdict | tuple[str, str]:
     """Numbers, then equal text, then what math-verify has to decide."""
     if answer == gold:
         return Verdict(True, "text")
-    answer, gold = _exact_side(answer), _exact_side(gold)
-    (name, value), (gold_name, gold_value) = _named(answer), _named(gold)
+    answer, gold = exact_side(answer), exact_side(gold)
+    (name, value), (gold_name, gold_value) = named(answer), named(gold)
     if gold_name and name and normal(name) != normal(gold_name):
         return Verdict(False, "text")
     if (name or gold_name) and (name or "=" not in answer) and (gold_name or "=" not in gold):
@@ -238,8 +188,8 @@ def _compare(answer: str, gold: str, tolerance: float) -> Verdict | tuple[str, s
         return Verdict(True, "text")
     if gold_number and _SUM.search(answer) and "=" not in answer:
         return Verdict(False, "number")
-    answer, gold, units_agree = _without_units(answer, gold)
-    if not units_agree or not (_is_mathematical(answer) and _is_mathematical(gold)):
+    (answer, unit), (gold, gold_unit) = split_unit(answer), split_unit(gold)
+    if not same_unit(unit, gold_unit) or not (_is_mathematical(answer) and _is_mathematical(gold)):
         return Verdict(False, "text")
     if _too_much(answer) or _too_much(gold):
         return Verdict(False, "refused")
@@ -247,57 +197,22 @@ def _compare(answer: str, gold: str, tolerance: float) -> Verdict | tuple[str, s
 
 
 def _same_quantity(said: Quantity, gold: Quantity, tolerance: float) -> bool:
-    if not same_unit(said.unit, gold.unit):
+    if not same_unit(said.unit, gold.unit) or (said.percent and gold.unit) or (gold.percent and said.unit):
         return False
     wanted = [gold.value]
     if gold.percent and not said.percent:
         wanted.append(gold.value / 100)
-    return any(said.value == w or abs(said.value - w) <= tolerance * abs(w) for w in wanted)
-
-
-def _exact_side(text: str) -> str:
-    r"""`\sqrt2 \approx 1.414` means its left side; `x \approx 1.414` has only its right one."""
-    if not _NEARLY.search(text):
-        return text
-    left, right = _NEARLY.split(text, maxsplit=1)
-    return f"{left}={right}" if re.fullmatch(r"\s*\\?[A-Za-z]{1,8}\s*", left) else left.strip()
-
-
-def _named(text: str) -> tuple[str, str]:
-    """(`x`, `5`) of `x=5`; ('', text) of what has no name before an only equals sign."""
-    match = _NAME.fullmatch(text) if text.count("=") == 1 else None
-    return (match["name"] or "", match["rest"]) if match else ("", text)
-
-
-def normal(text: str) -> str:
-    """A text without case, quotes and spacing, except where a space keeps two numbers or words apart."""
-    text = plain(text).replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac").casefold().strip("\"'` .,!?")
-    return re.sub(r"(?<=[^\w\s])\s+|\s+(?=[^\w\s])", "", " ".join(text.split()))
-
-
-def _without_units(answer: str, gold: str) -> tuple[str, str, bool]:
-    r"""Both without the unit behind an expression (`3\sqrt2 \text{ cm}`), and whether the units agree."""
-    (answer, unit), (gold, gold_unit) = _split_unit(answer), _split_unit(gold)
-    return answer, gold, same_unit(unit, gold_unit)
-
-
-def _split_unit(text: str) -> tuple[str, str]:
-    match = re.fullmatch(r"(.*[\d}).])\s*(?:\\(?:text|mathrm|mbox)\{([^{}\d]+)\}|\s([A-Za-z]{2,}))(\^\{?[23]\}?)?", text)
-    if match is None or "=" in text:
-        return text, ""
-    unit = spell_unit((match[2] or match[3]) + (match[4] or ""))
-    words = unit.split()
-    known = words and (all(w in UNITS or w in ("/", "square", "cubic") for w in words) or (match[2] and len(words) == 1))
-    return (match[1], unit) if known and words[0] not in ("or", "and") else (text, "")
+    return any(said.value == w or abs(said.value - w) <= Fraction(tolerance) * abs(w) for w in wanted)
 
 
 def _is_mathematical(text: str) -> bool:
     """A digit or a sign that mathematics uses, and no words but functions and LaTeX commands."""
     bare = re.sub(r"\\text\{\s*(?:or|and)\s*\}", ",", text)
-    for word in _COMMAND.findall(bare):
-        if not word.startswith(("\\", "begin", "end")) and word.casefold() not in _FUNCTIONS:
-            return False
-    return bool(re.search(r"[\d\\=^+*/<>|∞π√∪∅]", text)) and not re.search(r"[\u4e00-\u9fff]", text)
+    if any(word[0] != "\\" and word.casefold() not in _FUNCTIONS for word in _COMMAND.findall(bare)):
+        return False
+    if _DATE.fullmatch(text) or re.search(r"[\u4e00-\u9fff]", text):
+        return False
+    return bool(re.search(r"[\d\\=^+*/<>|∞π√∪∅]", text) or _PRODUCT.fullmatch(text))
 
 
 def _too_much(text: str) -> bool:
@@ -309,12 +224,3 @@ def _too_much(text: str) -> bool:
         depth += (character in "{([") - (character in "})]")
         deepest = max(deepest, depth)
     return deepest > MAX_DEPTH
-
-
-def _balanced(text: str) -> bool:
-    depth = 0
-    for character in text.replace("\\{", "").replace("\\}", ""):
-        depth += (character == "{") - (character == "}")
-        if depth < 0:
-            return False
-    return depth == 0

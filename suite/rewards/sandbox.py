@@ -1,0 +1,195 @@
+"""Run a program that a model wrote against its tests, in processes that can do little harm; the trainer's side of it.
+
+How: each run starts a fresh interpreter (`sandbox_child`) with an empty environment, its own session and a scratch
+directory; that forks a child for each test, which puts up its walls (`sandbox_walls`) before it reads the program.
+
+What this does NOT protect against:
+- **Reading.** The program reads every file that the user may read: data with gold answers, keys, caches. It has no
+  network to send them over, but it can put them into what it prints.
+- **Cheating on asserts.** Program and asserts share one process. A program can define an object that equals
+  everything, replace a builtin that the asserts use, read the asserts, or search the frames above it for the token
+  that means "passed". Tests by stdin and stdout are compared outside, where it has no hand; prefer them where a model
+  learns against the tests.
+- **Load.** Limits are per test: files of 16 MiB each but as many as fit into the time, memory of the page cache, 64
+  threads, every core it gets. It can slow the machine down, and fill the disk until its directory is deleted. Times
+  are wall clock: on a crowded machine a slow right program can fail.
+- **Holes in the kernel**, and side channels such as timing. The wall is system calls, not a virtual machine.
+- **Machines without the walls.** macOS has neither seccomp nor Landlock nor the limit on memory; Linux has seccomp on
+  x86_64 and aarch64, and Landlock as meant here since 6.2, unless a container forbids them. What is missing is simply
+  not there: `protections()` tells. Without seccomp a program has the network, may signal the trainer, and may start
+  processes that outlive it; without Landlock it may overwrite and delete whatever the user may.
+For programs by somebody who means harm, put the whole training into a virtual machine.
+"""
+
+import functools
+import logging
+import marshal
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+from suite.rewards.sandbox_child import TESTS_IN_FULL
+
+WALLS = {
+    "memory": "no limit on memory",
+    "seccomp": "network, new processes and signals to others are open to it",
+    "landlock": "it may write and delete outside its scratch directory",
+}
+GRACE = 10.0  # seconds for starting, forking and reporting on a crowded machine, beyond what the tests may take
+
+# A test: statements to run behind the program, or (stdin, expected stdout) of the program as a script.
+Test = str | tuple[str, str]
+
+_log = logging.getLogger(__name__)
+
+
+class Outcome(NamedTuple):
+    """`timed_out` and `crashed` (ended by a signal, or for printing or starting too much): whether any test did."""
+
+    passed: int
+    total: int
+    timed_out: bool
+    crashed: bool
+
+
+@functools.cache
+def protections() -> dict[str, bool]:
+    """Wall -> whether this machine has it, found by putting them all up once in a process of its own."""
+    scratch = tempfile.mkdtemp(prefix="sandbox-")
+    try:
+        command = _command("sandbox_walls.py")
+        told = subprocess.run(command, cwd=scratch, env=_environment(scratch), capture_output=True, text=True)
+    finally:
+        delete(scratch)
+    return {wall: wall in told.stdout.split() for wall in WALLS}
+
+
+def run(program: str, tests: tuple[Test, ...], seconds: float, memory_bytes: int) -> Outcome:
+    """How many of the tests the program passes. `seconds` is for each test, and four times that for all of them.
+
+    Raises `OSError` where the machine cannot run it at all, whatever the program: no verdict.
+    """
+    scratch = tempfile.mkdtemp(prefix="sandbox-")
+    job = {
+        "program": program,
+        "tests": [(test, "") if isinstance(test, str) else (None, test[0]) for test in tests],
+        "seconds": seconds,
+        "memory_bytes": memory_bytes,
+        "parent": os.getpid(),
+        "scratch": scratch,
+        "packages": [path for path in sys.path if path.endswith("-packages")],  # numpy, where it is installed
+    }
+    try:
+        told, error, late = _talk(marshal.dumps(job), scratch, seconds * min(len(tests), TESTS_IN_FULL) + GRACE)
+        ready, *endings = told.decode(errors="replace").splitlines() or [""]
+        if ready != "ready" or any(ending.startswith("broken") for ending in endings):
+            why = " ".join(endings) + error.decode(errors="replace").strip()[-500:]
+            raise OSError(f"The sandbox did not start: {why or 'no word of why'}")
+        marks = [[mark == "1" for mark in ending.split()] for ending in endings]
+        passed = sum(
+            mark[0] and _is_met(test, Path(scratch, f"{number}.out"))
+            for number, (mark, test) in enumerate(zip(marks, tests, strict=False))  # fewer marks: somebody killed it
+        )
+    finally:
+        delete(scratch)
+    lost = len(marks) < len(tests) and not late
+    return Outcome(passed, len(tests), late or any(mark[1] for mark in marks), lost or any(mark[2] for mark in marks))
+
+
+def delete(folder: str) -> None:
+    """Remove a directory, however deep a program nested it and whatever it forbade; a failure is a line in the log.
+
+    It goes down and up by descriptors. `shutil.rmtree` goes by recursion and by paths, and both have an end.
+    """
+    here = None
+    try:
+        here = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        to_do = [_clear(here)]  # for each level down to here, the directories that are still there
+        while len(to_do) > 1 or to_do[0]:
+            if to_do[-1]:
+                name = to_do[-1][-1]
+                os.chmod(name, 0o700, dir_fd=here)
+                here = _step(name, here)
+                to_do.append(_clear(here))
+            else:
+                here = _step("..", here)
+                to_do.pop()
+                os.rmdir(to_do[-1].pop(), dir_fd=here)
+        os.rmdir(folder)
+    except OSError as error:
+        _log.warning("The scratch directory %s could not be deleted: %s", folder, error)
+    finally:
+        if here is not None:
+            os.close(here)
+
+
+def _step(name: str, here: int) -> int:
+    there = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=here)
+    os.close(here)
+    return there
+
+
+def _clear(directory: int) -> list[str]:
+    """The names of the directories in it, after everything else was removed."""
+    with os.scandir(directory) as entries:
+        kinds = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
+    for name, is_directory in kinds:
+        if not is_directory:
+            os.unlink(name, dir_fd=directory)
+    return [name for name, is_directory in kinds if is_directory]
+
+
+def _is_met(test: Test, printed: Path) -> bool:
+    """Whether a test that ended well also printed what it should; spaces at line ends and blank lines at the end aside.
+
+    Statements have been judged where they ran."""
+    return isinstance(test, str) or _stripped(printed.read_bytes()) == _stripped(test[1].encode("utf-8", "replace"))
+
+
+def _stripped(output: bytes) -> list[bytes]:
+    return [line.rstrip() for line in output.rstrip().split(b"\n")]
+
+
+def _command(script: str) -> list[str]:
+    """-P: the directory of the script is not on the path. -S: no site module, half of the start-up. No user's
+    packages and no PYTHON* variables either: there is no such variable in the environment but ours."""
+    return [sys.executable, "-P", "-S", "-X", "utf8", str(Path(__file__).with_name(script))]
+
+
+def _environment(scratch: str) -> dict[str, str]:
+    """No token, key or proxy of the trainer's. One thread for libraries that else take one, and memory, per core."""
+    environment = {"PATH": "/usr/bin:/bin", "HOME": scratch, "TMPDIR": scratch, "LANG": "C.UTF-8"}
+    environment |= {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
+    environment |= {"MALLOC_ARENA_MAX": "2", "PYTHONHASHSEED": "0"}  # the same program, the same verdict
+    if "LD_LIBRARY_PATH" in os.environ:  # some builds of Python do not start without
+        environment["LD_LIBRARY_PATH"] = os.environ["LD_LIBRARY_PATH"]
+    return environment
+
+
+def _talk(job: bytes, scratch: str, patience: float) -> tuple[bytes, bytes, bool]:
+    """Start the helper, hand it the job -> (its stdout, its stderr, whether it had to be killed).
+
+    Popen without preexec_fn starts it by vfork and exec: safe beside threads and CUDA, and quick beside much memory.
+    """
+    helper = subprocess.Popen(
+        _command("sandbox_child.py"),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=scratch,
+        env=_environment(scratch),
+        start_new_session=True,
+    )
+    try:
+        return *helper.communicate(job, timeout=patience), False
+    except subprocess.TimeoutExpired:
+        os.killpg(helper.pid, signal.SIGKILL)
+        return *helper.communicate(), True
+    finally:
+        if helper.poll() is None:  # an interrupt
+            os.killpg(helper.pid, signal.SIGKILL)
+            helper.wait()
