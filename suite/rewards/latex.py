@@ -38,6 +38,12 @@ _DECIMAL = re.compile(r"(?<![\d.])(\d*)\.(\d+)(?![\d.])")
 _SHORT_FRACTION = re.compile(r"\\[dtc]?frac\s*(\d)\s*(\d)")  # TeX takes one digit each, math-verify the rest
 _REPEATING = re.compile(r"(\d+)\.(\d*)\\(?:overline|dot|bar)\s*\{(\d+)\}")
 _CELLS = re.compile(r"\s*(&|\\\\)\s*")
+# What is written as in a programming language: sqrt(2), x^(1/2), 3*pi, ln(2).
+_ROOT = re.compile(r"(?<![\\a-zA-Z])sqrt\s*\(([^()]*)\)")
+_POWER = re.compile(r"\^\s*\(([^()]*)\)")
+_FUNCTION = re.compile(
+    r"(?<![\\a-zA-Z{])(arcsin|arccos|arctan|sinh|cosh|tanh|sin|cos|tan|cot|sec|csc|log|ln|exp|pi|infty)(?![a-zA-Z}])"
+)
 _UNICODE = {
     ord(a): b for a, b in {
         "×": r"\times ", "·": r"\cdot ", "÷": r"\div ", "√": r"\sqrt", "π": r"\pi ", "∞": r"\infty ", "≤": r"\le ",
@@ -46,11 +52,17 @@ _UNICODE = {
     }.items()
 }  # fmt: skip
 WARM_UP = [
-    (r"\frac{\sqrt{3}}{2}", r"\sqrt{3}/2"), (r"x^2-1", r"(x-1)(x+1)"), (r"\{1,2\}", r"\{2,1\}"), (r"[1,2)", r"(1,2]"),
-    (r"(-\infty,1)\cup(2,\infty)", r"x<1 \text{ or } x>2"), (r"y=2x+1", r"y-2x=1"), (r"\pm 2", "-2, 2"),
-    (r"\begin{pmatrix}1&2\\3&4\end{pmatrix}", r"\begin{bmatrix}1&2\\3&4\end{bmatrix}"), ("3+4i", "4i+3"),
-    (r"\log_2 8", "3"), (r"\sin^2x+\cos^2x", "1"), (r"\frac{\pi}{2}", r"\pi/2"), (r"2^{10}", "1024"), (r"e^{x}", "x!"),
-    (r"\sqrt[3]{8}", r"|x|"), (r"x \in [1,2]", r"1\le x\le 2"), (r"x^2+y^2=1", "x+2y=6"), (r"\frac{x+1}{y}", "3x"),
+    (r"\frac{\sqrt{3}}{2}", r"\sqrt{3}/2"), (r"x^2-1", r"(x-1)(x+1)"), (r"y=2x+1", r"y-2x=1"), (r"\pm 2", "-2, 2"),
+    (r"(-\infty,1)\cup(2,\infty)", r"x<1 \text{ or } x>2"), (r"[1,2)", r"1 \le x < 2"), (r"(-\infty,3]", r"x \leq 3"),
+    (r"(1,2)", r"x>1 \text{ and } x<2"), (r"[-2,2]", r"-2 \le x \le 2"), (r"x \ge 1", r"1 \leq x"), ("x > 2", "2 < y"),
+    (r"\begin{pmatrix}1&2\\3&-4\end{pmatrix}", r"\begin{pmatrix}\frac12&2\\x&0\end{pmatrix}"), ("3+4i", "4i-3"),
+    (r"\begin{pmatrix}1\\0.5\\-7\end{pmatrix}", r"\begin{pmatrix}1\\\sqrt{2}\\0\end{pmatrix}"), (r"-\frac{1}{2}", "-x"),
+    (r"\log_2 8", r"\frac{\ln 3}{\ln 2}"), (r"\sin^2 x+\cos^2 x", r"\tan(x)"), (r"\frac{\pi}{2}", r"\pi/2"),
+    ("2^{10}", "1024+x"), ("e^{2x}", "x!"), (r"\sqrt[3]{8}", "|x|"), (r"x \in [1,2]", "x^{-1}"), ("f(x)=x^2", "x^3"),
+    ("x^2+y^2=1", "x+2y=6"), (r"\frac{x+1}{y-1}", "3xy"), (r"\frac{n(n+1)}{2}", r"\frac{n^2+n}{2}"), ("a(b+c)", "ab"),
+    (r"(x-2)(x^2+2x+4)", "x^3-8"), (r"\left(\frac{3}{4}\right)^{2}", r"\frac{9}{16}+y"), ("(1+i)^2", "2i"),
+    (r"2\sqrt{2}+\sqrt{3}", r"\sqrt{8}-\sqrt{3}"), (r"3\pi r^2", r"\frac{4}{3}\pi r^3"), (r"\binom{5}{2}", r"x_1+x_2"),
+    (r"\frac{1+\sqrt{5}}{2}", r"\frac{-1\pm\sqrt{5}}{2}"), (r"12 \cdot 10^{3}x", r"\frac{a}{b}+\frac{c}{d}"),
 ]  # fmt: skip
 
 
@@ -103,6 +115,8 @@ def _parse(text: str) -> tuple:
     compare floats by their first six places."""
     text = text.translate(_UNICODE).replace("\\langle", "(").replace("\\rangle", ")")
     text = _CELLS.sub(r"\1", text.replace("{bmatrix}", "{pmatrix}"))  # alike as text, where the parser gives up
+    text = _POWER.sub(r"^{\1}", _ROOT.sub(r"\\sqrt{\1}", text.replace("**", "^")))
+    text = _FUNCTION.sub(r"\\\1 ", text).replace("*", r"\cdot ")
     text = _SHORT_FRACTION.sub(r"\\frac{\1}{\2}", text.replace("\\varnothing", "\\emptyset"))
     text = _REPEATING.sub(_repeating, text)
     joined = _alternatives(text)
@@ -158,7 +172,7 @@ def _by_our_rules(gold, answer) -> bool | None:
             return False  # x>2 and y>2
         return as_sets[0] == as_sets[1]
     if isinstance(gold, Eq) and isinstance(answer, Eq):
-        return True if _proportional(gold, answer) else None
+        return _proportional(gold, answer)
     if _may_be_complex(gold) and _may_be_complex(answer) and (_has_imaginary(gold) or _has_imaginary(answer)):
         try:
             return bool(simplify(_with_unit(gold) - _with_unit(answer)) == 0)
@@ -167,13 +181,21 @@ def _by_our_rules(gold, answer) -> bool | None:
     return None
 
 
-def _proportional(gold: Eq, answer: Eq) -> bool:
-    """`2x+4y=6` and `x+2y=3`: one side taken from the other leaves the same up to a factor."""
-    try:
-        factor = simplify((gold.lhs - gold.rhs) / (answer.lhs - answer.rhs))
-        return bool(factor.is_number and factor.is_finite and not factor.is_zero)
-    except (TypeError, AttributeError, ValueError):  # equations between sets, tuples or matrices
+def _proportional(gold: Eq, answer: Eq) -> bool | None:
+    """`2x+4y=6` and `x+2y=3`: one side less the other is the same up to a factor. None for sets and tuples."""
+    if not all(isinstance(side, Expr) for side in (gold.lhs, gold.rhs, answer.lhs, answer.rhs)):
+        return None
+    ratio = (gold.lhs - gold.rhs) / (answer.lhs - answer.rhs)
+    if ratio.free_symbols and _clearly_different(ratio, _at(ratio, 2)):
         return False
+    factor = simplify(ratio)
+    return bool(factor.is_number and factor.is_finite and not factor.is_zero)
+
+
+def _at(value: Expr, start: int) -> Expr:
+    """The value at a point of odd fractions, the same for the same names."""
+    symbols = sorted(value.free_symbols, key=lambda s: s.name)
+    return value.subs({s: Rational(7919 + 104 * i + 1009 * start, 6007) for i, s in enumerate(symbols)})
 
 
 def _may_be_complex(value) -> bool:
@@ -191,18 +213,18 @@ def _with_unit(value):
 
 
 def _clearly_different(gold, answer) -> bool:
-    """Whether two expressions in the same unknowns have other values at one point: `simplify` may take a second to
-    find no way from one to the other, and half of what a model says is wrong."""
-    if not isinstance(gold, Expr) or not isinstance(answer, Expr) or gold.has(UnevaluatedExpr):
+    """Whether two expressions have other values at one point: `simplify` may take a second to find no way from one to
+    the other, and half of what a model says is wrong."""
+    if not isinstance(gold, Expr) or not isinstance(answer, Expr):
         return False
-    names = {s.name for s in gold.free_symbols}
-    if answer.has(UnevaluatedExpr) or names != {s.name for s in answer.free_symbols}:
+    if gold.has(UnevaluatedExpr) or answer.has(UnevaluatedExpr):  # a percent sign
         return False
-    point = {name: Rational(7919 + 104 * i, 6007) for i, name in enumerate(sorted(names))}
-    a, b = (v.subs({s: point[s.name] for s in v.free_symbols}).evalf(20) for v in (gold, answer))
+    if {s.name for s in answer.free_symbols} not in ({s.name for s in gold.free_symbols}, set()):
+        return False
+    a, b = _at(gold, 0).evalf(20), _at(answer, 0).evalf(20)
     if not (a.is_Number and b.is_Number and a.is_finite and b.is_finite):
         return False
-    return abs(a - b) > 1e-9 * (1 + abs(a))
+    return bool(abs(a - b) > 1e-9 * (1 + abs(a)))
 
 
 def _region(value) -> Set | None:

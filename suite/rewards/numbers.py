@@ -61,7 +61,8 @@ _SYNONYMS = {
     "fahrenheit": "f", "sq": "square", "per": "/", "kph": "km / h", "kmh": "km / h", "mph": "mi / h",
     "元": "yuan", "人民币": "yuan", "块": "yuan", "美元": "dollar", "欧元": "euro", "米": "m", "厘米": "cm",
     "千米": "km", "公里": "km", "毫米": "mm", "克": "g", "千克": "kg", "公斤": "kg", "升": "l", "毫升": "ml",
-    "秒": "s", "分钟": "min", "小时": "h", "时": "h", "度": "deg", "平方米": "square m", "平方厘米": "square cm", "平方千米": "square km",
+    "秒": "s", "分钟": "min", "小时": "h", "时": "h", "度": "deg",
+    "平方米": "square m", "平方厘米": "square cm", "平方千米": "square km",
     "立方米": "cubic m", "立方厘米": "cubic cm", "bucks": "dollar", "buck": "dollar", "usd": "dollar", "rmb": "yuan",
     "cny": "yuan", "eur": "euro", "gbp": "pound",
 }  # fmt: skip

@@ -7,6 +7,7 @@ must have its own: `a` is an article. Beside a Chinese, Japanese or Korean chara
 """
 
 import functools
+import itertools
 import math
 import re
 from fractions import Fraction
@@ -100,8 +101,7 @@ def _value(number: str) -> Fraction | None:
 
 @functools.lru_cache(maxsize=1000)
 def _words(gold: str) -> re.Pattern:
-    """`gold` where no word goes on before or behind it."""
-    gold = " ".join(gold.split())
+    """`gold` where no word goes on before or behind it, with or without spaces about its signs: (3,4) or (3, 4)."""
     before = rf"(?<!{_LETTER})" if re.match(_LETTER, gold) else ""
     behind = rf"(?!{_LETTER})" if re.match(_LETTER, gold[-1]) else ""
     if gold[0].isdigit():
@@ -109,4 +109,9 @@ def _words(gold: str) -> re.Pattern:
     if gold[-1].isdigit():
         behind += r"(?![.,]\d)"
     flags = 0 if len(gold) == 1 else re.IGNORECASE
-    return re.compile(before + re.escape(gold) + behind, flags)
+    parts = re.findall(r"\w+|[^\w\s]", gold)
+    middle = re.escape(parts[0])
+    for last, part in itertools.pairwise(parts):
+        both_words = re.match(r"\w", last) and re.match(r"\w", part)
+        middle += (" " if both_words else " ?") + re.escape(part)
+    return re.compile(before + middle + behind, flags)

@@ -14,17 +14,20 @@ Equal are
 - `50%` and a gold `50` or `50\%`; under a gold `50\%` also `0.5` and `1/2`;
 - a name and its value: `x=5` and `5`; what a true chain arrives at: `40+2=42` and `42`;
 - a choice and its letter, `(B)`, `B.` and `B`, and the text of that choice where the row has `choices` or `options`;
-- sets, and lists without brackets, in any order; intervals and the inequality or union that means the same;
+- sets, and lists without brackets, in any order; a tuple, and a list without brackets in its order; intervals and the inequality or union that means the same;
   equations with the same solutions in the same unknowns up to a factor or a rearrangement; matrices entry by entry;
-- expressions that math-verify can turn into each other: `2\sqrt2` and `\sqrt8`, `x^2-1` and `(x-1)(x+1)`.
+- expressions that can be turned into each other: `2\sqrt2` and `\sqrt8`, `x^2-1` and `(x-1)(x+1)`; a power, a root or a
+  factorial and the number it comes to.
 
 Not equal are
-- a rounded value and the exact one: `0.333` and `1/3`, `3.14` and `\pi`, unless `tolerance` (relative) allows it;
+- a rounded value and the exact one: `0.333` and `1/3`, `3.14` and `\pi`, unless `tolerance` (relative) allows it; of
+  `\sqrt2 \approx 1.414` the left side counts;
 - `0.5` and a gold `50`; `50\%` and a gold `0.5`, which has no percent sign to compare with;
-- two different units or names: `5 cm` and `5 m`, `x=5` and `y=5`; units are never converted;
+- two different units or names: `5 cm` and `5 m`, `x=5` and `y=5`, `x` and `X`; units are never converted;
 - tuples in another order; a set and a tuple; an open and a closed interval;
 - arithmetic left to do: `40+2` or `6 \times 7` for `42` (the question would be its own answer); a false chain `41=42`;
-- two answers: `42 or 43`; words that only contain the answer: `at least 42`.
+- two answers: `42 or 43`; a letter before another choice's text counts as the letter;
+- words that only contain the answer: `at least 42`, `42?`; and letters alone are words: `on` is not `no`.
 
 What is too long, too deep or too large to be judged at all is refused, and is wrong; so is what runs out of time or
 memory. Each is counted.
@@ -150,14 +153,15 @@ def _decide(answer: str | None, solution, tolerance: float, given: dict[str, str
 
 def _choice(answer: str, gold: str, given: dict[str, str], tolerance: float) -> Verdict | tuple[str, str] | None:
     """A verdict where the gold is a letter, or the row has options; None where this is no matter of choice."""
-    right, said = _letter(gold), _letter(answer)
+    right = _letter(gold) if len(gold) > 1 or gold.isupper() else None  # x may be a name, and so may a
+    said = _letter(answer)
     if right is not None and said is not None:
         return Verdict(said == right, "choice")
     if right in given:
         return _compare(answer, unwrap(given[right]), tolerance)
     if right is not None and len(gold) > 1:  # `(B)` is a letter; a bare one may be a variable
         return Verdict(False, "choice")
-    if said in given:
+    if said in given and (len(answer) > 1 or answer.isupper()):
         return _compare(unwrap(given[said]), gold, tolerance)
     return None
 
@@ -168,7 +172,7 @@ def _letter(text: str) -> str | None:
     if match is None or re.search(r"[([]?\b[A-J][)\].]", match["said"] or match["behind"] or ""):
         return None
     bracketed, bare = match[1] or match[2], match[4]
-    return bracketed.upper() if bracketed else bare.upper() if bare.isupper() or len(text) > 1 else None
+    return (bracketed or bare).upper()
 
 
 def _compare(answer: str, gold: str, tolerance: float) -> Verdict | tuple[str, str]:
@@ -193,7 +197,15 @@ def _compare(answer: str, gold: str, tolerance: float) -> Verdict | tuple[str, s
         return Verdict(False, "text")
     if _too_much(answer) or _too_much(gold):
         return Verdict(False, "refused")
-    return plain(gold), plain(answer)
+    return _as_latex(gold, gold_number), _as_latex(answer, number)
+
+
+def _as_latex(text: str, number: Quantity | None) -> str:
+    """What math-verify is given: a number by its value, so that 1e5 is no product."""
+    if number is None or number.percent:
+        return plain(text)
+    value = number.value
+    return str(value) if value.denominator == 1 else rf"\frac{{{value.numerator}}}{{{value.denominator}}}"
 
 
 def _same_quantity(said: Quantity, gold: Quantity, tolerance: float) -> bool:
@@ -210,9 +222,11 @@ def _is_mathematical(text: str) -> bool:
     bare = re.sub(r"\\text\{\s*(?:or|and)\s*\}", ",", text)
     if any(word[0] != "\\" and word.casefold() not in _FUNCTIONS for word in _COMMAND.findall(bare)):
         return False
+    if "\\boxed" in text or "$" in text.replace("\\$", ""):  # 18 behind something: math-verify would see only the 18
+        return False
     if _DATE.fullmatch(text) or re.search(r"[\u4e00-\u9fff]", text):
         return False
-    return bool(re.search(r"[\d\\=^+*/<>|∞π√∪∅]", text) or _PRODUCT.fullmatch(text))
+    return bool(re.search(r"[\d\\=^+*/<>|∞π√∪∅]|[a-z]\(", text) or _PRODUCT.fullmatch(text))
 
 
 def _too_much(text: str) -> bool:

@@ -19,6 +19,8 @@ _LEAD = re.compile(
     r"\s*(?:is\b|[:=])\s*:?|(?:最终)?答案(?:是|为|:)+|答:)\*{0,2}\s*",
     re.IGNORECASE,
 )
+_LEAD_IN_TEXT = re.compile(r"^\\text\{([^{}]*(?:answer|choice)[^{}]*)\}", re.IGNORECASE)
+_PRICED = re.compile(r"^\$([^$]+)(?<!\\)\$(\s+[A-Za-z\u4e00-\u9fff]|[\u4e00-\u9fff])")  # $18$ apples
 _NAME = re.compile(
     r"(?P<name>[A-Za-z]{1,3}(?:_\{?\w{1,3}\}?)?'?|\\[a-zA-Z]+(?:\s+[A-Z]{1,4})?|[a-zA-Z]\s*\([^()=]{1,12}\)"
     r"|[A-Za-z][A-Za-z ]{2,30}|[\u4e00-\u9fff]{1,10})?\s*=\s*(?P<rest>[^=<>].*)",
@@ -56,8 +58,12 @@ def unwrap(answer: str) -> str:
         text = boxed.strip() if boxed is not None else text
         for wrapper in _WRAPPERS:
             match = wrapper.fullmatch(text)
-            text = match[1].strip() if match and "$" not in match[1].replace("\\$", "") else text
+            two_formulas = match and "$" in match[1].replace("\\$", "") and text[0] == "$"
+            text = match[1].strip() if match and not two_formulas else text
+        text = _LEAD_IN_TEXT.sub(r"\1", text)
         text = text[lead.end() :] if (lead := _LEAD.match(text)) else text
+        text = _PRICED.sub(r"\1\2", text)
+        text = text.removeprefix("=").lstrip() if not text.startswith("==") else text
         if text == before:
             break
     return text
@@ -79,8 +85,9 @@ def named(text: str) -> tuple[str, str]:
 
 def normal(text: str) -> str:
     """A text without case, quotes and spacing, except where a space keeps two numbers or words apart."""
-    text = plain(text).replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac").casefold().strip("\"'` .,?")
-    text = text if any(c.isdigit() for c in text) else text.rstrip("!")  # 5! is a factorial
+    text = plain(text).replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac").strip("\"'` .,")
+    text = text.casefold() if len(text) > 1 else text  # x and X are two names
+    text = text.rstrip("!") if re.fullmatch(r"[^\d\\(){}]+", text) and " " in text else text  # x! is a factorial
     return re.sub(r"(?<=[^\w\s])\s+|\s+(?=[^\w\s])", "", " ".join(text.split()))
 
 

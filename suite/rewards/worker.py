@@ -9,6 +9,7 @@ import contextlib
 import ctypes
 import gc
 import json
+import math
 import os
 import resource
 import selectors
@@ -18,8 +19,11 @@ import sys
 import time
 from collections import deque
 
-FIRST_SECONDS = 0.15  # CPU time in the first round, which nearly all that ends at all ends in
-OVERTIME = 3.0  # seconds a batch may spend on the second round, with the full limit for each
+from suite.rewards import sandbox_walls
+
+FIRST_SECONDS = 0.2  # CPU time in the first round, which nearly all that ends at all ends in
+OVERTIME = 3.0  # CPU seconds for each worker in a batch's second round, with the full limit for each job,
+BATCH_SECONDS = 5.0  # and not much of that where the first round took so long already
 WALL_FACTOR = 20  # a worker that sleeps, or never gets the CPU, is ended after so many times its CPU limit
 JOBS_A_WORKER = 2000  # then it is replaced: caches grow
 
@@ -29,7 +33,7 @@ class Worker:
 
     def __init__(self, others: list["Worker"], memory: int):
         self.socket, theirs = socket.socketpair()
-        self.jobs, self.job, self.until = 0, None, None
+        self.jobs, self.job, self.seconds, self.until = 0, None, 0.0, 0.0
         self.pid = os.fork()
         if self.pid == 0:
             for other in others:
@@ -39,7 +43,7 @@ class Worker:
         theirs.close()
 
     def give(self, number: int, job, seconds: float) -> None:
-        self.job, self.jobs = number, self.jobs + 1
+        self.job, self.jobs, self.seconds = number, self.jobs + 1, seconds
         self.until = time.monotonic() + max(1.0, WALL_FACTOR * seconds)
         self.socket.sendall(json.dumps([seconds, job]).encode() + b"\n")
 
@@ -60,7 +64,7 @@ class Supervisor:
         self.memory, self.parent = memory, parent
         self.workers: list[Worker] = []
         self.selector = selectors.DefaultSelector()
-        self.size, self.warm = size, set()
+        self.size, self.warm, self.spent = size, set(), 0.0  # CPU seconds of this batch
 
     def hire(self) -> None:
         worker = Worker(self.workers, self.memory)
@@ -90,29 +94,31 @@ class Supervisor:
     def judge(self, jobs: list, seconds: float) -> list[str]:
         """One outcome a job. Those that outlast the first round share the overtime, the shortest first."""
         self.warm_up({kind for kind, *_ in jobs})
-        first = min(FIRST_SECONDS, seconds)
-        outcomes = self.round(dict(enumerate(jobs)), first, None)
+        self.spent, first = 0.0, min(FIRST_SECONDS, seconds)
+        outcomes = self.round(dict(enumerate(jobs)), first, math.inf)
         late = sorted((i for i, o in outcomes.items() if o == "timeout"), key=lambda i: len(json.dumps(jobs[i])))
         if late and seconds > first:
-            outcomes |= self.round({i: jobs[i] for i in late}, seconds, time.monotonic() + OVERTIME)
+            overtime = max(0.5, min(OVERTIME, BATCH_SECONDS - self.spent / self.size)) * self.size
+            outcomes |= self.round({i: jobs[i] for i in late}, seconds, self.spent + overtime)
         return [outcomes[i] for i in range(len(jobs))]
 
-    def round(self, jobs: dict[int, list], seconds: float, end: float | None) -> dict[int, str]:
-        """Every job once, `seconds` of CPU each; what has not ended at the time `end` is a timeout."""
+    def round(self, jobs: dict[int, list], seconds: float, budget: float) -> dict[int, str]:
+        """Every job once, with `seconds` of CPU for each; a timeout is what the budget leaves nothing for."""
         waiting, outcomes = deque(jobs), {}
         while waiting or any(w.job is not None for w in self.workers):
-            late = end is not None and time.monotonic() >= end
-            if late:
-                outcomes |= dict.fromkeys(waiting, "timeout")
-                waiting.clear()
             while len(self.workers) < min(self.size, len(jobs)):
                 self.hire()
             for worker in [w for w in self.workers if w.job is None]:
-                if waiting:
-                    number = waiting.popleft()
-                    worker.give(number, jobs[number], seconds)
-            for worker in [w for w in self.workers if w.job is not None and (late or time.monotonic() > w.until)]:
+                promised = sum(w.seconds for w in self.workers if w.job is not None)
+                left = min(seconds, budget - self.spent - promised)
+                if waiting and left > 0.05:
+                    worker.give(number := waiting.popleft(), jobs[number], left)
+            if waiting and budget - self.spent <= 0.05:
+                outcomes |= dict.fromkeys(waiting, "timeout")
+                waiting.clear()
+            for worker in [w for w in self.workers if w.job is not None and time.monotonic() > w.until]:
                 outcomes[worker.job] = "timeout"
+                self.spent += worker.seconds
                 self.dismiss(worker)
             self.listen(outcomes, 0.1)
         return outcomes
@@ -123,12 +129,14 @@ class Supervisor:
             worker = key.data
             said = worker.socket.recv(64)
             if said:
-                outcomes[worker.job] = said.decode().strip()
+                outcomes[worker.job], spent = said.decode().split()
+                self.spent += float(spent)
                 worker.job = None
             if not said or worker.jobs >= JOBS_A_WORKER:
                 job, died_of = worker.job, self.dismiss(worker)
                 if job is not None:
                     outcomes[job] = died_of
+                    self.spent += worker.seconds
         if os.getppid() != self.parent:
             self.close()
             os._exit(0)
@@ -142,9 +150,8 @@ def _work(connection: socket.socket, memory: int) -> None:
     """A worker's life: judge what comes until nobody is there to ask."""
     _die_with_parent()
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
-    with contextlib.suppress(ValueError, OSError):  # some systems have no such limit
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        resource.setrlimit(resource.RLIMIT_AS, (_address_space() + memory,) * 2)
+    # Nothing here needs the network, a file or another process, and some scorers evaluate what a model wrote.
+    sandbox_walls.put_up(os.devnull, _address_space() + memory, JOBS_A_WORKER)
     lines = connection.makefile("r", encoding="utf-8")
     for line in lines:
         seconds, job = json.loads(line)
@@ -155,8 +162,8 @@ def _work(connection: socket.socket, memory: int) -> None:
             os._exit(1)
         except Exception:  # noqa: BLE001 (whatever a model wrote: it is counted, and costs its own completion)
             outcome = "crash"
-        signal.setitimer(signal.ITIMER_PROF, 0)
-        connection.sendall(outcome.encode() + b"\n")
+        left, _ = signal.setitimer(signal.ITIMER_PROF, 0)
+        connection.sendall(f"{outcome} {seconds - left:.3f}\n".encode())
     os._exit(0)
 
 
@@ -181,9 +188,12 @@ def _die_with_parent() -> None:
 
 
 def _address_space() -> int:
-    """Bytes of address space this process has now."""
-    with open("/proc/self/statm", encoding="ascii") as statm:
-        return int(statm.read().split()[0]) * resource.getpagesize()
+    """Bytes of address space this process has now; a guess where the system does not say."""
+    try:
+        with open("/proc/self/statm", encoding="ascii") as statm:
+            return int(statm.read().split()[0]) * resource.getpagesize()
+    except OSError:
+        return 1 << 30
 
 
 def main() -> None:

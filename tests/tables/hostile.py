@@ -3,7 +3,7 @@
 import random
 from collections.abc import Callable, Iterator
 
-GOLDS = ["42", r"\frac{\sqrt{3}}{2}", r"\{1,2,3\}", "x^2+2x+1", "Paris", "(B)", r"(-\infty,1)\cup(2,\infty)", "50%", None]
+GOLDS = ["42", r"\frac{\sqrt{3}}{2}", r"\{1,2,3\}", "x^2+2x+1", "Paris", "(B)", r"(-\infty,1)\cup(2,\infty)", None]
 
 
 def hostile(seed: int, n: int) -> Iterator[str]:
@@ -111,12 +111,13 @@ def _matrix(r):
 
 
 def _determinant(r):
-    return r"\det\begin{vmatrix}" + r"\\".join("&".join(f"{a}^{{{b}}}" for b in "xyzuvw") for a in "abcdef") + r"\end{vmatrix}"
+    rows = r"\\".join("&".join(f"{a}^{{{b}}}" for b in "xyzuvw") for a in r.sample("abcdefghjk", 6))
+    return rf"\det\begin{{vmatrix}}{rows}\end{{vmatrix}}"
 
 
 def _polynomial(r):
     n = r.randint(50, 999)
-    return r.choice([f"(x+1)^{{{n}}}", f"(a+b+c+d+e)^{{{n}}}", f"(x+y)^{{{n}}}(x-y)^{{{n}}}", f"x^{n}-1", f"(x^{n}-1)/(x-1)"])
+    return r.choice([f"(x+1)^{{{n}}}", f"(a+b+c+d+e)^{{{n}}}", f"(x+y)^{{{n}}}(x-y)^{{{n}}}", f"(x^{n}-1)/(x-1)"])
 
 
 def _trigonometry(r):
@@ -144,7 +145,7 @@ def _union(r):
 
 
 def _mess(r):
-    words = [r"\frac", "{", "}", "^", "_", "&", r"\\", "$", r"\left(", r"\right]", "x", "1", "-", r"\sqrt", "!", "[", "|"]
+    words = [r"\frac", "{", "}", "^", "_", "&", r"\\", "$", r"\left(", r"\right]", "x", "1", "-", r"\sqrt", "!", "["]
     return "".join(r.choice(words) for _ in range(r.randint(5, 3000)))
 
 
@@ -158,9 +159,10 @@ def _odd_commands(r):
 def _code(r):
     return r.choice([
         "__import__('os').system('true')", "__import__('os')", "exec('while True: pass')", "[0]*10**10", "lambda: 42",
-        "(lambda f: f(f))(lambda f: f(f))", "while True: pass", "eval('4'+'2')", "open('/dev/zero').read()", "x.__class__",
-        "Symbol('x')**Integer(10)**10**10", "import sympy; sympy.factorial(10**9)", "print(42)", "{42 for _ in iter(int, 1)}",
-        r"\text{__import__('os')}", "S('__import__(\"os\").getcwd()')", "self.right = True", "{{42}}%s{0}",
+        "(lambda f: f(f))(lambda f: f(f))", "while True: pass", "eval('4'+'2')", "open('/dev/zero').read()",
+        "Symbol('x')**Integer(10)**10**10", "import sympy; sympy.factorial(10**9)", "print(42)",
+        "{42 for _ in iter(int, 1)}", "x.__class__", r"\text{__import__('os')}",
+        "S('__import__(\"os\").getcwd()')", "self.right = True", "{{42}}%s{0}",
     ])  # fmt: skip
 
 
@@ -168,7 +170,7 @@ def _hedge(r):
     return r.choice([
         "42 or 43 or Paris or (A) or (B)", ", ".join(map(str, range(1000))), "A B C D E", "(A) or (B)", "42 and 43",
         "not 42", "40+2", r"6\times7", "41=42", "1=42", "x=42 or x=43", "Paris London Rome", "maybe (B) or (C)",
-        "any number", r"\mathbb{R}", r"(-\infty,\infty)", "it is what the gold says", "right", "1.0", "True", "None", "nan",
+        "any number", r"\mathbb{R}", r"(-\infty,\infty)", "it is what the gold says", "right", "1.0", "None", "nan",
     ])  # fmt: skip
 
 
@@ -177,8 +179,8 @@ def _nothing(r):
 
 
 def _scripts(r):
-    ranges = [(0x20, 0x7F), (0x4E00, 0x9FFF), (0x600, 0x6FF), (0x1F300, 0x1F5FF), (0x300, 0x36F), (0xFF01, 0xFF5E), (0, 31),
-              (0xD800, 0xDFFF), (0x2200, 0x22FF), (0x2070, 0x209F), (0xE000, 0xE0FF), (0x660, 0x669)]  # fmt: skip
+    ranges = [(0x20, 0x7F), (0x4E00, 0x9FFF), (0x600, 0x6FF), (0x1F300, 0x1F5FF), (0x300, 0x36F), (0xFF01, 0xFF5E),
+              (0, 31), (0xD800, 0xDFFF), (0x2200, 0x22FF), (0x2070, 0x209F), (0x660, 0x669)]  # fmt: skip
     return "".join(chr(r.randint(*r.choice(ranges))) for _ in range(r.randint(5, 800)))
 
 
@@ -204,7 +206,8 @@ def _unit_flood(r):
 
 def _unclosed(r):
     return r.choice([
-        "<think>" + "42 " * 500, "<answer>42", "<think>42</answer>", "<answer><think>42</answer>", "</answer>42<answer>",
+        "<think>" + "42 " * 500, "<answer>42", "<think>42</answer>", "<answer><think>42</answer>",
+        "</answer>42<answer>",
         r"\boxed{42", r"\boxed" * 500, "<think></think><think>42", "<ANSWER>42</ANSWER>", "< answer >42</ answer >",
     ])  # fmt: skip
 
@@ -221,9 +224,9 @@ def _tags(r):
 _WHOLE = (_unclosed, _tags)  # these are about the tags, and stand in none
 SHAPES = [
     _tower, _bare_tower, _bracketed_powers, _tower_in_words, _factorials, _braces, _fractions, _fraction_chain, _roots,
-    _integral, _sum, _limit, _giant_number, _giant_exponent, _binomial, _choose_many, _matrix, _determinant, _polynomial,
-    _trigonometry, _long_sum, _equation, _set, _union, _mess, _odd_commands, _code, _hedge, _nothing, _scripts,
-    _other_digits, _long, _spaces, _separators, _unit_flood, _unclosed, _tags,
+    _integral, _sum, _limit, _giant_number, _giant_exponent, _binomial, _choose_many, _matrix, _determinant,
+    _polynomial, _trigonometry, _long_sum, _equation, _set, _union, _mess, _odd_commands, _code, _hedge, _nothing,
+    _scripts, _other_digits, _long, _spaces, _separators, _unit_flood, _unclosed, _tags,
 ]  # fmt: skip
 
 # Short and deep enough to look like an answer: each keeps sympy busy for seconds, or for ever.

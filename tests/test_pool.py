@@ -1,0 +1,234 @@
+"""The worker processes behind the verifier: limits that hold, from anywhere, and nothing left behind."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from suite import rewards
+from suite.rewards import pool
+from tests.conftest import ROOT
+
+FOREVER = ("same", r"\frac{\pi}{\sqrt{7}}", r"\int_0^1\int_0^1\int_0^1 x^{y^z} dx dy dz")
+FAIR = ("same", r"2\sqrt{2}", r"\sqrt{8}")
+
+
+@pytest.fixture(autouse=True)
+def _nothing_remembered():
+    pool._known.clear()
+
+
+def helpers_of(pid: int) -> set[int]:
+    """The helper processes that `pid` has started, and their workers."""
+    found = set()
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[1]) == pid or int(fields[1]) in found:
+            found.add(int(stat.parent.name))
+    return found
+
+
+def alive(pids: set[int]) -> set[int]:
+    def state(pid: int) -> str:
+        try:
+            return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        except OSError:
+            return "gone"
+
+    return {pid for pid in pids if state(pid) not in ("gone", "Z")}
+
+
+def gone_within(seconds: float, pids: set[int]) -> bool:
+    until = time.monotonic() + seconds
+    while alive(pids) and time.monotonic() < until:
+        time.sleep(0.1)
+    return not alive(pids)
+
+
+def start(body: str) -> subprocess.Popen:
+    """`body` as a Python process of its own, which waits for a line where `body` says so."""
+    code = "from suite.rewards import pool\nimport os, signal, sys, time, threading\n" + textwrap.dedent(body)
+    return subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def test_what_has_no_end_is_a_timeout_and_costs_nobody_else():
+    assert pool.judge([FAIR, FOREVER, ("same", "x^2-1", "(x-1)(x+1)")]) == ["equal", "timeout", "equal"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
+def test_workers_have_a_limit_on_memory_and_no_way_out():
+    pool.judge([FAIR])
+    workers = helpers_of(pool._helper.process.pid)
+    assert workers
+    for pid in workers:
+        limits = Path(f"/proc/{pid}/limits").read_text()
+        address_space = next(line for line in limits.splitlines() if line.startswith("Max address space"))
+        assert int(address_space.split()[3]) < 4 << 30
+        assert "NoNewPrivs:\t1" in Path(f"/proc/{pid}/status").read_text()
+
+
+def test_a_job_nobody_can_do_is_a_crash_and_is_counted():
+    assert pool.judge([("task", "no_such_task", "{}", "7"), FAIR]) == ["crash", "equal"]
+
+
+def test_the_time_is_a_knob():
+    begun = time.monotonic()
+    assert pool.judge([FOREVER], seconds=0.1) == ["timeout"]
+    assert time.monotonic() - begun < 5
+
+
+def test_outcomes_are_remembered_timeouts_too():
+    assert pool.judge([FOREVER], seconds=0.1) == ["timeout"]
+    begun = time.monotonic()
+    assert pool.judge([FOREVER]) == ["timeout"]
+    assert time.monotonic() - begun < 0.05
+
+
+def test_a_helper_that_was_killed_is_replaced():
+    pool.judge([FAIR])
+    os.kill(pool._helper.process.pid, signal.SIGKILL)
+    assert pool.judge([("same", r"\sqrt{3}", r"\frac{3}{\sqrt{3}}")]) == ["equal"]
+
+
+def test_a_worker_that_was_killed_costs_one_completion_at_most():
+    pool.judge([FAIR])
+    for pid in helpers_of(pool._helper.process.pid):
+        os.kill(pid, signal.SIGKILL)
+    jobs = [("same", rf"\sqrt{{{n}}}", rf"\frac{{{n}}}{{\sqrt{{{n}}}}}") for n in (5, 6, 7, 10)]
+    assert pool.judge(jobs).count("equal") >= 3
+    assert pool.judge([("same", r"\sqrt{11}", r"\frac{11}{\sqrt{11}}")]) == ["equal"]
+
+
+def test_many_threads_get_their_own_answers():
+    found: dict[int, list[str]] = {}
+
+    def ask(n: int) -> None:
+        found[n] = pool.judge(
+            [("same", rf"\sqrt{{{n}}}", rf"\frac{{{n}}}{{\sqrt{{{n}}}}}"), ("same", rf"\sqrt{{{n}}}", "\\pi")]
+        )
+
+    threads = [threading.Thread(target=ask, args=(n,)) for n in range(12, 20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == {n: ["equal", "different"] for n in range(12, 20)}
+
+
+def test_it_works_inside_asyncio_on_the_loop_and_beside_it():
+    async def both() -> list:
+        here = pool.judge([FAIR])
+        beside = await asyncio.gather(
+            *(asyncio.to_thread(pool.judge, [("same", f"x^{n}", f"x^{n}+1")]) for n in (2, 3))
+        )
+        return [here, *beside]
+
+    assert asyncio.run(both()) == [["equal"], ["different"], ["different"]]
+
+
+def test_a_forked_child_starts_a_helper_of_its_own():
+    pool.judge([FAIR])
+    child = os.fork()
+    if child == 0:
+        pool._known.clear()
+        os._exit(0 if pool.judge([FAIR]) == ["equal"] else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    pool._known.clear()
+    assert pool.judge([FAIR]) == ["equal"]
+
+
+def test_timeouts_and_unreadable_golds_are_metrics_of_the_run():
+    logged: dict[str, float] = {}
+    said = [
+        r"<answer>\int_0^1 x^{x^{\sin x}} dx</answer>",
+        "<answer>5</answer>",
+        "<answer>5</answer>",
+        r"\boxed{9^{9^{9^9}}}",
+    ]
+    values = rewards.load("accuracy", {"seconds": 0.05})(
+        said, solution=[r"\frac{\pi}{\sqrt{7}}", None, "5", r"\sqrt{2}"], log_metric=logged.__setitem__
+    )
+    assert values == [0.0, None, 1.0, 0.0]
+    assert logged == {
+        "verify/timeouts": 0.25, "verify/crashes": 0.0, "verify/refused": 0.25, "verify/unreadable_golds": 0.25
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("task", ["countdown", "chain_sum"])
+def test_a_task_is_scored_in_a_worker_and_what_it_evaluates_can_do_no_harm(task, tmp_path):
+    import json
+
+    import reasoning_gym
+
+    entry = reasoning_gym.create_dataset(task, seed=0, size=1)[0]
+    row = {"name": task, "entry": json.dumps(entry, default=str)}
+    victim = tmp_path / "victim"
+    victim.write_text("alive")
+    said = [f"<answer>{entry['answer']}</answer>", f"<answer>__import__('os').remove('{victim}')</answer>", "nothing"]
+    assert rewards.load("accuracy")(said, solution=["?"] * 3, task=[row] * 3) == [1.0, 0.0, 0.0]
+    assert victim.exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "end",
+    [
+        "sys.exit(0)",
+        "os._exit(0)",
+        "os.kill(os.getpid(), signal.SIGINT); time.sleep(30)",
+        "os.kill(os.getpid(), signal.SIGTERM); time.sleep(30)",
+        "os.kill(os.getpid(), signal.SIGKILL)",
+    ],
+)
+@pytest.mark.parametrize("busy", [False, True])
+def test_nothing_is_left_however_the_parent_ends(end, busy):
+    work = f"threading.Thread(target=pool.judge, args=([{FOREVER!r}] ,60), daemon=True).start(); time.sleep(1)"
+    process = start(
+        f"pool.judge([{FAIR!r}])\n{work if busy else ''}\nprint('ready', flush=True)\nsys.stdin.readline()\n{end}"
+    )
+    assert process.stdout.readline() == "ready\n"
+    left = helpers_of(process.pid)
+    assert len(left) >= 2
+    process.stdin.write("go\n")
+    process.stdin.flush()
+    process.wait(30)
+    assert gone_within(10, left), left
+
+
+@pytest.mark.slow
+def test_every_rank_has_workers_of_its_own(tmp_path):
+    script = tmp_path / "rank.py"
+    script.write_text(
+        "import torch.distributed as dist\nfrom suite.rewards import verify\ndist.init_process_group('gloo')\n"
+        "rank = dist.get_rank()\n"
+        "said = [r'\\sqrt{8}', r'\\int_0^1\\int_0^1\\int_0^1 x^{y^z} dx dy dz', r'\\sqrt{2}']\n"
+        "v = verify.judge(said, [r'2\\sqrt{2}'] * 3, seconds=0.3)\n"
+        "dist.barrier()\nprint(rank, [x.right for x in v], v[1].by, flush=True)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert sorted(done.stdout.split("\n"))[1:] == [f"{rank} [True, False, False] timeout" for rank in (0, 1)]
