@@ -20,6 +20,8 @@ PANELS = {
     "token-accuracy": ("share of next tokens right", ["mean_token_accuracy", "eval_mean_token_accuracy"]),
     "reward": ("reward", ["reward", "rewards/*/mean"]),
     "reward-spread": ("spread of reward in a group", ["reward_std", "frac_reward_zero_std"]),
+    "reward-weights": ("weight", ["reward_weights/*"]),
+    "not-judged": ("share of completions", ["verify/*", "code/timeouts", "code/crashes", "code/unreadable_tests"]),
     "kl": ("KL to the starting model, nats a token", ["kl"]),
     "entropy": ("entropy, nats a token", ["entropy"]),
     "completion-length": ("tokens", ["completions/mean_length", "completions/mean_terminated_length"]),

@@ -133,7 +133,7 @@ def score_file(path: Path, score: ScoreArguments, funcs: dict[str, Callable], co
     if target.exists():
         raise ValueError(f"'{target}' exists. Name another place with `--output_file`, or remove it.")
     rows = read_rows(path)[: score.max_rows]
-    _check_columns(rows, funcs, path, count)
+    _check_columns(rows, funcs, path)
     scores = score_rows(rows, funcs, count, progress=True)
     replaced = [name for name in funcs if name in rows[0]]
     if replaced:
@@ -187,20 +187,14 @@ def _json_lines(path: Path) -> Iterator[tuple[int, dict]]:
         yield number, row
 
 
-def _check_columns(rows: list[dict], funcs: dict[str, Callable], path: Path, count) -> None:
-    """Every column that a reward cannot do without is in every row."""
-    for name, func in funcs.items():
-        for column, p in inspect.signature(func).parameters.items():
-            needed = p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD and column != "completions"
-            if not needed or (column == "completion_ids" and count) or column == "prompts" and "prompt" in rows[0]:
-                continue
-            column = "prompt" if column == "prompts" else column
-            without = next((i for i, row in enumerate(rows) if column not in row), None)
-            if without is not None:
-                raise ValueError(
-                    f"{path}: the reward '{name}' needs a column `{column}`, and row {without + 1} has "
-                    f"{', '.join(rows[without])}."
-                )
+def _check_columns(rows: list[dict], funcs: dict[str, Callable], path: Path) -> None:
+    """Every column that a reward cannot do without is in every row, and none is named as a knob."""
+    first: dict[tuple, int] = {}
+    for i, row in enumerate(rows):
+        first.setdefault(tuple(row), i)
+    for names, i in first.items():
+        there = ["prompts" if name == "prompt" else name for name in names]
+        rewards.check_columns(funcs, there, f"{path}, row {i + 1}")
 
 
 def score_rows(rows: list[dict], funcs: dict[str, Callable], count=None, progress: bool = False) -> dict[str, Score]:
@@ -305,7 +299,7 @@ def prove(
     rows = _prepared(directory)[:max_rows]
     said = proof.completions(rows)
     flat = [{**row, "completion": text} for row, cases in zip(rows, said, strict=True) for text in cases.values()]
-    _check_columns(flat, funcs, directory, count)
+    _check_columns(flat, funcs, directory)
     scores = {name: score.values for name, score in score_rows(flat, funcs, count).items()}
     found = []
     for name, func in funcs.items():

@@ -58,6 +58,18 @@ def test_tensorboard_works_offline(life):
     assert list((home / "runs/smoke/grpo").rglob("events.out.tfevents.*"))
 
 
+def test_rewards_are_logged_raw_and_the_weight_that_moves_beside_them(life):
+    home, _ = life
+    state = json.loads((home / "runs/smoke/grpo/trainer_state.json").read_text())
+    logged = [entry for entry in state["log_history"] if "reward" in entry]
+    assert [entry["reward_weights/tags"] for entry in logged] == [0.5, 0.25, 0.0]
+    for entry, weight in zip(logged, [0.5, 0.25, 0.0], strict=True):
+        raw = {n: entry[f"rewards/{n}_reward/mean"] for n in ("accuracy", "format", "tags", "length", "overlong")}
+        weights = {"accuracy": 1.0, "format": 0.5, "tags": weight, "length": 0.1, "overlong": 0.1}
+        assert entry["reward"] == pytest.approx(sum(weights[n] * raw[n] for n in raw), abs=1e-5)
+        assert entry["verify/timeouts"] == entry["verify/unreadable_golds"] == 0
+
+
 def test_running_it_again_reuses_everything_and_says_so(life):
     home, _ = life
     before = (home / "runs/smoke/grpo/model.safetensors").stat().st_mtime_ns

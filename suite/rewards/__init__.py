@@ -5,7 +5,8 @@ It returns one finite number a completion, or None where it cannot judge. Nothin
 
 import functools
 import importlib
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from suite import checkpoint
@@ -61,3 +62,21 @@ def load(name: str, given: dict | None = None, *, think_opened: bool = False) ->
 def load_all(funcs: list[str], kwargs: dict[str, dict], *, think_opened: bool = False) -> list[Callable | str]:
     """The rewards of a run, in the order of `reward_funcs`, each with its part of `reward_kwargs`."""
     return [load(name, kwargs.get(name), think_opened=think_opened) for name in funcs]
+
+
+def check_columns(funcs: dict[str, Callable | str], there: Iterable[str], where: str) -> None:
+    """Raise `ValueError` where the rows lack a column that a reward cannot do without, or have one named as its knob.
+
+    TRL passes columns by name, so such a column would silently take the knob's place.
+    """
+    there = set(there)
+    for name, func in funcs.items():
+        if isinstance(func, str):  # a reward model reads prompts and completions
+            continue
+        for column, p in inspect.signature(func).parameters.items():
+            needed = p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD
+            if needed and column not in there | {"completions", "prompts", "completion_ids"}:
+                listed = ", ".join(sorted(there))
+                raise ValueError(f"{where}: the reward '{name}' needs a column `{column}`; there are: {listed}.")
+            if p.kind is p.KEYWORD_ONLY and column in there:
+                raise ValueError(f"{where}: the column `{column}` has the name of a knob of '{name}'. Rename it.")

@@ -155,6 +155,9 @@ def _score(program: str | None, cases: tuple | None, outcome: Outcome | OSError 
 
 @functools.cache
 def _warn_of_missing_walls() -> None:
-    missing = [f"{wall} ({what})" for wall, what in WALLS.items() if not protections()[wall]]
+    try:
+        missing = [f"{wall} ({what})" for wall, what in WALLS.items() if not protections()[wall]]
+    except OSError:  # then no program can be run at all, and each says so
+        return
     if missing:
         _log.warning("The sandbox for programs is weaker on this machine, it lacks: %s", "; ".join(missing))

@@ -14,8 +14,9 @@ Equal are
 - `50%` and a gold `50` or `50\%`; under a gold `50\%` also `0.5` and `1/2`;
 - a name and its value: `x=5` and `5`; what a true chain arrives at: `40+2=42` and `42`;
 - a choice and its letter, `(B)`, `B.` and `B`, and the text of that choice where the row has `choices` or `options`;
-- sets, and lists without brackets, in any order; a tuple, and a list without brackets in its order; intervals and the inequality or union that means the same;
-  equations with the same solutions in the same unknowns up to a factor or a rearrangement; matrices entry by entry;
+- sets, and lists without brackets, in any order; a tuple, and a list without brackets in its order; intervals and the
+  inequality or union that means the same; equations that are rearranged or multiplied by a factor; matrices entry by
+  entry;
 - expressions that can be turned into each other: `2\sqrt2` and `\sqrt8`, `x^2-1` and `(x-1)(x+1)`; a power, a root or a
   factorial and the number it comes to.
 

@@ -11,7 +11,7 @@ def arguments() -> tuple[type, ...]:
 
 def main(argv=None) -> None:
     script, config, model, mixture, reward, extra, written = args.parse(arguments(), argv)
-    rewards.load_all(reward.reward_funcs, reward.reward_kwargs)  # a bad knob is found before anything is loaded
+    funcs = rewards.load_all(reward.reward_funcs, reward.reward_kwargs)  # a bad knob is found before all else
     if config.use_vllm:
         engine.require_vllm("use_vllm: true")
     record = run.begin("grpo", config, written, model.model_name_or_path, script.dataset_name)
@@ -19,6 +19,7 @@ def main(argv=None) -> None:
         return
     callbacks = run.callbacks(extra)
     train_rows, test_rows = run.rows(script, mixture, ("prompt+solution",), with_test=config.eval_strategy != "no")
+    rewards.check_columns(dict(zip(reward.reward_funcs, funcs, strict=True)), next(iter(train_rows)), "The rows")
     checkpoint.check_whole(model.model_name_or_path)
     checkpoint.refuse_adapter(model.model_name_or_path)
     tokenizer = run.tokenizer(model.model_name_or_path, model.model_revision, needs_template=True)

@@ -1,9 +1,9 @@
-"""All benchmarks, or those that are named: `python -m tests.benchmarks startup model sft`. `--rounds N` for fewer."""
+"""All benchmarks, or those that are named: `python -m tests.benchmarks startup rewards`. `--rounds N` for fewer."""
 
 import argparse
 import importlib
 
-NAMES = ("startup", "model", "sft")
+NAMES = ("startup", "rewards", "model", "sft")
 
 
 def main() -> None:

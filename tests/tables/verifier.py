@@ -657,6 +657,7 @@ CASES: dict[str, list[tuple[str, str, bool]]] = {
         ("Paris", "The answer is Paris.", True),
         ("Paris", "**Paris**", True),
         ("Yes", "yes", True),
+        ("Alice", "ALICE!", True),
         ("True", "true", True),
         ("no solution", "No solution.", True),
         ("blue whale", "Blue  Whale", True),

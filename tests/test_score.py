@@ -1,0 +1,242 @@
+"""Rewards tried without a model: on rows with completions, and on completions made up from gold answers."""
+
+import json
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from suite import rewards, score
+from suite.rewards import proof
+from tests.conftest import run_suite, write_yaml
+
+GOOD = "<think>a</think><answer>42</answer>"
+
+
+def write_rows(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def read(path):
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def test_the_same_rows_come_back_with_a_column_per_reward(tmp_path, capsys):
+    rows = [
+        {"completion": GOOD, "solution": "42", "id": 1},
+        {"completion": [{"role": "assistant", "content": "41"}], "solution": "42", "id": 2},
+        {"completion": r"\boxed{7}", "solution": None, "id": 3},
+    ]
+    score.main([str(write_rows(tmp_path / "rows.jsonl", rows)), "--reward_funcs", "accuracy", "format"])
+    scored = read(tmp_path / "rows.scored.jsonl")
+    assert [row["accuracy"] for row in scored] == [1.0, 0.0, None]
+    assert [row["format"] for row in scored] == [1.0, 0.0, 0.0]
+    assert [{k: row[k] for k in ("completion", "solution", "id")} for row in scored] == rows
+    said = capsys.readouterr().out
+    assert "mean" in said and "timeouts" in said and "33.3%" in said and "accuracy: verify/unreadable_golds 1" in said
+
+
+def test_parquet_in_and_out(tmp_path):
+    rows = [{"completion": GOOD, "solution": "42"}, {"completion": "", "solution": "42"}]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "rows.parquet")
+    score.main([str(tmp_path / "rows.parquet"), "--reward_funcs", "accuracy"])
+    scored = pyarrow.parquet.read_table(tmp_path / "rows.scored.parquet").to_pylist()
+    assert [row["accuracy"] for row in scored] == [1.0, 0.0]
+
+
+def test_completions_of_one_prompt_are_scored_together_wherever_they_stand(monkeypatch):
+    monkeypatch.setattr(score, "CHUNK", 2)
+    rows = [
+        {"prompt": f"p{i % 3}", "completion": GOOD, "solution": "42", "completion_ids": [0] * (10 + i)}
+        for i in range(6)
+    ]
+    scored = score.score_rows(rows, {"length": rewards.load("length")})["length"].values
+    assert scored == [0.5, 0.5, 0.5, -0.5, -0.5, -0.5]
+
+
+def test_lengths_without_a_tokenizer_are_words_and_it_says_so(tmp_path, capsys):
+    rows = [{"completion": "a b c d", "solution": "42"}]
+    words = [
+        "--reward_funcs",
+        "overlong",
+        "--reward_kwargs",
+        '{"overlong": {"max_completion_len": 6, "soft_punish_cache": 4}}',
+    ]
+    score.main([str(write_rows(tmp_path / "rows.jsonl", rows)), *words])
+    assert "counted in words" in capsys.readouterr().out
+    assert read(tmp_path / "rows.scored.jsonl")[0]["overlong"] == -0.5
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (['{"completion": "a", "solution": "1"}', "", '{"completion": '], "line 3: not JSON"),
+        (['{"completion": "a", "solution": "1"}', "[1]"], "line 2: a row must be a JSON object"),
+        (['{"completion": "a", "solution": "1"}', '{"solution": "1"}'], "line 2: needs a `completion`"),
+        (['{"completion": 7, "solution": "1"}'], "line 1: needs a `completion`.*has 7 there"),
+        (['{"completion": "a", "gold": "1"}'], "'accuracy' needs a column `solution`"),
+        (
+            ['{"completion": "a", "solution": "1"}', '{"completion": "a"}'],
+            "row 2: the reward 'accuracy' needs a column",
+        ),
+        (['{"completion": "a", "solution": "1", "tolerance": 1}'], "column `tolerance` has the name of a knob"),
+        ([""], "has no rows"),
+    ],
+)
+def test_a_broken_row_is_named_and_nothing_is_written(tmp_path, lines, message):
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join(lines))
+    with pytest.raises(ValueError, match=message):
+        score.main([str(path), "--reward_funcs", "accuracy"])
+    assert [p.name for p in tmp_path.iterdir()] == ["rows.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "Say what to score"),
+        (["nowhere.jsonl"], "no file 'nowhere.jsonl'"),
+        (["rows.csv"], "must end in .jsonl or .parquet"),
+        (["rows.jsonl", "--prove", "data/x"], "Say what to score"),
+        (["rows.jsonl", "--reward_funcs", "acuracy"], "Did you mean 'accuracy'"),
+        (["rows.jsonl", "--reward_funcs", "accuracy", "format", "--reward_weights", "1"], "1 numbers for 2 rewards"),
+        (["rows.jsonl", "--reward_fncs", "accuracy"], "Unknown key 'reward_fncs'"),
+        (["rows.jsonl", "--reward_funcs", "cosine"], "cosine needs .*max_len"),
+        (["rows.jsonl", "--max_rows", "0"], "max_rows: 0"),
+        (["rows.jsonl", "--output_file", "x.txt"], "must end in .jsonl or .parquet"),
+        (["--prove", "data/nowhere"], "no 'data/nowhere/train.parquet'"),
+        (["rows.jsonl", "--reward_funcs", "tests.test_score.broken_reward"], "gave .* for 1 completions"),
+        (["rows.jsonl", "--reward_funcs", "./no-model"], "no checkpoint directory 'no-model'"),
+    ],
+)
+def test_a_mistake_is_one_line(tmp_path, words, message):
+    write_rows(tmp_path / "rows.jsonl", [{"completion": GOOD, "solution": "42"}])
+    (tmp_path / "rows.csv").write_text("completion\n1\n")
+    with pytest.raises(ValueError, match=message):
+        score.main(words)
+    assert {p.name for p in tmp_path.iterdir()} == {"rows.jsonl", "rows.csv"}
+
+
+def test_an_output_that_exists_is_not_overwritten(tmp_path):
+    path = write_rows(tmp_path / "rows.jsonl", [{"completion": GOOD, "solution": "42"}])
+    score.main([str(path), "--reward_funcs", "format"])
+    with pytest.raises(ValueError, match="exists. Name another place"):
+        score.main([str(path), "--reward_funcs", "format"])
+
+
+def broken_reward(completions, **columns):
+    return [float("inf")] * len(completions)
+
+
+def generous_reward(completions, solution, **columns):
+    """Judges nothing: 1 for whatever was said."""
+    return [1.0 for _ in completions]
+
+
+def silent_reward(completions, solution, **columns):
+    return [0.0 for _ in completions]
+
+
+def verbose_reward(completions, **columns):
+    """More for more: at a high weight the doubled completion beats the right one."""
+    return [float(len(text)) for text in completions]
+
+
+def test_the_rewards_of_a_run_prove_themselves(arithmetic_dir, capsys):
+    words = ["--prove", str(arithmetic_dir), "--reward_funcs", "accuracy", "format", "partial", "tags"]
+    score.main([*words, "--reward_weights", "1", "0.2", "0.5", "0.1"])
+    said = capsys.readouterr().out
+    row = next(line.split() for line in said.splitlines() if line.startswith("accuracy"))
+    assert row[1:7] == ["1.000", "0.000", "0.000", "0.000", "0.000", "0.000"] and float(row[7]) > 0.3
+    assert "Proven on 200 rows" in said
+
+
+@pytest.mark.parametrize(
+    ("reward", "weights", "message"),
+    [
+        ("generous", ["1"], "generous_reward gives 'other' 1, no less than gold, in row 1 and 199 more"),
+        ("silent", ["1"], "silent_reward gives 0 and not 1 to the gold answer of row 1"),
+        ("accuracy verbose", ["1", "1"], "weighted sum gives 'doubled' .*, no less than gold"),
+    ],
+)
+def test_a_reward_that_cannot_be_trusted_is_found_out(arithmetic_dir, reward, weights, message):
+    names = [n if n == "accuracy" else f"tests.test_score.{n}_reward" for n in reward.split()]
+    with pytest.raises(ValueError, match=message):
+        score.main(["--prove", str(arithmetic_dir), "--reward_funcs", *names, "--reward_weights", *weights])
+
+
+def test_a_schedule_is_proven_at_both_ends(arithmetic_dir):
+    words = ["--prove", str(arithmetic_dir), "--reward_funcs", "accuracy", "format", "--reward_weights", "1", "0"]
+    schedule = {"accuracy": {"from": 1.0, "to": 0.0, "start": 0, "end": 10}}
+    with pytest.raises(ValueError, match=r"weighted sum \(end\) gives 'other' 0, no less than gold"):
+        score.main([*words, "--reward_schedule", json.dumps(schedule)])
+
+
+def test_an_unreadable_gold_is_found_before_a_gpu_is_spent(tmp_path):
+    rows = [{"prompt": f"{n}", "solution": s} for n, s in enumerate(["1", "2", "", "4"])]
+    (tmp_path / "data").mkdir()
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "data/train.parquet")
+    with pytest.raises(ValueError, match="accuracy cannot judge row 3: the gold answer is unreadable"):
+        score.main(["--prove", "data", "--reward_funcs", "accuracy"])
+
+
+def test_every_case_is_what_its_name_says():
+    rows = [{"solution": "#### 7"}, {"solution": r"so \boxed{\frac{1}{2}}"}, {"solution": "0.5"}]
+    for row, cases in zip(rows, proof.completions(rows), strict=True):
+        verdicts = rewards.load("accuracy")(list(cases.values()), solution=[row["solution"]] * len(cases))
+        assert verdicts == [1.0, 0.0, 0.0, 0.0, 0.0, 0.0] and list(cases) == list(proof.CASES)
+
+
+def test_golds_that_are_all_alike_prove_nothing():
+    with pytest.raises(ValueError, match="no other row with another gold"):
+        proof.completions([{"solution": "1/2"}, {"solution": "0.5"}])
+
+
+@pytest.mark.slow
+def test_the_config_of_a_grpo_run_is_scored_as_it_will_be_trained(arithmetic_dir, miniqwen_dir, tmp_path):
+    config = write_yaml(
+        tmp_path / "grpo.yaml",
+        model_name_or_path=str(miniqwen_dir),
+        dataset_name=str(arithmetic_dir),
+        reward_funcs=["accuracy", "format", "overlong"],
+        reward_weights=[1.0, 0.1, 0.1],
+        reward_kwargs={"overlong": {"max_completion_len": 200, "soft_punish_cache": 20}},
+        bf16=True,
+        output_dir="runs/x",
+        learning_rate="1e-6",
+    )
+    done = run_suite("score", "--prove", arithmetic_dir, "--config", config, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "gold comes first everywhere" in done.stdout and "counted in words" not in done.stdout
+    config.write_text(config.read_text().replace("reward_weights", "reward_weigths"))
+    done = run_suite("score", "--prove", arithmetic_dir, "--config", config, cwd=tmp_path)
+    assert (
+        done.returncode == 2 and "Did you mean 'reward_weights'" in done.stderr and len(done.stderr.splitlines()) == 1
+    )
+
+
+@pytest.mark.slow
+def test_a_reward_model_scores_as_it_does_inside_grpo(tokenizer_dir, tmp_path):
+    import torch
+    from transformers import AutoTokenizer, Qwen2Config, Qwen2ForSequenceClassification
+
+    from suite.engine import RewardModel
+    from tests.conftest import TINY
+
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_dir)
+    torch.manual_seed(0)
+    config = Qwen2Config(vocab_size=len(tokenizer), num_labels=1, pad_token_id=tokenizer.pad_token_id, **TINY)
+    model = Qwen2ForSequenceClassification(config).eval()
+    model.save_pretrained(tmp_path / "judge")
+    tokenizer.save_pretrained(tmp_path / "judge")
+    prompts = [[{"role": "user", "content": "1+1"}], [{"role": "user", "content": "12+34 is"}]]
+    said = [[{"role": "assistant", "content": "2"}], [{"role": "assistant", "content": "46"}]]
+    values = RewardModel(str(tmp_path / "judge"))(prompts=prompts, completions=said)
+    for prompt, completion, value in zip(prompts, said, values, strict=True):
+        ids = tokenizer(tokenizer.apply_chat_template(prompt + completion, tokenize=False), return_tensors="pt")
+        assert value == pytest.approx(model(**ids).logits[0, 0].item(), abs=1e-5)
+    rows = [{"prompt": p, "completion": c} for p, c in zip(prompts, said, strict=True)]
+    write_rows(tmp_path / "rows.jsonl", rows)
+    score.main([str(tmp_path / "rows.jsonl"), "--reward_funcs", str(tmp_path / "judge")])
+    assert [row[str(tmp_path / "judge")] for row in read(tmp_path / "rows.scored.jsonl")] == pytest.approx(values)
