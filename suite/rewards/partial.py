@@ -10,12 +10,12 @@ import functools
 import itertools
 import math
 import re
-from fractions import Fraction
 
 from suite import reasoning
 from suite.rewards.accuracy import accuracy_reward
 from suite.rewards.language import CJK
-from suite.rewards.verify import gold_answer, unwrap
+from suite.rewards.numbers import plain, quantity
+from suite.rewards.wording import gold_answer, unwrap
 
 _LETTER = rf"[^\W{CJK}]"  # a letter, digit or underscore that may continue a word
 _PLAIN = r"\d++(?:[.,]\d++)*+(?:[eE][-+]?\d{1,3}+)?+"
@@ -23,9 +23,7 @@ _PLAIN = r"\d++(?:[.,]\d++)*+(?:[eE][-+]?\d{1,3}+)?+"
 _NUMBER = re.compile(
     rf"(?:(?<!{_LETTER})(?<![)\]}}])[-+])?(?<!{_LETTER})(?<!\d[,/])(?<!\.)(?:{_PLAIN}|\.\d++)(?:/{_PLAIN})*+(?!{_LETTER})"
 )
-_GROUPED = re.compile(r"\d{1,3}(?:,\d{3})+(?:\.\d+)?")
 _FRACTION = re.compile(r"(-?)\\[dtc]?frac\{(-?\d{1,50})\}\{(\d{1,50})\}")
-_MAX_CHARACTERS = 100  # no number that anybody was asked for, and int() refuses more than 4,300 digits
 
 
 def partial_reward(
@@ -65,38 +63,19 @@ def partial_reward(
 
 def says(text: str, gold: str | None) -> bool:
     """Whether `gold` stands in `text` as a whole number or word, as the head of this file has it."""
-    gold = _plain(unwrap(gold or "")).strip()
+    gold = _keyboard(unwrap(gold or "")).strip()
     if not gold:
         return False
-    text = _plain(text)
-    number = _NUMBER.fullmatch(gold.removeprefix("$").removesuffix("%"))
-    value = _value(number[0]) if number else None
-    if value is not None:
-        return any(_value(found[0]) == value for found in _NUMBER.finditer(text))
+    text, number = _keyboard(text), quantity(gold)
+    if number is not None:
+        found = (quantity(match[0]) for match in _NUMBER.finditer(text))
+        return any(f is not None and f.value == number.value for f in found)
     return _words(gold).search(" ".join(text.split())) is not None
 
 
-def _plain(text: str) -> str:
-    r"""Minus signs, `{,}`, `\,`, `\%`, `\$` and fractions of whole numbers as one writes them by keyboard."""
-    text = text.replace("−", "-").replace("{,}", ",").replace("\\,", "").replace("\\!", "")
-    return _FRACTION.sub(r" \1\2/\3", text.replace("\\%", "%").replace("\\$", "$"))
-
-
-@functools.lru_cache(maxsize=10_000)
-def _value(number: str) -> Fraction | None:
-    """The exact value of what `_NUMBER` found; None for 1,42 or 1/2/3 or 1/0."""
-    parts = number.split("/")
-    if len(number) > _MAX_CHARACTERS or len(parts) > 2:
-        return None
-    sign = -1 if number[0] == "-" else 1
-    parts = [part.lstrip("+-") for part in parts]
-    if any("," in part and not _GROUPED.fullmatch(part) for part in parts):
-        return None
-    try:
-        values = [Fraction(part.replace(",", "")) for part in parts]
-        return sign * (values[0] / values[1] if len(values) > 1 else values[0])
-    except (ValueError, ZeroDivisionError):  # 1.2.3
-        return None
+def _keyboard(text: str) -> str:
+    """Typographic signs, LaTeX spacing and fractions of whole numbers as one types them."""
+    return _FRACTION.sub(r" \1\2/\3", plain(text))
 
 
 @functools.lru_cache(maxsize=1000)

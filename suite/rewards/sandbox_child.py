@@ -40,9 +40,8 @@ def main() -> None:
     site.setquit()  # exit() and quit(), which come with the site module that -S leaves out
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # a trainer that ignores it would hand that down
     if sys.platform == "linux":
+        _go_first()  # before the next line, which closes /proc/self to oneself
         walls.prctl(walls.PR_SET_DUMPABLE, 0)  # nobody of the same user looks into this process or its children
-        with open("/proc/self/oom_score_adj", "w") as score:  # where memory runs out, not the trainer
-            score.write("1000")
     os.write(1, b"ready\n")
     deadline = time.monotonic() + job["seconds"] * min(len(job["tests"]), TESTS_IN_FULL)
     for number, test in enumerate(job["tests"]):
@@ -50,6 +49,15 @@ def main() -> None:
         ending = _run(job, test, number, allowed, walls) if allowed > 0 else (False, True, False)
         os.write(1, b"%d %d %d\n" % ending)
     os.killpg(0, signal.SIGKILL)  # itself, and on a machine without seccomp whatever the programs have started
+
+
+def _go_first() -> None:
+    """Where the machine runs out of memory, let the kernel end this process and its children, and not the trainer."""
+    try:
+        with open("/proc/self/oom_score_adj", "w") as score:
+            score.write("1000")
+    except OSError:  # a container may keep it closed
+        pass
 
 
 def _run(
@@ -163,10 +171,10 @@ def _drain(descriptor: int, read: bytearray) -> bool:
 
 
 def _threads(pid: int) -> int:
-    """How many threads a process has; 0 where there is no /proc."""
+    """How many threads a process has; 0 where there is no /proc to count them in."""
     try:
         return len(os.listdir(f"/proc/{pid}/task"))
-    except FileNotFoundError:
+    except OSError:
         return 0
 
 

@@ -1,0 +1,535 @@
+"""The code reward: what counts as a program, a test and a pass; and that a program can do nothing else meanwhile."""
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import textwrap
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from suite import rewards
+from suite.rewards import sandbox_walls
+from suite.rewards.code import code_reward, program_of, read_tests
+from suite.rewards.sandbox import protections
+from tests.conftest import ROOT
+
+RIGHT = "def double(x):\n    return 2 * x"
+WRONG = "def double(x):\n    return x"
+ASSERTS = ["assert double(2) == 4", "assert double(0) == 0", "assert double(-1) == -2"]
+ENDLESS = "while True:\n    pass"
+
+
+def fenced(program: str) -> str:
+    return f"```python\n{textwrap.dedent(program)}\n```"
+
+
+def score(program: str, *tests, **knobs) -> float | None:
+    return code_reward([fenced(program)], tests=[list(tests) or ["assert True"]], **knobs)[0]
+
+
+def need(wall: str) -> None:
+    kernel = {"memory": "RLIMIT_AS", "seccomp": "seccomp filters", "landlock": "Landlock, version 3"}[wall]
+    if not protections()[wall]:
+        pytest.skip(f"this kernel does not offer {kernel}")
+
+
+def need_proc() -> None:
+    if not Path("/proc/self/stat").exists():
+        pytest.skip("this system has no /proc to look for processes in")
+
+
+def refused(action: str, *imports: str) -> str:
+    """A program that passes only if `action` ends in an OSError."""
+    head = "".join(f"import {name}\n" for name in ("os", *imports))
+    return f"{head}try:\n    {action}\n    done = True\nexcept OSError:\n    done = False"
+
+
+def processes() -> dict[int, tuple[int, int, str]]:
+    """pid -> (parent, session, state) of every process."""
+    found = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        found[int(path.parent.name)] = (int(fields[1]), int(fields[3]), fields[0])
+    return found
+
+
+def wait_for(condition, seconds: float = 10):
+    """What `condition` gives as soon as it is true; the last it gave after so many seconds."""
+    ends = time.monotonic() + seconds
+    while not (value := condition()) and time.monotonic() < ends:
+        time.sleep(0.02)
+    return value
+
+
+def helper_of(pid: int) -> int | None:
+    """The sandbox that a process has started, once it has a child at work."""
+    there = processes()
+    own = [child for child, (parent, session, _) in there.items() if parent == pid and session == child]
+    return next((child for child in own if any(parent == child for parent, _, _ in there.values())), None)
+
+
+def session(leader: int) -> list[int]:
+    return [pid for pid, (_, session, state) in processes().items() if session == leader and state not in "ZX"]
+
+
+# -- what is a program, a test, a pass
+
+
+def test_asserts_give_the_share_that_holds():
+    assert score(RIGHT, *ASSERTS) == 1.0
+    assert score(WRONG, *ASSERTS) == pytest.approx(1 / 3)
+    assert score("def double(x): return 2 * abs(x)", *ASSERTS) == pytest.approx(2 / 3)
+    assert score("def double(x:", *ASSERTS) == score("import no_such_module", *ASSERTS) == 0.0
+
+
+def test_stdin_and_stdout_are_compared_but_for_blanks_at_line_ends_and_the_end():
+    program = "import sys\nfor line in sys.stdin:\n    print(int(line) + 1, '')\nprint()"
+    assert score(program, {"input": "1\n2\n", "output": "2\n3"}, {"input": "5", "output": "6\n\n"}) == 1.0
+    assert score(program, {"input": "1\n2\n", "output": "2 3"}, {"input": "1", "output": " 2"}) == 0.0
+    assert score("print('naïve 你好', input())", {"input": "é\n", "output": "naïve 你好 é"}) == 1.0
+
+
+def test_a_script_fails_by_an_exception_a_bad_exit_status_or_reading_past_the_end():
+    for program, passes in {
+        "print(1)": 1.0,
+        "print(1)\nimport sys\nsys.exit(0)": 1.0,
+        "print(1)\nexit()": 1.0,
+        "print(1)\nexit(3)": 0.0,
+        "print(1)\n1 / 0": 0.0,
+        "print(1)\ninput()\ninput()": 0.0,
+        "print(1, flush=True)\nimport os\nos.abort()": 0.0,
+    }.items():
+        assert score(program, {"input": "x", "output": "1"}) == passes, program
+
+
+def test_a_script_runs_as_main_and_waits_for_its_threads():
+    program = """
+    import threading, time
+    def late():
+        time.sleep(0.1)
+        print("late")
+    if __name__ == "__main__":
+        threading.Thread(target=late).start()
+        print("soon")
+    """
+    assert score(program, {"input": "", "output": "soon\nlate"}) == 1.0
+
+
+def test_leaving_before_the_assert_is_no_pass():
+    for leave in ("import sys; sys.exit(0)", "import os; os._exit(0)", "raise SystemExit", "exit()", "1 / 0"):
+        assert score(f"{RIGHT}\n{leave}", *ASSERTS) == 0.0
+    assert score("def double(x):\n    import os\n    os._exit(0)", *ASSERTS) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("text", "program"),
+    [
+        ("<think>t</think><answer>x = 1</answer>", "x = 1"),
+        ("<answer>```python\nx = 1\n```</answer>", "x = 1"),
+        ("<answer>a\n```py\nx = 1\n```\nb\n```\nx = 2\n```\nc</answer>", "x = 2"),
+        ("```python\nx = 1\n```\n<answer>x = 2</answer>", "x = 2"),
+        ("here:\n```Python\nx = 1\n```\nit prints\n```text\n1\n```", "x = 1"),
+        ("here: ```python\nx = 1\n```", "x = 1"),
+        ("1. so\n   ```python\n   if x:\n       y\n   ```", "if x:\n    y"),
+        ("```python\nx = 1\n```\n```python\nx = 2", "x = 1"),
+        ("<think>```python\nx = 1\n```</think>", None),
+        ("<think>```python\nx = 1\n```", None),
+        ("x = 1", None),
+        ("<answer></answer>", None),
+        ("```python\nx = 1", None),
+        ("", None),
+    ],
+)
+def test_the_program_is_the_last_block_of_the_answer_or_of_what_is_said(text, program):
+    assert program_of(text) == program
+
+
+def test_a_program_inside_the_thinking_is_never_run():
+    thought = f"<think>{fenced(RIGHT)}</think>"
+    assert code_reward([thought, thought + fenced(WRONG)], tests=[ASSERTS[:1]] * 2) == [0.0, 0.0]
+    opened = [fenced(RIGHT)]
+    assert code_reward(opened, tests=[ASSERTS], prompts=["<|user|>go<think>\n"]) == [0.0]
+    assert code_reward(opened, tests=[ASSERTS], think_opened=True) == [0.0]
+
+
+def test_conversational_completions_are_read_like_plain_ones():
+    said = [[{"role": "assistant", "content": f"<think>a</think><answer>{fenced(RIGHT)}</answer>"}]]
+    assert rewards.load("code", {"seconds": 3})(said, tests=[ASSERTS]) == [1.0]
+
+
+def test_fences_by_the_thousand_are_read_at_once():
+    started = time.monotonic()
+    for text in ("```" * 50_000, "x```\n" * 50_000, "```a\n" * 50_000, "```" + " " * 200_000, "<answer>```\n" * 20_000):
+        program_of(text)
+    assert time.monotonic() - started < 2
+
+
+PAIR = {"input": "", "output": ""}
+
+
+@pytest.mark.parametrize(
+    "tests",
+    [None, [], "", "  ", "[]", "{}", "7", "null", 3, {}, [1], [None], ["assert 1", 2], [PAIR, None], ["["], ["# none"]]
+    + [[{"input": ""}], [{"input": 1, "output": "2"}], "['assert double(1) == 3']", "[" * 100_000, [b"assert 1"], [""]],
+)
+def test_tests_that_cannot_be_read_give_no_verdict(tests):
+    assert read_tests(tests) is None
+    assert code_reward([fenced(RIGHT), "no program"], tests=[tests] * 2) == [None, None]
+
+
+def test_tests_may_be_json_or_one_whole_program():
+    suite = "def check(candidate):\n    assert candidate(2) == 4\n    assert candidate(3) == 6\ncheck(double)"
+    given = [json.dumps(ASSERTS), json.dumps([{"input": "", "output": "1"}]), suite, [*ASSERTS[:1], PAIR]]
+    assert code_reward([fenced(RIGHT)] * 4, tests=given) == [1.0, 0.0, 1.0, 1.0]
+    assert code_reward([fenced(WRONG)], tests=[suite]) == [0.0]
+
+
+def test_no_program_earns_0_and_what_happened_is_logged():
+    logged = {}
+    said = ["none", fenced(RIGHT), fenced(ENDLESS), fenced("import os; os.abort()")]
+    tests = [ASSERTS[:1], None, ["assert 1"], ["assert 1"]]
+    given = code_reward(said, tests=tests, seconds=0.3, log_metric=logged.__setitem__)
+    assert given == [0.0, None, 0.0, 0.0]
+    assert logged == {"code/timeouts": 0.25, "code/unreadable_tests": 0.25, "code/crashes": 0.25}
+    code_reward([fenced(RIGHT)], tests=[ASSERTS], log_metric=logged.__setitem__)
+    assert set(logged.values()) == {0.0}
+
+
+@pytest.mark.parametrize("knobs", [{"seconds": 0}, {"seconds": float("nan")}, {"memory_mb": 8}])
+def test_limits_that_nothing_can_meet_are_refused(knobs):
+    with pytest.raises(ValueError, match=f"code.{next(iter(knobs))}: .*Give"):
+        score(RIGHT, **knobs)
+
+
+def test_whatever_a_model_writes_gives_a_number():
+    for program in (
+        "\0",
+        "\ud800",
+        "(" * 5000,
+        "x = " + "-" * 100_000 + "1",
+        "def f(): f()\nf()",
+        "raise BaseException",
+    ):
+        assert code_reward([f"<answer>{program}</answer>"], tests=[ASSERTS[:1]]) == [0.0]
+    assert score("import sys\nsys.setrecursionlimit(10**9)\nf = lambda _: list(map(f, '1'))\nf(0)") == 0.0
+
+
+def test_one_hash_seed_makes_one_verdict():
+    program = "print(*{'a', 'b', 'c', 'd', 'e', 'f', 'g', 'h'})"
+    order = subprocess.run(
+        [sys.executable, "-c", program], env={"PYTHONHASHSEED": "0"}, capture_output=True, text=True, check=True
+    ).stdout
+    assert score(program, {"input": "", "output": order}) == 1.0
+
+
+# -- limits: what one program does costs that program only
+
+
+def test_an_endless_loop_costs_one_test_and_leaves_the_batch_alone():
+    started = time.monotonic()
+    odd = f"{RIGHT}\nif input():\n    {ENDLESS.replace(chr(10), ' ')}\nprint(1)"
+    pairs = [{"input": "\n", "output": "1"}, {"input": "go\n", "output": "1"}, {"input": "\n", "output": "1"}]
+    given = code_reward([fenced(RIGHT), fenced(ENDLESS), fenced(odd)], tests=[ASSERTS, ASSERTS, pairs], seconds=0.5)
+    assert given == [1.0, 0.0, pytest.approx(2 / 3)]
+    assert time.monotonic() - started < 6
+
+
+def test_many_tests_may_take_as_long_as_four():
+    started = time.monotonic()
+    assert score(ENDLESS, *(["assert True"] * 50), seconds=0.3) == 0.0
+    assert time.monotonic() - started < 5
+
+
+def test_sleeping_is_no_way_around_the_clock():
+    logged = {}
+    assert score("import time\ntime.sleep(60)", seconds=0.3, log_metric=logged.__setitem__) == 0.0
+    assert logged["code/timeouts"] == 1.0
+
+
+def test_a_memory_bomb_is_refused_its_memory():
+    need("memory")
+    assert score("x = bytearray(3 << 30)", "assert len(x)") == 0.0
+    assert score("x = bytearray(100 << 20)", "assert len(x)") == 1.0
+    assert score("x = bytearray(100 << 20)", "assert len(x)", memory_mb=100) == 0.0
+
+
+def test_the_limits_cannot_be_raised_again():
+    need("memory")
+    program = "import resource\nresource.setrlimit(resource.RLIMIT_AS, (8 << 30, 8 << 30))\nx = bytearray(3 << 30)"
+    assert score(program, "assert len(x)") == 0.0
+
+
+def test_endless_output_is_cut_off_long_before_the_time():
+    for test in ("assert True", {"input": "", "output": "x"}):
+        logged, started = {}, time.monotonic()
+        assert score("while True: print('x' * 1000)", test, seconds=20, log_metric=logged.__setitem__) == 0.0
+        assert time.monotonic() - started < 10
+        assert logged == {"code/timeouts": 0.0, "code/unreadable_tests": 0.0, "code/crashes": 1.0}
+
+
+def test_files_cannot_grow_without_end():
+    program = "with open('big', 'wb') as file:\n    for _ in range(64): file.write(bytes(1 << 20))"
+    assert score(program) == 0.0
+    assert score("open('small', 'w').write('x')", "assert open('small').read() == 'x'") == 1.0
+
+
+def test_threads_are_allowed_and_a_thread_bomb_is_not():
+    spawn = "import threading, time\nstop = threading.Event()\n"
+    spawn += (
+        "threading.stack_size(65536)\nmany = [threading.Thread(target=stop.wait, daemon=True) for _ in range({0})]\n"
+    )
+    spawn += "[thread.start() for thread in many]\ntime.sleep(0.3)"
+    assert score(spawn.format(8)) == 1.0
+    if Path("/proc/self/task").is_dir():
+        assert score(spawn.format(300)) == 0.0
+
+
+def test_asyncio_and_numpy_work_inside():
+    assert score("import asyncio\nasync def f(): return 3", "assert asyncio.run(f()) == 3") == 1.0
+    assert score("import numpy as np", "assert (np.ones((8, 8)) @ np.ones((8, 8))).sum() == 512") == 1.0
+
+
+# -- walls: nothing outside is reached
+
+
+def test_a_fork_bomb_does_not_fork():
+    need("seccomp")
+    ways = ("os.fork()", "os.posix_spawn('/bin/true', ['true'], {})", "subprocess.run(['true'])")
+    for action in (*ways, "os.execv('/bin/true', ['true'])"):
+        assert score(refused(action, "subprocess"), "assert not done") == 1.0, action
+    assert score("import os\nwhile True: os.fork()") == 0.0
+
+
+def test_the_network_is_refused():
+    need("seccomp")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        for action in (
+            f"socket.create_connection(('127.0.0.1', {port}), 1).sendall(b'x')",
+            "socket.socket(socket.AF_UNIX)",
+            "socket.socket(socket.AF_INET, socket.SOCK_DGRAM)",
+            "socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)",
+        ):
+            assert score(refused(action, "socket"), "assert not done") == 1.0, action
+        listener.settimeout(0.2)
+        with pytest.raises(TimeoutError):
+            listener.accept()
+
+
+def test_nothing_is_written_or_removed_outside_the_scratch_directory(tmp_path):
+    need("landlock")
+    kept, new, folder = tmp_path / "kept", tmp_path / "new", tmp_path / "folder"
+    kept.write_text("here")
+    folder.mkdir()
+    for action in (
+        f"open({str(kept)!r}, 'w')",
+        f"os.truncate({str(kept)!r}, 0)",
+        f"os.close(os.open({str(kept)!r}, os.O_RDONLY | os.O_TRUNC))",
+        f"os.remove({str(kept)!r})",
+        f"os.rename({str(kept)!r}, 'mine')",
+        f"os.link({str(kept)!r}, 'mine')",
+        f"os.rmdir({str(folder)!r})",
+        f"open({str(new)!r}, 'w')",
+        f"os.mkdir({str(new)!r})",
+        f"os.symlink('x', {str(new)!r})",
+        f"open('x', 'w'); os.rename('x', {str(new)!r})",
+    ):
+        assert score(refused(action), "assert not done") == 1.0, action
+    assert kept.read_text() == "here" and folder.is_dir() and not new.exists()
+
+
+def test_modes_and_times_of_files_outside_stay(tmp_path):
+    need("seccomp")
+    kept = tmp_path / "kept"
+    kept.write_text("here")
+    before = kept.stat()
+    for action in (f"os.chmod({str(kept)!r}, 0)", f"os.utime({str(kept)!r}, (1, 1))", f"os.chown({str(kept)!r}, 1, 1)"):
+        assert score(refused(action), "assert not done") == 1.0, action
+    assert kept.stat() == before
+
+
+def test_secrets_in_the_environment_are_not_to_be_seen(monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    names = {"PATH", "HOME", "TMPDIR", "LANG", "PYTHONHASHSEED", "MALLOC_ARENA_MAX", "LD_LIBRARY_PATH"}
+    names |= {"OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "LC_CTYPE"}
+    assert score("import os", f"assert set(os.environ) <= {names}") == 1.0
+    assert score("import os", "assert os.getcwd() == os.environ['HOME'] == os.environ['TMPDIR']") == 1.0
+
+
+def test_the_environment_and_memory_of_the_trainer_are_closed():
+    need("landlock")
+    for name in ("environ", "mem", "maps", "fd/1"):
+        for pid in (os.getpid(), "' + str(os.getppid()) + '"):
+            action = f"open('/proc/{pid}/{name}')"
+            assert score(refused(action), "assert not done") == 1.0, action
+
+
+def test_no_other_process_can_be_killed_or_limited():
+    need("seccomp")
+    victim = subprocess.Popen(["sleep", "60"])
+    try:
+        pid = victim.pid
+        for action in (
+            f"os.kill({pid}, 9)",
+            "os.kill(os.getppid(), 9)",
+            "os.killpg(0, 9)",
+            "os.kill(-1, 9)",
+            f"signal.pidfd_send_signal(os.pidfd_open({pid}), 9)",
+            f"resource.prlimit({pid}, resource.RLIMIT_CPU, (0, 0))",
+            f"fcntl.fcntl(1, fcntl.F_SETOWN, {pid})",
+            f"os.setpriority(os.PRIO_PROCESS, {pid}, 19)",
+            f"os.sched_setaffinity({pid}, {{0}})",
+            f"assert ctypes.CDLL(None).syscall(234, {pid}, {pid}, 9) == 0 or os.open('', 0)",
+            "os.setsid()",
+        ):
+            program = refused(action, "signal", "resource", "fcntl", "ctypes")
+            assert score(program, "assert not done", "assert not done") == 1.0, action
+        assert victim.poll() is None
+    finally:
+        victim.kill()
+        victim.wait()
+    assert score("import os, signal\nos.kill(os.getpid(), 0)\nsignal.raise_signal(0)") == 1.0
+
+
+def test_the_scratch_directory_goes_whatever_a_program_made_of_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    program = """
+    import os
+    os.mkdir("closed")
+    open("closed/file", "w").close()
+    os.mkdir("closed/inner", 0)
+    os.symlink("/", "root")
+    for _ in range(1500):
+        os.mkdir("deep")
+        os.chdir("deep")
+    """
+    try:
+        assert score(program) == 1.0
+        assert score(f"{textwrap.dedent(program)}\n{ENDLESS}", seconds=1) == 0.0
+        assert list(tmp_path.iterdir()) == []
+    finally:
+        subprocess.run(["rm", "-rf", tmp_path])  # pytest's own cleaning trips over such a tree
+
+
+def test_nothing_is_left_running():
+    need_proc()
+    program = "import os\nfor escape in (os.setsid, os.fork):\n    try: escape()\n    except OSError: pass\n" + ENDLESS
+    judge = threading.Thread(target=score, args=(program,), kwargs={"seconds": 1})
+    judge.start()
+    helper = wait_for(lambda: helper_of(os.getpid()))
+    seen = session(helper)
+    judge.join()
+    assert len(seen) == 2
+    assert not session(helper) and not [pid for pid in seen if pid in processes()]
+
+
+def test_a_sandbox_that_is_killed_takes_the_program_along_and_is_a_crash():
+    need_proc()
+    given, logged = [], {}
+    knobs = {"seconds": 20, "log_metric": logged.__setitem__}
+    judge = threading.Thread(target=lambda: given.append(score(ENDLESS, **knobs)))
+    judge.start()
+    helper = wait_for(lambda: helper_of(os.getpid()))
+    time.sleep(0.2)  # the child has put up its walls
+    os.kill(helper, signal.SIGKILL)
+    judge.join()
+    assert given == [0.0] and logged["code/crashes"] == 1.0
+    assert wait_for(lambda: not session(helper), 2)
+
+
+def test_a_machine_that_cannot_run_it_gives_no_verdict(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+    logged = {}
+    given = code_reward([fenced(RIGHT), "none"], tests=[ASSERTS] * 2, log_metric=logged.__setitem__)
+    assert given == [None, 0.0] and logged["code/crashes"] == 0.5
+
+
+def test_it_works_in_a_thread_and_inside_asyncio():
+    given = []
+    thread = threading.Thread(target=lambda: given.append(score(RIGHT, *ASSERTS)))
+    thread.start()
+    thread.join()
+
+    async def inside() -> None:
+        given.append(score(RIGHT, *ASSERTS))
+        given.append(await asyncio.to_thread(score, RIGHT, *ASSERTS))
+
+    asyncio.run(inside())
+    assert given == [1.0, 1.0, 1.0]
+
+
+@pytest.mark.slow
+def test_killing_the_trainer_takes_the_sandbox_and_its_directory_along(tmp_path):
+    need_proc()
+    script = (
+        "import threading; from suite.rewards.code import code_reward\n"
+        f"call = dict(completions=[{fenced(ENDLESS)!r}], tests=[['assert 1']], seconds=60.0)\n"
+        "threading.Thread(target=code_reward, kwargs=call).start()\n"
+        "threading.Event().wait()"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)}
+    trainer = subprocess.Popen([sys.executable, "-c", script], env=environment)
+    helper = wait_for(lambda: helper_of(trainer.pid), 30)
+    assert len(session(helper)) == 2 and list(tmp_path.iterdir())
+    trainer.send_signal(signal.SIGKILL)
+    trainer.wait()
+    wait_for(lambda: not session(helper) and not list(tmp_path.iterdir()), 5)
+    assert not session(helper) and not list(tmp_path.iterdir())
+
+
+def verdict(rules: list, call: int, *arguments: int, architecture: int) -> int:
+    """What a seccomp filter says of a system call: the few instructions that ours has, interpreted."""
+    data = struct.pack("=IIQ6Q", call, architecture, 0, *(*arguments, *[0] * (6 - len(arguments))))
+    at, held = 0, 0
+    while True:
+        code, if_true, if_false, value = rules[at]
+        at += 1
+        if code == 0x06:
+            return value
+        if code == 0x20:
+            held = struct.unpack_from("=I", data, value)[0]
+        elif code == 0x54:
+            held &= value
+        else:
+            holds = {0x15: held == value, 0x35: held >= value, 0x45: held & value}[code]
+            at += if_true if holds else if_false
+
+
+@pytest.mark.parametrize(
+    ("machine", "calls"),
+    [
+        ("x86_64", {"socket": 41, "kill": 62, "clone": 56, "pair": 53, "execve": 59, "read": 0, "prctl": 157}),
+        ("aarch64", {"socket": 198, "kill": 129, "clone": 220, "pair": 199, "execve": 221, "read": 63, "prctl": 167}),
+    ],
+)
+def test_the_filter_says_the_same_on_either_machine(machine, calls):
+    column, audit = sandbox_walls.MACHINES[machine]
+    rules = sandbox_walls.rules(column, audit, 4711)
+
+    def says(call: int | str, *arguments: int, architecture: int = audit) -> str:
+        number = calls.get(call, call)
+        answer = verdict(rules, number, *arguments, architecture=architecture)
+        return {0x7FFF0000: "yes", 0x50001: "no", 0x50026: "no such call", 0x80000000: "death"}[answer]
+
+    assert says("read", 0) == "yes" and says("read", 0, architecture=0x40000003) == "death"
+    assert says("socket", 2, 1) == says("execve") == "no" and says(435) == "no such call"
+    assert (
+        says("kill", 4711, 9) == "yes" and says("kill", 0, 9) == says("kill", 1, 9) == says("kill", 2**32 - 1) == "no"
+    )
+    assert says("clone", 0x10000 | 17) == "yes" and says("clone", 17) == "no"
+    assert says("pair", 1, 1 | 0o2000000) == "yes" and says("pair", 1, 2) == says("pair", 2, 1) == "no"
+    assert says("prctl", 1, 0) == "no" and says("prctl", 15, 0) == "yes"
+    if machine == "x86_64":
+        assert says(0x40000000 + 41) == "no such call"
