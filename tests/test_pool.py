@@ -16,7 +16,8 @@ from suite import rewards
 from suite.rewards import pool
 from tests.conftest import ROOT
 
-FOREVER = ("same", r"\frac{\pi}{\sqrt{7}}", r"\int_0^1\int_0^1\int_0^1 x^{y^z} dx dy dz")
+SLOW = "(a+b+c+d+e+f)^{99}"  # simplify multiplies it out
+FOREVER = ("same", "x^2+2x+1", SLOW)
 FAIR = ("same", r"2\sqrt{2}", r"\sqrt{8}")
 
 
@@ -158,13 +159,13 @@ def test_a_forked_child_starts_a_helper_of_its_own():
 def test_timeouts_and_unreadable_golds_are_metrics_of_the_run():
     logged: dict[str, float] = {}
     said = [
-        r"<answer>\int_0^1 x^{x^{\sin x}} dx</answer>",
+        f"<answer>{SLOW}</answer>",
         "<answer>5</answer>",
         "<answer>5</answer>",
         r"\boxed{9^{9^{9^9}}}",
     ]
     values = rewards.load("accuracy", {"seconds": 0.05})(
-        said, solution=[r"\frac{\pi}{\sqrt{7}}", None, "5", r"\sqrt{2}"], log_metric=logged.__setitem__
+        said, solution=["x^2+2x+1", None, "5", r"\sqrt{2}"], log_metric=logged.__setitem__
     )
     assert values == [0.0, None, 1.0, 0.0]
     assert logged == {
@@ -219,8 +220,8 @@ def test_every_rank_has_workers_of_its_own(tmp_path):
     script.write_text(
         "import torch.distributed as dist\nfrom suite.rewards import verify\ndist.init_process_group('gloo')\n"
         "rank = dist.get_rank()\n"
-        "said = [r'\\sqrt{8}', r'\\int_0^1\\int_0^1\\int_0^1 x^{y^z} dx dy dz', r'\\sqrt{2}']\n"
-        "v = verify.judge(said, [r'2\\sqrt{2}'] * 3, seconds=0.3)\n"
+        f"said = [r'\\sqrt{{8}}', '{SLOW}', r'\\sqrt{{2}}']\n"
+        "v = verify.judge(said, [r'2\\sqrt{2}', 'x^2+2x+1', r'2\\sqrt{2}'], seconds=0.3)\n"
         "dist.barrier()\nprint(rank, [x.right for x in v], v[1].by, flush=True)\n"
     )
     done = subprocess.run(

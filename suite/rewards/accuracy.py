@@ -38,6 +38,9 @@ def accuracy_reward(
     stand: "tags", "tags or box" or "lenient" (see `reasoning.final_answer`); `tolerance` is relative to the gold
     number; `seconds` is the CPU time one comparison may take; `think_opened` says that prompts end in <think>.
     """
+    for name, value, least in (("tolerance", tolerance, 0.0), ("seconds", seconds, 0.001)):
+        if not least <= value < float("inf"):
+            raise ValueError(f"accuracy.{name}: {value} must be a finite number of at least {least}.")
     answers = [reasoning.final_answer(t, reading) for t in reasoning.texts(completions, prompts, think_opened)]
     verdicts = _verdicts(answers, solution, task, choices or options, tolerance, seconds)
     if log_metric := columns.get("log_metric"):

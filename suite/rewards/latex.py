@@ -8,6 +8,7 @@ import logging
 import re
 from fractions import Fraction
 
+from latex2sympy2_extended import NormalizationConfig
 from math_verify import LatexExtractionConfig, parse, verify
 from sympy import (
     And,
@@ -33,7 +34,11 @@ from suite.rewards.numbers import quantity
 
 logging.getLogger("math_verify").setLevel(logging.ERROR)
 
-_CONFIG = (LatexExtractionConfig(),)
+# Units are ours (numbers, wording): math-verify's would take the b of a = b + c for one.
+_NORMALIZE = NormalizationConfig(
+    basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="none", equations=False
+)
+_CONFIG = (LatexExtractionConfig(normalization_config=_NORMALIZE),)
 _DECIMAL = re.compile(r"(?<![\d.])(\d*)\.(\d+)(?![\d.])")
 _SHORT_FRACTION = re.compile(r"\\[dtc]?frac\s*(\d)\s*(\d)")  # TeX takes one digit each, math-verify the rest
 _REPEATING = re.compile(r"(\d+)\.(\d*)\\(?:overline|dot|bar)\s*\{(\d+)\}")
@@ -44,6 +49,7 @@ _POWER = re.compile(r"\^\s*\(([^()]*)\)")
 _FUNCTION = re.compile(
     r"(?<![\\a-zA-Z{])(arcsin|arccos|arctan|sinh|cosh|tanh|sin|cos|tan|cot|sec|csc|log|ln|exp|pi|infty)(?![a-zA-Z}])"
 )
+_IS_NAME = re.compile(r"[A-Za-z]{1,3}(?:_\{?\w+\}?)?\s*(?:\([^()]*\))?|\\[a-zA-Z]+(?:\s*[A-Z]{1,4})?|\([a-z, ]+\)")
 _UNICODE = {
     ord(a): b for a, b in {
         "×": r"\times ", "·": r"\cdot ", "÷": r"\div ", "√": r"\sqrt", "π": r"\pi ", "∞": r"\infty ", "≤": r"\le ",
@@ -75,13 +81,10 @@ def warm_up() -> None:
 def same(gold: str, answer: str) -> bool:
     """Whether two LaTeX expressions, without dollars around them, are equal by the policy in verify.py."""
     if "=" in answer and lists.split(answer) is None and not re.search(r"[=<>]|\\[lg]eq?\b|\\in\b", gold):
-        sides = [side.strip() for side in re.split(r"(?<![<>!\\])=", answer)]
-        if re.search(r"\d|\\", sides[0]) and not re.fullmatch(
-            r"[A-Za-z](?:_\{?\w+\}?)?\s*(?:\(.*\))?|\\[a-z]+", sides[0]
-        ):
-            # 40+2=42 has to be true; (x+1)^2=x^2+2x+1 as well
-            return all(_equal(sides[-1], side) for side in sides[:-1]) and _equal(gold, sides[-1])
-        answer = sides[-1] if len(sides) > 1 and all(sides) else answer
+        first, *sides = [side.strip() for side in re.split(r"(?<![<>!\\])=", answer)]
+        if not _IS_NAME.fullmatch(first):
+            sides = [first, *sides]  # 40+2=42 has to be true; (x+1)^2=x^2+2x+1 as well
+        return all(sides) and all(_equal(sides[-1], side) for side in sides[:-1]) and _equal(gold, sides[-1])
     return _equal(gold, answer)
 
 

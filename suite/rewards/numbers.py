@@ -162,7 +162,7 @@ def _unit(tail: str) -> str | None:
     first = re.match(r"[^\W\d_]*", tail)[0]
     if len(first) == 1 and first.isascii() and (glued or first not in _LETTERS):
         return None  # 5m and 5 x are products
-    if glued and len(first) < 4 and words[0] not in UNITS:
+    if glued and len(first) < 4 and _SYNONYMS.get(first.casefold(), first.casefold()) not in UNITS:
         return None  # 5ab, too
     return spelled
 

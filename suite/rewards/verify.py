@@ -17,8 +17,8 @@ Equal are
 - sets, and lists without brackets, in any order; a tuple, and a list without brackets in its order; intervals and the
   inequality or union that means the same; equations that are rearranged or multiplied by a factor; matrices entry by
   entry;
-- expressions that can be turned into each other: `2\sqrt2` and `\sqrt8`, `x^2-1` and `(x-1)(x+1)`; a power, a root or a
-  factorial and the number it comes to.
+- expressions that can be turned into each other: `2\sqrt2` and `\sqrt8`, `x^2-1` and `(x-1)(x+1)`; a power or a root
+  and the number it comes to.
 
 Not equal are
 - a rounded value and the exact one: `0.333` and `1/3`, `3.14` and `\pi`, unless `tolerance` (relative) allows it; of
@@ -26,7 +26,8 @@ Not equal are
 - `0.5` and a gold `50`; `50\%` and a gold `0.5`, which has no percent sign to compare with;
 - two different units or names: `5 cm` and `5 m`, `x=5` and `y=5`, `x` and `X`; units are never converted;
 - tuples in another order; a set and a tuple; an open and a closed interval;
-- arithmetic left to do: `40+2` or `6 \times 7` for `42` (the question would be its own answer); a false chain `41=42`;
+- arithmetic left to do, for the question would be its own answer: `40+2` or `6 \times 7` for `42`, `6!` for `720`, and
+  an integral, limit, sum, gcd, maximum, determinant or derivative that the gold does not have; a false chain `41=42`;
 - two answers: `42 or 43`; a letter before another choice's text counts as the letter;
 - words that only contain the answer: `at least 42`, `42?`; and letters alone are words: `on` is not `no`.
 
@@ -54,6 +55,20 @@ _HUGE = re.compile(
 )
 
 _SUM = re.compile(r"[\d)}]\s*(?:[-+*×÷]|\\times|\\cdot|\\div)\s*[-+({]*\s*\d")
+_OPERATIONS = (
+    "\\int",
+    "\\iint",
+    "\\oint",
+    "\\lim",
+    "\\sum",
+    "\\prod",
+    "\\gcd",
+    "\\lcm",
+    "\\max",
+    "\\min",
+    "\\det",
+    "\\frac{d",
+)
 _LETTER = re.compile(
     r"(?:option|choice)?\s*(?:(?:\(\s*([A-J])\s*\)|\[\s*([A-J])\s*\])(?:\s*[.:：、]?\s+(?P<behind>.*))?"
     r"|([A-J])(?:\s*[.:：、)]\s*(?P<said>.*))?)",
@@ -191,14 +206,29 @@ def _compare(answer: str, gold: str, tolerance: float) -> Verdict | tuple[str, s
         return Verdict(_same_quantity(number, gold_number, tolerance), "number")
     if normal(answer) == normal(gold):
         return Verdict(True, "text")
-    if gold_number and _SUM.search(answer) and "=" not in answer:
-        return Verdict(False, "number")
+    if _is_left_to_do(answer, gold, bool(gold_number)) or _base(answer) != _base(gold):
+        return Verdict(False, "text")
     (answer, unit), (gold, gold_unit) = split_unit(answer), split_unit(gold)
     if not same_unit(unit, gold_unit) or not (_is_mathematical(answer) and _is_mathematical(gold)):
         return Verdict(False, "text")
     if _too_much(answer) or _too_much(gold):
         return Verdict(False, "refused")
     return _as_latex(gold, gold_number), _as_latex(answer, number)
+
+
+def _is_left_to_do(answer: str, gold: str, gold_is_number: bool) -> bool:
+    """Whether an answer still asks what it should say: `40+2`, `6!` or an integral, where the gold has none of it."""
+    if any(command in answer and command not in gold for command in _OPERATIONS):
+        return True
+    return (
+        gold_is_number and "=" not in answer and bool(_SUM.search(answer) or re.search(r"[\w)}]\s*!|\\binom", answer))
+    )
+
+
+def _base(text: str) -> str:
+    """The base that a number is written in: 8 for 42_8, and '' for ten."""
+    match = re.search(r"\d\s*_\s*\{?\s*(\d+)", text)
+    return "" if match is None or match[1] == "10" else match[1]
 
 
 def _as_latex(text: str, number: Quantity | None) -> str:

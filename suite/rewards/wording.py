@@ -26,6 +26,10 @@ _NAME = re.compile(
     r"|[A-Za-z][A-Za-z ]{2,30}|[\u4e00-\u9fff]{1,10})?\s*=\s*(?P<rest>[^=<>].*)",
     re.DOTALL,
 )
+_UNIT_BEHIND = re.compile(
+    r"(?P<expression>.*\S)\s*(?:\\(?:text|mathrm|mbox)\{(?P<inside>[^{}\d]+)\}|(?<=[\d}).])\s+(?P<word>[A-Za-z]{2,}))"
+    r"(?P<power>\^\{?[23]\}?)?"
+)
 _NEARLY = re.compile(r"\\approx\b|≈")
 
 
@@ -54,8 +58,8 @@ def unwrap(answer: str) -> str:
     for _ in range(8):
         before = text
         text = text.rstrip(".。;；").rstrip() if not text.endswith("...") else text
-        boxed = last_boxed(text) if text.startswith("\\boxed{") and text.endswith("}") else None
-        text = boxed.strip() if boxed is not None else text
+        boxed = last_boxed(text) if text.startswith("\\boxed{") else None
+        text = boxed.strip() if boxed is not None and len(boxed) + len("\\boxed{}") == len(text) else text
         for wrapper in _WRAPPERS:
             match = wrapper.fullmatch(text)
             two_formulas = match and "$" in match[1].replace("\\$", "") and text[0] == "$"
@@ -87,21 +91,20 @@ def normal(text: str) -> str:
     """A text without case, quotes and spacing, except where a space keeps two numbers or words apart."""
     text = plain(text).replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac").strip("\"'` .,")
     text = text.casefold() if len(text) > 1 else text  # x and X are two names
-    text = text.rstrip("!") if re.fullmatch(r"[^\d\\(){}]+", text) and " " in text else text  # x! is a factorial
+    text = text.rstrip("!") if re.fullmatch(r"[^\d\\(){}]{3,}", text) else text  # x! is a factorial
     return re.sub(r"(?<=[^\w\s])\s+|\s+(?=[^\w\s])", "", " ".join(text.split()))
 
 
 def split_unit(text: str) -> tuple[str, str]:
-    match = re.fullmatch(
-        r"(.*[\d}).])\s*(?:\\(?:text|mathrm|mbox)\{([^{}\d]+)\}|\s([A-Za-z]{2,}))(\^\{?[23]\}?)?", text
-    )
-    if match is None or "=" in text:
+    r"""(`3\sqrt2`, `cm`) of `3\sqrt2 \text{ cm}`; an expression has a unit only where that cannot be a product."""
+    match = _UNIT_BEHIND.fullmatch(text) if "=" not in text else None
+    if match is None:
         return text, ""
-    unit = spell_unit((match[2] or match[3]) + (match[4] or ""))
+    unit = spell_unit((match["inside"] or match["word"]) + (match["power"] or ""))
     words = unit.split()
     known = bool(words) and all(w in UNITS or w in ("/", "square", "cubic") for w in words)
-    named = bool(match[2]) and len(words) == 1 and len(words[0]) > 1 and words[0] not in ("or", "and")
-    return (match[1], unit) if known or named else (text, "")
+    named = bool(match["inside"]) and len(words) == 1 and len(words[0]) > 1 and words[0] not in ("or", "and")
+    return (match["expression"], unit) if known or named else (text, "")
 
 
 def _is_balanced(text: str) -> bool:

@@ -24,6 +24,7 @@ from suite.rewards import sandbox_walls
 FIRST_SECONDS = 0.2  # CPU time in the first round, which nearly all that ends at all ends in
 OVERTIME = 3.0  # CPU seconds for each worker in a batch's second round, with the full limit for each job,
 BATCH_SECONDS = 5.0  # and not much of that where the first round took so long already
+LEAST_SECONDS = 0.05  # of the overtime that are worth giving to a job
 WALL_FACTOR = 20  # a worker that sleeps, or never gets the CPU, is ended after so many times its CPU limit
 JOBS_A_WORKER = 2000  # then it is replaced: caches grow
 
@@ -111,9 +112,9 @@ class Supervisor:
             for worker in [w for w in self.workers if w.job is None]:
                 promised = sum(w.seconds for w in self.workers if w.job is not None)
                 left = min(seconds, budget - self.spent - promised)
-                if waiting and left > 0.05:
+                if waiting and left >= min(seconds, LEAST_SECONDS):
                     worker.give(number := waiting.popleft(), jobs[number], left)
-            if waiting and budget - self.spent <= 0.05:
+            if waiting and budget - self.spent < min(seconds, LEAST_SECONDS):
                 outcomes |= dict.fromkeys(waiting, "timeout")
                 waiting.clear()
             for worker in [w for w in self.workers if w.job is not None and time.monotonic() > w.until]:
