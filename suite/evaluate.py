@@ -38,6 +38,11 @@ class EvaluateArguments:
     def __post_init__(self):
         if len(set(self.checkpoints)) < len(self.checkpoints):
             raise ValueError(f"checkpoints names one twice: {', '.join(self.checkpoints)}.")
+        for key, least in (("num_generations", 0), ("max_completion_length", 1), ("per_device_eval_batch_size", 1)):
+            if getattr(self, key) < least:
+                raise ValueError(f"{key}: {getattr(self, key)} must be at least {least}.")
+        if self.max_rows is not None and self.max_rows < 1:
+            raise ValueError(f"max_rows: {self.max_rows} must be at least 1.")
         if self.num_generations > 0 and self.temperature <= 0:
             raise ValueError("temperature: samples need one above 0; set num_generations: 0 for greedy only.")
 

@@ -97,6 +97,79 @@ def test_hostile_answers_are_simply_wrong(completion, gold):
     assert rewards.load("format")([completion]) == [0.0]
 
 
+INSIDE = "so it is 42\n</think>\n<answer>42</answer>"  # what R1-Distill says behind a prompt that ends in <think>
+UNFINISHED = "maybe <answer>42</answer>? No, let me"
+
+
+@pytest.mark.parametrize(
+    ("how", "prompts"),
+    [
+        ({"think_opened": True}, [[{"role": "user", "content": "6*7"}]] * 2),
+        ({}, ["<|User|>6*7<|Assistant|><think>\n"] * 2),
+    ],
+)
+def test_a_prompt_that_opens_think_is_part_of_the_completion(how, prompts):
+    said = [INSIDE, UNFINISHED]
+    assert rewards.load("format", how)(said, prompts=prompts) == [1.0, 0.0]
+    assert rewards.load("accuracy", how)(said, solution=["42"] * 2, prompts=prompts) == [1.0, 0.0]
+    assert rewards.load("tags", how)(said, prompts=prompts) == [1.0, 0.75]
+
+
+def test_without_such_a_prompt_the_same_words_are_not_well_formed():
+    prompts = [[{"role": "user", "content": "6*7"}]]
+    assert rewards.load("format")([INSIDE], prompts=prompts) == [0.0]
+
+
+def test_a_chat_template_that_opens_think_is_recognised(tokenizer_dir):
+    from suite import run
+
+    tokenizer = run.tokenizer(str(tokenizer_dir))
+    assert not run.opens_thinking(tokenizer)
+    tokenizer.chat_template = "{% for m in messages %}{{ m.content }}{% endfor %}<|Assistant|><think>\n"
+    assert run.opens_thinking(tokenizer)
+    loaded = rewards.load_all(["accuracy", "format"], {}, think_opened=run.opens_thinking(tokenizer))
+    assert [func.keywords for func in loaded] == [{"think_opened": True}] * 2
+
+
+def test_soft_format_lets_text_stand_around_the_blocks():
+    said = [
+        "Sure.\n<think>a</think> so <answer>b</answer> bye",
+        "<answer>b</answer><think>a</think>",
+        "<think>a</think>",
+    ]
+    assert rewards.load("format", {"soft": True})(said) == [1.0, 0.0, 0.0]
+
+
+def test_a_tolerance_is_relative_and_only_on_demand():
+    said, gold = ["<answer>3.14</answer>", "<answer>3.2</answer>"], ["3.1416", "3.1416"]
+    assert rewards.load("accuracy")(said, solution=gold) == [0.0, 0.0]
+    assert rewards.load("accuracy", {"tolerance": 0.01})(said, solution=gold) == [1.0, 0.0]
+    with pytest.raises(ValueError, match="accuracy.tolerance: -1.0"):
+        rewards.load("accuracy", {"tolerance": -1})(said, solution=gold)
+
+
+def test_options_of_a_row_stand_behind_its_letter():
+    said = ["<answer>(B)</answer>", "<answer>seven</answer>", "<answer>A. five</answer>", "<answer>7</answer>"]
+    given = {"solution": ["B"] * 4, "choices": [["five", "seven"]] * 3 + [{"label": ["A", "B"], "text": ["5", "7"]}]}
+    assert rewards.load("accuracy")(said, **given) == [1.0, 1.0, 0.0, 1.0]
+
+
+def test_a_required_knob_that_is_missing_is_named():
+    with pytest.raises(ValueError, match="cosine needs .*max_len"):
+        rewards.load("cosine")
+
+
+def test_a_reward_model_keeps_its_name_and_has_no_knobs():
+    assert rewards.load("owner/model") == "owner/model"
+    with pytest.raises(ValueError, match="'owner/model' has no knobs, and is given soft"):
+        rewards.load("owner/model", {"soft": True})
+
+
+def test_a_file_that_is_no_reward_is_not_taken_for_one():
+    with pytest.raises(ValueError, match="There is no reward 'verify'"):
+        rewards.load("verify")
+
+
 def test_a_task_column_of_another_kind_is_no_reasoning_gym_task():
     assert rewards.load("accuracy")(["<answer>3</answer>"], solution=["3"], task=["math"]) == [1.0]
 

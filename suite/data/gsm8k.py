@@ -19,7 +19,7 @@ def load(split: str, *, source: str = "openai/gsm8k", test_size: int = 500, seed
     `question` or without an `answer` that ends in `#### ...`, naming its line.
     """
     for number, row in enumerate(_rows(split, source, test_size, seed), 1):
-        worked, mark, answer = row.get("answer", "").rpartition("####")
+        worked, mark, answer = str(row.get("answer") or "").rpartition("####")
         if "question" not in row or not mark:
             raise ValueError(
                 f"gsm8k, row {number} of {source} ({split}): needs `question` and an `answer` with '####', "

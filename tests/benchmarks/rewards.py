@@ -6,10 +6,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
-from tests.benchmarks.interleaved import Series, rounds, told
+from tests.benchmarks.interleaved import Series, process, rounds, told
 
 PROMPTS, GROUP = 32, 8
 HOSTILE_SECONDS = 10
+LOAD_SECONDS = 0.3
+LOAD = "from suite import rewards; rewards.load('accuracy')(['<answer>42</answer>'], solution=['42'])"
 
 
 def gsm8k_rows(rng: random.Random) -> Iterator[tuple[str, str]]:
@@ -85,6 +87,9 @@ def main(n: int = 9) -> None:
 
     from suite.rewards.accuracy import accuracy_reward as ours
 
+    loaded = rounds(lambda: process("-c", LOAD)[0], lambda: process("-c", "pass")[0], n)
+    told("accuracy loaded, above bare python, seconds", loaded.above, f"<= {LOAD_SECONDS}",
+         loaded.above.median <= LOAD_SECONDS)  # fmt: skip
     for what, rows, goal in (("boxed whole numbers", gsm8k_rows, 5.0), ("LaTeX", latex_rows, 1.5)):
         measured = rounds(timed(ours, rows), timed(theirs, rows), n)
         count = PROMPTS * GROUP
