@@ -426,6 +426,20 @@ def _check_weights(values: dict) -> None:
         )
 
 
+def describe(dataclasses: Sequence[type]) -> str:
+    """Every key a command takes, with its default and what it does: the page behind `--help`."""
+    lines = []
+    for d in dataclasses:
+        lines.append(f"\n{d.__name__}")
+        for f in (f for f in fields(d) if f.init):
+            default = f.default if f.default is not MISSING else f.default_factory
+            default = default() if callable(default) else default
+            shown = "required" if default is MISSING else repr(default.value if hasattr(default, "value") else default)
+            told = " ".join(str(f.metadata.get("help", "")).split())
+            lines.append(f"  --{f.name} ({shown})  {told[:160]}{'...' if len(told) > 160 else ''}".rstrip())
+    return "\n".join(lines)
+
+
 def grpo_arguments() -> tuple[type, ...]:
     """What a GRPO config may say; `suite score` reads the same file."""
     from trl import DatasetMixtureConfig, GRPOConfig, ModelConfig, ScriptArguments

@@ -113,12 +113,23 @@ def _chapter(command: str, path: Path, words: list[str]) -> None:
     module_of(command).main(["--config", str(path), *words])
 
 
+def explain(command: str, words: list[str]) -> str:
+    """The page behind `suite COMMAND --help`, for `prepare NAME --help` with the knobs of that data set."""
+    module = module_of(command)
+    names = [word for word in words if not word.startswith("-")]
+    if command == "prepare" and not names:
+        return f"{module.__doc__}\nIts other keys are the data set's own: suite prepare NAME --help"
+    return f"{module.__doc__}{args.describe(module.arguments(*names[:1] if command == 'prepare' else ()))}"
+
+
 def _main(argv: list[str]) -> None:
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(usage())
         return
     command, words = argv[0], argv[1:]
-    if command == "list":
+    if command in commands() and {"-h", "--help"} & set(words):
+        print(explain(command, words))
+    elif command == "list":
         show(words)
     elif command == "run":
         run(words)

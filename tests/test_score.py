@@ -1,6 +1,7 @@
 """Rewards tried without a model: on rows with completions, and on completions made up from gold answers."""
 
 import json
+from pathlib import Path
 
 import pyarrow
 import pyarrow.parquet
@@ -8,7 +9,7 @@ import pytest
 
 from suite import rewards, score
 from suite.rewards import proof
-from tests.conftest import run_suite, write_yaml
+from tests.conftest import ON_CPU, run_suite, write_yaml
 
 GOOD = "<think>a</think><answer>42</answer>"
 
@@ -217,7 +218,7 @@ def test_the_config_of_a_grpo_run_is_scored_as_it_will_be_trained(arithmetic_dir
 
 
 @pytest.mark.slow
-def test_a_reward_model_scores_as_it_does_inside_grpo(tokenizer_dir, tmp_path):
+def test_a_reward_model_scores_as_it_does_inside_grpo(tokenizer_dir, miniqwen_dir, arithmetic_dir, tmp_path):
     import torch
     from transformers import AutoTokenizer, Qwen2Config, Qwen2ForSequenceClassification
 
@@ -240,3 +241,13 @@ def test_a_reward_model_scores_as_it_does_inside_grpo(tokenizer_dir, tmp_path):
     write_rows(tmp_path / "rows.jsonl", rows)
     score.main([str(tmp_path / "rows.jsonl"), "--reward_funcs", str(tmp_path / "judge")])
     assert [row[str(tmp_path / "judge")] for row in read(tmp_path / "rows.scored.jsonl")] == pytest.approx(values)
+    run = {"model_name_or_path": miniqwen_dir, "dataset_name": arithmetic_dir, "output_dir": "run", "max_steps": 1,
+           "num_generations": 4, "per_device_train_batch_size": 4, "max_completion_length": 8, "logging_steps": 1,
+           "reward_funcs": ["accuracy", "./judge"]}  # fmt: skip
+    config = write_yaml(tmp_path / "grpo.yaml", **{k: str(v) if isinstance(v, Path) else v for k, v in run.items()})
+    done = run_suite("grpo", "--config", config, *ON_CPU, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    logged = json.loads((tmp_path / "run/trainer_state.json").read_text())["log_history"][0]
+    assert logged["reward"] == pytest.approx(
+        logged["rewards/accuracy_reward/mean"] + logged["rewards/judge/mean"], abs=1e-5
+    )
