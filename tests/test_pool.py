@@ -109,6 +109,17 @@ def test_a_helper_that_was_killed_is_replaced():
     assert pool.judge([("same", r"\sqrt{3}", r"\frac{3}{\sqrt{3}}")]) == ["equal"]
 
 
+def test_a_helper_that_cannot_work_says_why(monkeypatch, tmp_path):
+    (tmp_path / "math_verify.py").write_text("raise ImportError('no such thing')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    pool.close()
+    with pytest.raises(ValueError, match="helper cannot do its work: ImportError: no such thing"):
+        pool.judge([FAIR])
+    monkeypatch.undo()
+    pool.close()
+    assert pool.judge([FAIR]) == ["equal"]
+
+
 def test_a_worker_that_was_killed_costs_one_completion_at_most():
     pool.judge([FAIR])
     for pid in helpers_of(pool._helper.process.pid):

@@ -53,10 +53,13 @@ class Helper:
         try:
             self.process.stdin.write(json.dumps([seconds, jobs]).encode() + b"\n")
             self.process.stdin.flush()
-            line = self._line(time.monotonic() + START_SECONDS + 2 * seconds * len(jobs))
-            return json.loads(line)
-        except (BrokenPipeError, ValueError) as error:
-            raise HelperGoneError(str(error)) from None
+            reply = self._line(time.monotonic() + START_SECONDS + 2 * seconds * len(jobs))
+        except BrokenPipeError:
+            raise HelperGoneError("no listener") from None
+        outcomes, failure = json.loads(reply)
+        if failure is not None:
+            raise ValueError(f"The verifier's helper cannot do its work: {failure}. Is math-verify installed?")
+        return outcomes
 
     def _line(self, until: float) -> bytes:
         buffered, pipe = b"", self.process.stdout.fileno()
@@ -92,8 +95,11 @@ def judge(jobs: list[Job], seconds: float = SECONDS) -> list[str]:
         if new:
             if len(_known) + len(new) > REMEMBERED:
                 _known.clear()
-            _known.update(zip(new, _ask(new, seconds), strict=True))
-        return [_known[job] for job in jobs]
+            found = dict(zip(new, _ask(new, seconds), strict=True))
+            _known.update({job: outcome for job, outcome in found.items() if outcome != "crash"})
+        else:
+            found = {}
+        return [found.get(job) or _known[job] for job in jobs]
 
 
 def _ask(jobs: list[Job], seconds: float) -> list[str]:
@@ -105,19 +111,11 @@ def _ask(jobs: list[Job], seconds: float) -> list[str]:
         try:
             return _helper.ask(jobs, seconds)
         except HelperGoneError:
-            _check_installed()
             close()
         except BaseException:  # Ctrl-C half-way through an exchange: the next reply would belong to this one
             close()
             raise
     return ["crash"] * len(jobs)
-
-
-def _check_installed() -> None:
-    from importlib.util import find_spec
-
-    if find_spec("math_verify") is None:
-        raise ValueError("LaTeX answers are judged by math-verify, which is not installed: pip install math-verify.")
 
 
 def _size() -> int:

@@ -113,7 +113,12 @@ class Supervisor:
                 promised = sum(w.seconds for w in self.workers if w.job is not None)
                 left = min(seconds, budget - self.spent - promised)
                 if waiting and left >= min(seconds, LEAST_SECONDS):
-                    worker.give(number := waiting.popleft(), jobs[number], left)
+                    number = waiting[0]
+                    try:
+                        worker.give(number, jobs[number], left)
+                        waiting.popleft()
+                    except OSError:  # it died while it had nothing to do
+                        self.dismiss(worker)
             if waiting and budget - self.spent < min(seconds, LEAST_SECONDS):
                 outcomes |= dict.fromkeys(waiting, "timeout")
                 waiting.clear()
@@ -128,7 +133,10 @@ class Supervisor:
         """Take what workers have to say within `seconds`, and end with the parent process."""
         for key, _ in self.selector.select(seconds):
             worker = key.data
-            said = worker.socket.recv(64)
+            try:
+                said = worker.socket.recv(64)
+            except ConnectionResetError:  # it died before it had read its job
+                said = b""
             if said:
                 outcomes[worker.job], spent = said.decode().split()
                 self.spent += float(spent)
@@ -198,7 +206,7 @@ def _address_space() -> int:
 
 
 def main() -> None:
-    """Serve batches `[seconds, [[kind, ...], ...]]` until stdin ends."""
+    """Serve batches `[seconds, [[kind, ...], ...]]` until stdin ends; a reply is `[outcomes, what went wrong]`."""
     size, memory, parent = map(int, sys.argv[1:])
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
     nowhere = os.open(os.devnull, os.O_RDWR)
@@ -216,10 +224,16 @@ def main() -> None:
         buffered += chunk
         while b"\n" in buffered:
             line, _, buffered = buffered.partition(b"\n")
-            seconds, jobs = json.loads(line)
-            replies.write(json.dumps(supervisor.judge(jobs, seconds)) + "\n")
+            replies.write(json.dumps(_reply(supervisor, *json.loads(line))) + "\n")
             replies.flush()
     supervisor.close()
+
+
+def _reply(supervisor: Supervisor, seconds: float, jobs: list) -> tuple[list[str] | None, str | None]:
+    try:
+        return supervisor.judge(jobs, seconds), None
+    except Exception as error:  # noqa: BLE001 (math-verify missing, no memory to fork: for the user's eyes)
+        return None, f"{type(error).__name__}: {error}"
 
 
 if __name__ == "__main__":
