@@ -291,11 +291,19 @@ def take_config(argv: list[str]) -> tuple[str | None, list[str]]:
     return path, words
 
 
-def parse(dataclasses: Sequence[type], argv: Sequence[str] | None = None, *, needs_config: bool = True) -> tuple:
+def parse(
+    dataclasses: Sequence[type],
+    argv: Sequence[str] | None = None,
+    *,
+    needs_config: bool = True,
+    only: Sequence[type] = (),
+) -> tuple:
     """The dataclasses, filled from `--config FILE` and `--key value` words, and what was written out, as a dict.
 
-    The command line wins over the file. Raises `ValueError` for an unknown key (naming its nearest neighbour, or
-    its successor where TRL dropped it), a prefix of a key, a duplicate YAML key, and a value of the wrong type.
+    The command line wins over the file. With `only`, just these are filled, nothing is asked of the machine, and the
+    dict holds the value of every key: for a command that reads another one's config. Raises `ValueError` for an
+    unknown key (naming its nearest neighbour, or its successor where TRL dropped it), a prefix of a key, a duplicate
+    YAML key, and a value of the wrong type.
     """
     from trl import TrlParser
 
@@ -323,11 +331,13 @@ def parse(dataclasses: Sequence[type], argv: Sequence[str] | None = None, *, nee
     values = vars(namespace)
     said = {w.partition("=")[0].lstrip("-").replace("-", "_") for w in words if w.startswith("--")}
     written |= {k: values[k] for k in said | {s.removeprefix("no_") for s in said} if k in keys}
-    _check_required(dataclasses, values)
+    _check_required(only or dataclasses, values)
     _check_mixture(values)
+    _check_weights(values)
+    if only:
+        return (*(d(**{f.name: values[f.name] for f in fields(d) if f.init}) for d in only), values)
     _check_precision(values)
     _check_group_size(values)
-    _check_weights(values)
     filled = parser.parse_args_into_dataclasses(args=words, look_for_args_file=False)
     for instance in filled:
         if "resume_from_checkpoint" in values and hasattr(instance, "resume_from_checkpoint"):
@@ -420,6 +430,8 @@ def _check_group_size(values: dict) -> None:
 
 def _check_weights(values: dict) -> None:
     weights, rewards = values.get("reward_weights"), values.get("reward_funcs")
+    if weights is not None and not all(math.isfinite(w) for w in weights):
+        raise ValueError(f"reward_weights {weights} must all be finite.")
     if weights is not None and rewards is not None and len(weights) != len(rewards):
         raise ValueError(
             f"reward_weights {weights} has {len(weights)} numbers for {len(rewards)} rewards: {', '.join(rewards)}."

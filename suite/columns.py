@@ -30,4 +30,4 @@ def text_of(turn) -> str:
     """The words of a prompt or completion, conversational (a list of messages) or plain."""
     if isinstance(turn, str):
         return turn
-    return "".join(message["content"] or "" for message in turn)
+    return "".join(message.get("content") or "" for message in turn)

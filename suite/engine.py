@@ -192,10 +192,15 @@ class RewardModel:
         import torch
         from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+        import suite.model  # noqa: F401  (the Auto classes learn miniqwen)
+
         checkpoint.check_whole(name)
-        self.tokenizer = AutoTokenizer.from_pretrained(name)
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.model = AutoModelForSequenceClassification.from_pretrained(name, num_labels=1).to(device).eval()
+        try:
+            self.tokenizer = AutoTokenizer.from_pretrained(name)
+            self.model = AutoModelForSequenceClassification.from_pretrained(name, num_labels=1).to(device).eval()
+        except (OSError, ValueError) as error:  # the network, the Hub, and architectures without a classifier
+            raise ValueError(f"Cannot load the reward model '{name}': {error}") from error
         if self.tokenizer.pad_token_id is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
         self.model.config.pad_token_id = self.tokenizer.pad_token_id

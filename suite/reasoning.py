@@ -36,13 +36,17 @@ def texts(completions, prompts=None, think_opened: bool = False) -> list[str]:
     R1-Distill's chat template writes <think> behind every prompt; its completions begin inside. A prompt that shows
     it is recognised; one that goes through such a template is not, so `think_opened` says it for all.
     """
-    opened = [think_opened or opens_thinking(text_of(prompt)) for prompt in prompts or [""] * len(completions)]
-    return ["<think>" * opens + text_of(said) for said, opens in zip(completions, opened, strict=True)]
+    if prompts is None:
+        prompts = [[]] * len(completions)
+    return [
+        "<think>" * opens_thinking(prompt, think_opened) + text_of(said)
+        for said, prompt in zip(completions, prompts, strict=True)
+    ]
 
 
-def opens_thinking(prompt: str) -> bool:
-    """Whether a prompt, as the model reads it, ends inside a think block that has just begun."""
-    return prompt.rstrip().endswith("<think>")
+def opens_thinking(prompt, think_opened: bool = False) -> bool:
+    """Whether a prompt ends inside a think block that has just begun; in a conversation the template may have it so."""
+    return (think_opened and not isinstance(prompt, str)) or text_of(prompt).rstrip().endswith("<think>")
 
 
 def is_well_formed(completion: str, soft: bool = False) -> bool:
@@ -68,13 +72,15 @@ def spoken(completion: str) -> str:
         _, closes, rest = rest.partition("</think>")
         if not closes:
             break
-    return "".join(kept).rpartition("</think>")[2]  # a prompt that already opened <think> leaves only the closing tag
+    return " ".join(kept).rpartition("</think>")[2]  # a prompt that already opened <think> leaves only the closing tag
 
 
 def last_boxed(text: str) -> str | None:
     r"""The content of the last complete `\boxed{...}`, braces balanced."""
     opened, last = [], None
     for at, character in enumerate(text):
+        if character in "{}" and text[at - 1 : at] == "\\" and text[at - 2 : at - 1] != "\\":
+            continue  # a brace to be seen, of a set
         if character == "{":
             opened.append(at)
         elif character == "}" and opened:
@@ -88,7 +94,7 @@ def last_tagged(text: str) -> str | None:
     """The content of the last complete `<answer>...</answer>`."""
     before, closes, _ = text.rpartition("</answer>")
     _, opens, answer = before.rpartition("<answer>")
-    return answer.strip() if closes and opens else None
+    return answer.partition("</answer>")[0].strip() if closes and opens else None
 
 
 def final_answer(completion: str, reading: str = "tags or box") -> str | None:

@@ -183,12 +183,13 @@ def tokenizer(name: str | None, revision: str = "main", *, needs_template: bool 
     return found
 
 
-def opens_thinking(tokenizer) -> bool:
+def opens_thinking(tokenizer, template_kwargs: dict | None = None) -> bool:
     """Whether a chat template writes <think> behind every prompt, as R1-Distill's does."""
     if not tokenizer.chat_template:
         return False
     asked = [{"role": "user", "content": "?"}]
-    return reasoning.opens_thinking(tokenizer.apply_chat_template(asked, add_generation_prompt=True, tokenize=False))
+    text = tokenizer.apply_chat_template(asked, add_generation_prompt=True, tokenize=False, **(template_kwargs or {}))
+    return reasoning.opens_thinking(text)
 
 
 def model_init_kwargs(model, config) -> dict:

@@ -6,6 +6,7 @@ suite score --prove data/gsm8k --config configs/qwen2.5-0.5b/grpo.yaml
 """
 
 import asyncio
+import contextlib
 import inspect
 import json
 import math
@@ -14,11 +15,12 @@ import re
 import statistics
 import sys
 import time
+import types
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from suite import args, checkpoint, columns, rewards
+from suite import args, columns, rewards
 from suite.rewards import proof
 
 CHUNK = 256  # completions that are scored together, and a step of the progress bar
@@ -68,41 +70,43 @@ def main(argv=None) -> None:
     path, words = args.take_config(list(sys.argv[1:] if argv is None else argv))
     if words and not words[0].startswith("--"):
         words = ["--rows", *words]
-    # A GPU's config is read on any machine: nothing of it is trained here.
-    cpu = ["--config", path, "--use_cpu", "true", "--bf16", "false", "--fp16", "false"] if path else []
-    parsed = args.parse(arguments(bool(path)), [*words, *cpu], needs_config=False)
-    score = parsed[0]
-    reward = next(p for p in parsed if isinstance(p, args.RewardArguments))
-    weights = next(p.reward_weights for p in parsed[1:] if hasattr(p, "reward_weights"))
-    model = next(p.model_name_or_path for p in parsed[1:] if hasattr(p, "model_name_or_path"))
-    tokenizer = _tokenizer(model) if path else None
-    funcs = _funcs(reward, tokenizer)
-    weights = dict(zip(funcs, weights or [1.0] * len(funcs), strict=True))
-    count = _token_counter(funcs, model, tokenizer)
+    words += ["--config", path] if path else []
+    # Only read, not made ready to train: a config for eight GPUs is scored on a laptop.
+    wanted = (ScoreArguments, args.RewardArguments)
+    score, reward, values = args.parse(arguments(bool(path)), words, needs_config=False, only=wanted)
+    model = values["model_name_or_path"]
+    tokenizer = _tokenizer(model)
+    opened = tokenizer is not None and _opens_thinking(tokenizer, values.get("chat_template_kwargs"))
+    funcs = _funcs(reward, opened)
+    count = _token_counter(funcs, tokenizer)
     if score.prove:
-        prove(Path(score.prove), score.max_rows or 200, funcs, weights, reward.reward_schedule, count)
+        weights = dict(zip(funcs, values["reward_weights"] or [1.0] * len(funcs), strict=True))
+        prove(score, funcs, weights, reward.reward_schedule, count, opened)
     else:
         score_file(Path(score.rows), score, funcs, count)
 
 
 def _tokenizer(model: str | None):
-    """The tokenizer beside the model of a config, or None, said aloud, where there is none yet."""
-    if model and checkpoint.is_local(model) and (Path(model) / "tokenizer_config.json").is_file():
-        from suite import run
+    """The tokenizer beside the model of a run, or None, said aloud, where there is none yet."""
+    if not model:
+        return None
+    from suite import run
 
+    try:
         return run.tokenizer(model)
-    if model:
-        print(f"No tokenizer at '{model}' here: prompts are taken not to open <think>.")
-    return None
+    except ValueError as error:
+        print(f"{error} So prompts are taken not to open <think>.")
+        return None
 
 
-def _funcs(reward: args.RewardArguments, tokenizer) -> dict[str, Callable]:
+def _opens_thinking(tokenizer, template_kwargs: dict | str | None) -> bool:
+    from suite import run
+
+    return run.opens_thinking(tokenizer, args.as_mapping("chat_template_kwargs", template_kwargs))
+
+
+def _funcs(reward: args.RewardArguments, opened: bool) -> dict[str, Callable]:
     """Name -> reward, those of models loaded."""
-    opened = False
-    if tokenizer is not None:
-        from suite import run
-
-        opened = run.opens_thinking(tokenizer)
     funcs = rewards.load_all(reward.reward_funcs, reward.reward_kwargs, think_opened=opened)
     if any(isinstance(func, str) for func in funcs):
         from suite.engine import RewardModel
@@ -111,14 +115,10 @@ def _funcs(reward: args.RewardArguments, tokenizer) -> dict[str, Callable]:
     return dict(zip(reward.reward_funcs, funcs, strict=True))
 
 
-def _token_counter(funcs: dict[str, Callable], model: str | None, tokenizer) -> Callable[[str], list] | None:
+def _token_counter(funcs: dict[str, Callable], tokenizer) -> Callable[[str], list] | None:
     """Text -> token ids, where some reward asks for them and rows may not have them."""
     if not any("completion_ids" in inspect.signature(func).parameters for func in funcs.values()):
         return None
-    if tokenizer is None and model and (Path(model) / "tokenizer_config.json").is_file():
-        from suite import run
-
-        tokenizer = run.tokenizer(model)
     if tokenizer is not None:
         return lambda text: tokenizer(text, add_special_tokens=False)["input_ids"]
     print("No tokenizer: lengths are counted in words and signs, not in tokens. `--model_name_or_path` names one.")
@@ -128,19 +128,36 @@ def _token_counter(funcs: dict[str, Callable], model: str | None, tokenizer) -> 
 def score_file(path: Path, score: ScoreArguments, funcs: dict[str, Callable], count) -> None:
     """Write the scored rows beside `path`, whole or not at all, and print the table."""
     target = Path(score.output_file or path.with_suffix(f".scored{path.suffix}"))
+    rows = read_rows(path)[: score.max_rows]
+    _check_columns(rows, funcs, path)
+    with _whole_or_not_at_all(target) as partial:
+        scores = score_rows(rows, funcs, count, progress=True)
+        _write(partial, [{**row, **{n: s.values[i] for n, s in scores.items()}} for i, row in enumerate(rows)])
+    replaced = [name for name in funcs if any(name in row for row in rows)]
+    if replaced:
+        print(f"The columns {', '.join(replaced)} of '{path}' are replaced in '{target}'.")
+    print(table(scores))
+    print(f"{len(rows)} rows: {target}")
+
+
+@contextlib.contextmanager
+def _whole_or_not_at_all(target: Path) -> Iterator[Path]:
+    """A file beside `target` that takes its place in the end. What cannot be written is found before the work."""
     if target.suffix not in (".jsonl", ".parquet"):
         raise ValueError(f"output_file: '{target}' must end in .jsonl or .parquet.")
     if target.exists():
         raise ValueError(f"'{target}' exists. Name another place with `--output_file`, or remove it.")
-    rows = read_rows(path)[: score.max_rows]
-    _check_columns(rows, funcs, path)
-    scores = score_rows(rows, funcs, count, progress=True)
-    replaced = [name for name in funcs if name in rows[0]]
-    if replaced:
-        print(f"The columns {', '.join(replaced)} of '{path}' are replaced in '{target}'.")
-    _write(target, [{**row, **{n: s.values[i] for n, s in scores.items()}} for i, row in enumerate(rows)])
-    print(table(scores))
-    print(f"{len(rows)} rows: {target}")
+    partial = target.with_name(f".{target.stem}.partial{target.suffix}")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial.touch()
+        yield partial
+        os.replace(partial, target)
+    except OSError as error:
+        raise ValueError(f"Cannot write '{target}': {error}.") from None
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
 
 
 def read_rows(path: Path) -> list[dict]:
@@ -161,16 +178,23 @@ def read_rows(path: Path) -> list[dict]:
         raise ValueError(f"'{path}' must end in .jsonl or .parquet.")
     if not rows:
         raise ValueError(f"{path} has no rows.")
+    with_prompts = "prompt" in rows[0][1]
     for number, row in rows:
-        said = row.get("completion")
-        if not isinstance(said, str) and not (isinstance(said, list) and all(_is_message(m) for m in said)):
-            has = f"has the columns {', '.join(row)}" if "completion" not in row else f"has {said!r:.60} there"
-            raise ValueError(f"{path}, {unit} {number}: needs a `completion`, text or messages, and {has}.")
+        if ("prompt" in row) != with_prompts:
+            raise ValueError(f"{path}, {unit} {number}: some rows have a `prompt` and some have none.")
+        for column in ("prompt", "completion") if with_prompts else ("completion",):
+            if not _is_said(row.get(column)):
+                has = f"has {row[column]!r:.60} there" if column in row else f"has the columns {', '.join(row)}"
+                raise ValueError(f"{path}, {unit} {number}: needs a `{column}`, text or messages, and {has}.")
     return [row for _, row in rows]
 
 
-def _is_message(message) -> bool:
-    return isinstance(message, dict) and isinstance(message.get("content"), str | None)
+def _is_said(value) -> bool:
+    messages = value if isinstance(value, list) else []
+    return isinstance(value, str) or (
+        isinstance(value, list)
+        and all(isinstance(m, dict) and isinstance(m.get("content"), str | None) for m in messages)
+    )
 
 
 def _json_lines(path: Path) -> Iterator[tuple[int, dict]]:
@@ -180,7 +204,7 @@ def _json_lines(path: Path) -> Iterator[tuple[int, dict]]:
             continue
         try:
             row = json.loads(line)
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{path}, line {number}: not JSON ({error}).") from None
         if not isinstance(row, dict):
             raise ValueError(f"{path}, line {number}: a row must be a JSON object, got {row!r:.60}.")
@@ -235,7 +259,8 @@ def _batch(rows: list[dict], count) -> dict[str, list]:
     names = dict.fromkeys(name for row in rows for name in row)
     batch = {name: [row.get(name) for row in rows] for name in names}
     batch["completions"] = batch.pop("completion")
-    batch["prompts"] = batch.pop("prompt", [""] * len(rows))
+    if "prompt" in batch:
+        batch["prompts"] = batch.pop("prompt")
     if count and "completion_ids" not in batch:
         batch["completion_ids"] = [count(columns.text_of(said)) for said in batch["completions"]]
     return batch
@@ -251,13 +276,17 @@ def call(name: str, func: Callable, batch: dict[str, list], metrics: dict[str, f
     def log_metric(metric: str, value: float) -> None:
         metrics[metric] = metrics.get(metric, 0.0) + value * n
 
-    values = func(**batch, trainer_state=None, log_metric=log_metric, log_extra=None)
-    if inspect.iscoroutine(values):
-        values = asyncio.run(values)
-    values = [None if v is None else float(v) for v in values]
+    state = types.SimpleNamespace(global_step=0, max_steps=0, epoch=0.0, is_world_process_zero=True)
+    given = func(**batch, trainer_state=state, log_metric=log_metric, log_extra=lambda column, values: None)
+    if inspect.iscoroutine(given):
+        given = asyncio.run(given)
+    try:
+        values = [None if v is None else float(v) for v in given]
+    except (TypeError, ValueError):
+        values = []
     if len(values) != n or any(v is not None and not math.isfinite(v) for v in values):
         raise ValueError(
-            f"The reward '{name}' gave {values!r:.100} for {n} completions: one finite number, or None, each."
+            f"The reward '{name}' gave {given!r:.100} for {n} completions: one finite number, or None, each."
         )
     return values
 
@@ -279,26 +308,36 @@ def table(scores: dict[str, Score]) -> str:
     return "\n".join(lines)
 
 
-def _write(target: Path, rows: list[dict]) -> None:
-    partial = target.with_name(f".{target.name}.partial")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if target.suffix == ".parquet":
-        import pyarrow
-        import pyarrow.parquet
+def _write(path: Path, rows: list[dict]) -> None:
+    if path.suffix == ".jsonl":
+        path.write_text("".join(f"{_json_line(row)}\n" for row in rows), encoding="utf-8")
+        return
+    import pyarrow
+    import pyarrow.parquet
 
-        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), partial)
-    else:
-        partial.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-    os.replace(partial, target)
+    try:
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    except (pyarrow.ArrowException, UnicodeEncodeError) as error:
+        raise ValueError(f"These rows do not fit into parquet ({error}); name an --output_file in .jsonl.") from None
+
+
+def _json_line(row: dict) -> str:
+    line = json.dumps(row, ensure_ascii=False, default=str)  # dates, from parquet
+    # Half a surrogate pair, which a cut-off emoji may leave, has no UTF-8 of its own.
+    return line if line.isascii() or line.encode("utf-8", "ignore").decode() == line else json.dumps(row, default=str)
 
 
 def prove(
-    directory: Path, max_rows: int, funcs: dict[str, Callable], weights: dict[str, float], schedule: dict, count
+    score: ScoreArguments, funcs: dict[str, Callable], weights: dict[str, float], schedule: dict, count, opened: bool
 ) -> None:
     """Print what each reward gives to each made-up case. Raises `ValueError` where gold does not come first."""
-    rows = _prepared(directory)[:max_rows]
-    said = proof.completions(rows)
-    flat = [{**row, "completion": text} for row, cases in zip(rows, said, strict=True) for text in cases.values()]
+    directory = Path(score.prove)
+    rows = _prepared(directory)[: score.max_rows or 200]
+    flat = [
+        {**row, "completion": text if isinstance(row["prompt"], str) else [{"role": "assistant", "content": text}]}
+        for row, cases in zip(rows, proof.completions(rows, opened), strict=True)
+        for text in cases.values()
+    ]
     _check_columns(flat, funcs, directory)
     scores = {name: score.values for name, score in score_rows(flat, funcs, count).items()}
     found = []
@@ -306,11 +345,11 @@ def prove(
         if proof.is_about_correctness(func):
             found += proof.failures(name, scores[name], wants_one=True)
     lines = dict(scores)
-    for which in ("from", "to") if schedule else ("",):
-        sum_name = f"weighted sum ({'start' if which == 'from' else 'end'})" if which else "weighted sum"
+    for which, when in (("from", " (start)"), ("to", " (end)")) if schedule else ((None, ""),):
         now = weights | {name: way[which] for name, way in schedule.items()} if which else weights
-        lines[sum_name] = proof.weighted(scores, now)
-        found += proof.failures(sum_name, lines[sum_name], wants_one=False)
+        lines[f"weighted sum{when}"] = proof.weighted(scores, now)
+        if not found:  # a bad reward spoils the sum, too, and is told once
+            found = proof.failures(f"weighted sum{when}", lines[f"weighted sum{when}"], wants_one=False)
     print(_proof_table(lines))
     print("\n".join(f"  {case}: {what}" for case, what in proof.CASES.items()))
     if found:

@@ -24,6 +24,7 @@ FAIR = ("same", r"2\sqrt{2}", r"\sqrt{8}")
 @pytest.fixture(autouse=True)
 def _nothing_remembered():
     pool._known.clear()
+    pool._late.clear()
 
 
 def helpers_of(pid: int) -> set[int]:
@@ -86,8 +87,13 @@ def test_workers_have_a_limit_on_memory_and_no_way_out():
         assert "NoNewPrivs:\t1" in Path(f"/proc/{pid}/status").read_text()
 
 
-def test_a_job_nobody_can_do_is_a_crash_and_is_counted():
-    assert pool.judge([("task", "no_such_task", "{}", "7"), FAIR]) == ["crash", "equal"]
+def test_a_row_that_is_no_task_cannot_be_judged_and_is_counted():
+    assert pool.judge([("task", "no_such_task", "{}", "7"), FAIR]) == ["unreadable", "equal"]
+    logged: dict[str, float] = {}
+    task = [{"name": "chain_sum", "entry": "no json"}, {"name": "no_such_task", "entry": "{}"}]
+    accuracy = rewards.load("accuracy")
+    assert accuracy(["7"] * 2, solution=["7"] * 2, task=task, log_metric=logged.__setitem__) == [None, None]
+    assert logged["verify/unreadable_golds"] == 1.0
 
 
 def test_the_time_is_a_knob():
@@ -96,11 +102,20 @@ def test_the_time_is_a_knob():
     assert time.monotonic() - begun < 5
 
 
-def test_outcomes_are_remembered_timeouts_too():
-    assert pool.judge([FOREVER], seconds=0.1) == ["timeout"]
+def test_a_timeout_is_remembered_for_the_other_rewards_of_a_step_and_asked_again_with_more_time():
+    hard = ("same", r"\sqrt{2}", r"\frac{1}{\sqrt{2}+\sqrt{3}+\sqrt{5}+\sqrt{7}}+\sqrt{2}-\sqrt{2}")
+    assert pool.judge([FOREVER, hard], seconds=0.002) == ["timeout", "timeout"]
     begun = time.monotonic()
-    assert pool.judge([FOREVER]) == ["timeout"]
+    assert pool.judge([FOREVER], seconds=0.001) == ["timeout"]
     assert time.monotonic() - begun < 0.05
+    assert pool.judge([hard], seconds=20) == ["different"]
+
+
+def test_the_memory_never_forgets_what_is_being_asked(monkeypatch):
+    monkeypatch.setattr(pool, "REMEMBERED", 3)
+    old = [("same", f"x^{n}", f"x^{n}+1") for n in range(3)]
+    assert pool.judge(old) == ["different"] * 3
+    assert pool.judge([old[0], FAIR, ("same", "x^2", "x*x")]) == ["different", "equal", "equal"]
 
 
 def test_a_helper_that_was_killed_is_replaced():

@@ -141,7 +141,7 @@ def silent_reward(completions, solution, **columns):
 
 def verbose_reward(completions, **columns):
     """More for more: at a high weight the doubled completion beats the right one."""
-    return [float(len(text)) for text in completions]
+    return [float(len(said[0]["content"])) for said in completions]  # a conversation, as GRPO has it
 
 
 def test_the_rewards_of_a_run_prove_themselves(arithmetic_dir, capsys):
@@ -156,9 +156,9 @@ def test_the_rewards_of_a_run_prove_themselves(arithmetic_dir, capsys):
 @pytest.mark.parametrize(
     ("reward", "weights", "message"),
     [
-        ("generous", ["1"], "generous_reward gives 'other' 1, no less than gold, in row 1 and 199 more"),
+        ("generous", ["1"], "generous_reward gives no less than gold to 'other' 1 in row 1 and 199 more"),
         ("silent", ["1"], "silent_reward gives 0 and not 1 to the gold answer of row 1"),
-        ("accuracy verbose", ["1", "1"], "weighted sum gives 'doubled' .*, no less than gold"),
+        ("accuracy verbose", ["1", "1"], "weighted sum gives no less than gold to .*'doubled'"),
     ],
 )
 def test_a_reward_that_cannot_be_trusted_is_found_out(arithmetic_dir, reward, weights, message):
@@ -170,7 +170,7 @@ def test_a_reward_that_cannot_be_trusted_is_found_out(arithmetic_dir, reward, we
 def test_a_schedule_is_proven_at_both_ends(arithmetic_dir):
     words = ["--prove", str(arithmetic_dir), "--reward_funcs", "accuracy", "format", "--reward_weights", "1", "0"]
     schedule = {"accuracy": {"from": 1.0, "to": 0.0, "start": 0, "end": 10}}
-    with pytest.raises(ValueError, match=r"weighted sum \(end\) gives 'other' 0, no less than gold"):
+    with pytest.raises(ValueError, match=r"weighted sum \(end\) gives no less than gold to 'other' 0"):
         score.main([*words, "--reward_schedule", json.dumps(schedule)])
 
 
@@ -178,7 +178,7 @@ def test_an_unreadable_gold_is_found_before_a_gpu_is_spent(tmp_path):
     rows = [{"prompt": f"{n}", "solution": s} for n, s in enumerate(["1", "2", "", "4"])]
     (tmp_path / "data").mkdir()
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "data/train.parquet")
-    with pytest.raises(ValueError, match="accuracy cannot judge row 3: the gold answer is unreadable"):
+    with pytest.raises(ValueError, match="accuracy gives None to the gold answer of row 3"):
         score.main(["--prove", "data", "--reward_funcs", "accuracy"])
 
 

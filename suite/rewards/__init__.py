@@ -6,12 +6,17 @@ It returns one finite number a completion, or None where it cannot judge. Nothin
 import functools
 import importlib
 import inspect
+import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from suite import checkpoint
 from suite.args import check_knobs, knobs
 from suite.registry import entries, pick
+
+VERDICT_KNOBS = ("reading", "tolerance", "seconds")
+# What TRL passes beside the columns.
+RESERVED = ("completion_ids", "trainer_state", "log_extra", "log_metric", "environments")
 
 
 def names() -> dict[str, str]:
@@ -37,45 +42,78 @@ def load(name: str, given: dict | None = None, *, think_opened: bool = False) ->
             raise ValueError(f"reward_kwargs: the reward model '{name}' has no knobs, and is given {', '.join(given)}.")
         checkpoint.check_whole(name)
         return name
-    if "." in name:
-        module, _, function = name.rpartition(".")
-        try:
-            reward = getattr(importlib.import_module(module), function)
-        except (ImportError, AttributeError) as error:
-            raise ValueError(f"reward_funcs: cannot import '{name}': {error}.") from None
-    else:
-        if not name.isidentifier() or not (Path(__file__).parent / f"{name}.py").is_file():
-            pick("reward", name, names())
-        reward = getattr(importlib.import_module(f"suite.rewards.{name}"), f"{name}_reward", None)
-        if reward is None:  # `verify` is a file, and no reward
-            pick("reward", name, names())
+    reward = _find(name)
     turned = check_knobs(name, reward, given)
     there = knobs(reward)
     missing = [knob for knob, p in there.items() if p.default is p.empty and knob not in turned]
     if missing:
         raise ValueError(f"{name} needs `reward_kwargs: {{{name}: {{{missing[0]}: ...}}}}`, which has no default.")
+    if given and "." not in name:
+        # No completions: our own rewards say now, and not at step 0, what is out of range.
+        columns = [p.name for p in inspect.signature(reward).parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
+        reward(**{column: [] for column in columns}, **turned)
     if think_opened and "think_opened" in there:
         turned.setdefault("think_opened", True)
     return functools.partial(reward, **turned) if turned else reward
 
 
+def _find(name: str) -> Callable:
+    """The function behind a name from the folder, or behind a dotted path."""
+    if "." in name:
+        module, _, function = name.rpartition(".")
+        try:
+            reward = getattr(importlib.import_module(module), function)
+        except (ImportError, AttributeError, ValueError) as error:
+            raise ValueError(f"reward_funcs: cannot import '{name}': {error}.") from None
+        if not inspect.isroutine(reward):
+            raise ValueError(f"reward_funcs: '{name}' is no function, but {reward!r:.60}.")
+        return reward
+    if not name.isidentifier() or not (Path(__file__).parent / f"{name}.py").is_file():
+        if Path(name).is_dir():
+            raise ValueError(f"reward_funcs: '{name}' is a directory; a reward model there is named './{name}'.")
+        pick("reward", name, names())
+    reward = getattr(importlib.import_module(f"suite.rewards.{name}"), f"{name}_reward", None)
+    if reward is None:  # `verify` is a file, and no reward
+        pick("reward", name, names())
+    return reward
+
+
 def load_all(funcs: list[str], kwargs: dict[str, dict], *, think_opened: bool = False) -> list[Callable | str]:
-    """The rewards of a run, in the order of `reward_funcs`, each with its part of `reward_kwargs`."""
-    return [load(name, kwargs.get(name), think_opened=think_opened) for name in funcs]
+    """The rewards of a run, in the order of `reward_funcs`, each with its part of `reward_kwargs`.
+
+    What `accuracy` is told about right and wrong goes to the rewards that ask it, too: a run has one verdict.
+    """
+    verdict = {knob: value for knob, value in kwargs.get("accuracy", {}).items() if knob in VERDICT_KNOBS}
+    loaded = [load(name, kwargs.get(name), think_opened=think_opened) for name in funcs]
+    return [functools.partial(f, **verdict) if verdict and _asks_accuracy(f) else f for f in loaded]
+
+
+def _asks_accuracy(reward: Callable | str) -> bool:
+    """Whether one of our rewards hands its columns on to `accuracy`."""
+    function = reward.func if isinstance(reward, functools.partial) else reward
+    module = sys.modules.get(getattr(function, "__module__", ""), None)
+    ours = module is not None and module.__name__.startswith("suite.rewards.")
+    return ours and hasattr(module, "accuracy_reward") and not module.__name__.endswith(".accuracy")
 
 
 def check_columns(funcs: dict[str, Callable | str], there: Iterable[str], where: str) -> None:
     """Raise `ValueError` where the rows lack a column that a reward cannot do without, or have one named as its knob.
 
+    `there` names the columns as a reward gets them: `prompts` for `prompt`.
+
     TRL passes columns by name, so such a column would silently take the knob's place.
     """
     there = set(there)
+    if taken := [column for column in RESERVED[1:] if column in there]:
+        raise ValueError(f"{where}: the column `{taken[0]}` has a name that TRL passes to rewards itself. Rename it.")
     for name, func in funcs.items():
         if isinstance(func, str):  # a reward model reads prompts and completions
             continue
+        if not any(p.kind is p.VAR_KEYWORD for p in inspect.signature(func).parameters.values()):
+            raise ValueError(f"The reward '{name}' must take **columns: GRPO passes every column by name.")
         for column, p in inspect.signature(func).parameters.items():
             needed = p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD
-            if needed and column not in there | {"completions", "prompts", "completion_ids"}:
+            if needed and column not in there | {"completions", *RESERVED}:
                 listed = ", ".join(sorted(there))
                 raise ValueError(f"{where}: the reward '{name}' needs a column `{column}`; there are: {listed}.")
             if p.kind is p.KEYWORD_ONLY and column in there:

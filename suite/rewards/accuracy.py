@@ -55,7 +55,7 @@ def accuracy_reward(
 def _verdicts(answers: list, solution: Sequence, task, choices, tolerance: float, seconds: float) -> list[Verdict]:
     """Rows of a reasoning-gym task go to its scorer, all others to the verifier."""
     # Other data sets have a column `task`, too; ours holds a name and an entry.
-    own = [i for i, t in enumerate(task or []) if isinstance(t, dict) and t.get("entry")]
+    own = [i for i, t in enumerate(task or []) if isinstance(t, dict) and t.get("name") and t.get("entry")]
     rest = [i for i in range(len(answers)) if i not in set(own)]
     scored = score_tasks([answers[i] for i in own], [task[i] for i in own], seconds)
     judged = judge(

@@ -5,17 +5,15 @@ from suite.rewards.groups import by_prompt
 
 
 def length_reward(
-    completions, solution, completion_ids, prompts=None, *, think_opened: bool = False, **columns
+    completions, solution, completion_ids, prompts, *, think_opened: bool = False, **columns
 ) -> list[float | None]:
     """0.5 - (length - min) / (max - min) for a right answer, at most 0 for a wrong one (Kimi k1.5, 2.3.3).
 
     Lengths are tokens of `completion_ids`; min and max are taken over all completions of the same prompt, on all
     ranks (`groups`: every rank calls this reward, or none). Where all are equally long each gets 0. The verdict is
-    that of `accuracy`; where it is None so is this, but the length still counts for the others. Raises `ValueError`
-    without `prompts`. Source: https://arxiv.org/abs/2501.12599.
+    that of `accuracy`; where it is None so is this, but the length still counts for the others.
+    Source: https://arxiv.org/abs/2501.12599.
     """
-    if prompts is None:
-        raise ValueError("length.prompts: None will not do; the completions of one prompt are compared. Pass prompts=.")
     # Before the verdicts, which may take longer here than elsewhere.
     groups = by_prompt(prompts, [len(ids) for ids in completion_ids])
     columns.pop("log_extra", None)  # accuracy's own: TRL would append its columns twice

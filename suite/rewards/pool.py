@@ -19,11 +19,13 @@ SECONDS = 2.0  # CPU time for one comparison
 MEMORY = 1 << 30  # bytes a worker may take above what math-verify itself takes
 START_SECONDS = 120  # for the helper to start on a machine that is busy loading a model
 REMEMBERED = 50_000  # outcomes: the rewards of one step ask the same, and so do later steps
+LATE_SECONDS = 30  # for so long a timeout is remembered, for the other rewards of the step
 
 Job = tuple[str, ...]  # ('same', gold, answer) or ('task', name, entry, answer)
 
 _lock = threading.Lock()
 _known: dict[Job, str] = {}
+_late: dict[Job, tuple[float, float]] = {}  # the CPU seconds a job had, and when
 _helper: "Helper | None" = None
 
 
@@ -46,7 +48,8 @@ class Helper:
             env={**os.environ, "PYTHONPATH": path},
             start_new_session=True,  # Ctrl-C is for the run; the helper ends with it
         )
-        self.started = time.monotonic()
+        self.poll = select.poll()
+        self.poll.register(self.process.stdout, select.POLLIN)
 
     def ask(self, jobs: list[Job], seconds: float) -> list[str]:
         """One outcome a job."""
@@ -56,7 +59,10 @@ class Helper:
             reply = self._line(time.monotonic() + START_SECONDS + 2 * seconds * len(jobs))
         except BrokenPipeError:
             raise HelperGoneError("no listener") from None
-        outcomes, failure = json.loads(reply)
+        try:
+            outcomes, failure = json.loads(reply)
+        except ValueError:
+            raise HelperGoneError("no sense") from None
         if failure is not None:
             raise ValueError(f"The verifier's helper cannot do its work: {failure}. Is math-verify installed?")
         return outcomes
@@ -64,7 +70,8 @@ class Helper:
     def _line(self, until: float) -> bytes:
         buffered, pipe = b"", self.process.stdout.fileno()
         while not buffered.endswith(b"\n"):
-            ready, _, _ = select.select([pipe], [], [], max(0.0, until - time.monotonic()))
+            # No select(), which knows only the first 1,024 files of a process.
+            ready = self.poll.poll(1000 * max(0.0, until - time.monotonic()))
             chunk = os.read(pipe, 1 << 20) if ready else b""
             if not chunk:
                 raise HelperGoneError("no reply")
@@ -91,15 +98,32 @@ def judge(jobs: list[Job], seconds: float = SECONDS) -> list[str]:
     if not jobs:
         return []
     with _lock:
-        new = [job for job in dict.fromkeys(jobs) if job not in _known]
+        found = {job: outcome for job in jobs if (outcome := _remembered(job, seconds)) is not None}
+        new = [job for job in dict.fromkeys(jobs) if job not in found]
         if new:
-            if len(_known) + len(new) > REMEMBERED:
-                _known.clear()
-            found = dict(zip(new, _ask(new, seconds), strict=True))
-            _known.update({job: outcome for job, outcome in found.items() if outcome != "crash"})
-        else:
-            found = {}
-        return [found.get(job) or _known[job] for job in jobs]
+            answers = dict(zip(new, _ask(new, seconds), strict=True))
+            found |= answers
+            _remember(answers, seconds)
+        return [found[job] for job in jobs]
+
+
+def _remembered(job: Job, seconds: float) -> str | None:
+    if job in _known:
+        return _known[job]
+    given, when = _late.get(job, (0.0, 0.0))
+    return "timeout" if given >= seconds and time.monotonic() - when < LATE_SECONDS else None
+
+
+def _remember(answers: dict[Job, str], seconds: float) -> None:
+    """Keep what was decided; a timeout for a while only, since a batch of hostile ones may have caused it; no crash."""
+    if len(_known) + len(answers) > REMEMBERED:
+        _known.clear()
+    _late.clear()
+    for job, outcome in answers.items():
+        if outcome == "timeout":
+            _late[job] = (seconds, time.monotonic())
+        elif outcome != "crash":
+            _known[job] = outcome
 
 
 def _ask(jobs: list[Job], seconds: float) -> list[str]:
@@ -121,7 +145,8 @@ def _ask(jobs: list[Job], seconds: float) -> list[str]:
 def _size() -> int:
     """Workers for this process: the machine's cores, shared with the other ranks on it, and at most 4."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(4, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
+    ranks = os.environ.get("LOCAL_WORLD_SIZE", "")
+    return max(1, min(4, cores // max(1, int(ranks) if ranks.isdecimal() else 1)))
 
 
 def close() -> None:

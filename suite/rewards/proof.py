@@ -21,9 +21,10 @@ THINKING = "First, I read the question.\nThen, I work it out step by step.\nFina
 
 def gold_completion(row: dict) -> str:
     """A well-formed completion with the row's gold answer; for rows with `tests`, with its program."""
-    if row.get("tests") is not None:
-        return reasoning.write(THINKING, f"```python\n{row['solution']}\n```")
-    return reasoning.write(THINKING, gold_answer(row["solution"]) or "")
+    if row.get("tests") is None:
+        return reasoning.write(THINKING, gold_answer(row["solution"]) or "")
+    program = str(row["solution"])
+    return reasoning.write(THINKING, program if "```" in program else f"```python\n{program}\n```")
 
 
 def others(rows: Sequence[dict]) -> list[int]:
@@ -31,24 +32,31 @@ def others(rows: Sequence[dict]) -> list[int]:
 
     Raises `ValueError` where some row has none: nothing can be shown with golds that are all alike.
     """
-    golds = [gold_answer(row["solution"]) for row in rows]
+    golds = [str(row["solution"]) if row.get("tests") is not None else gold_answer(row["solution"]) for row in rows]
+    first: dict[str, int] = {}
+    for i, gold in enumerate(golds):
+        if gold is not None:
+            first.setdefault(gold, i)
+    if not first:
+        raise ValueError("Not one of the gold answers can be read.")
+    different = list(first.values())
     found: dict[int, int] = {}
-    for step in range(1, min(len(rows), 20)):
-        open_rows = [i for i in range(len(rows)) if i not in found]
-        pairs = [(i, (i + step) % len(rows)) for i in open_rows]
-        verdicts = judge([golds[j] for _, j in pairs], [rows[i]["solution"] for i, _ in pairs])
-        found |= {i: j for (i, j), v in zip(pairs, verdicts, strict=True) if golds[j] is not None and not v.right}
+    for step in range(1, min(len(different), 20) + 1):
+        pairs = [(i, different[(i + step) % len(different)]) for i in range(len(rows)) if i not in found]
+        verdicts = judge([golds[j] for _, j in pairs], [golds[i] for i, _ in pairs])
+        found |= {i: j for (i, j), v in zip(pairs, verdicts, strict=True) if golds[i] != golds[j] and not v.right}
     missing = next((i for i in range(len(rows)) if i not in found), None)
     if missing is not None:
         raise ValueError(f"Row {missing + 1} (gold {golds[missing]!r}) has no other row with another gold answer.")
     return [found[i] for i in range(len(rows))]
 
 
-def completions(rows: Sequence[dict]) -> list[dict[str, str]]:
-    """Case -> completion, for each row."""
+def completions(rows: Sequence[dict], think_opened: bool = False) -> list[dict[str, str]]:
+    """Case -> completion, for each row; without the <think> that its prompt has opened."""
     golds = [gold_completion(row) for row in rows]
-    return [
-        {
+    found = []
+    for row, gold, other in zip(rows, golds, others(rows), strict=True):
+        said = {
             "gold": gold,
             "other": golds[other],
             "empty": "",
@@ -56,8 +64,9 @@ def completions(rows: Sequence[dict]) -> list[dict[str, str]]:
             "format only": reasoning.write(THINKING, "I do not know."),
             "doubled": f"{gold}\n{golds[other]}",
         }
-        for gold, other in zip(golds, others(rows), strict=True)
-    ]
+        opened = reasoning.opens_thinking(row.get("prompt", ""), think_opened)
+        found.append({case: text.removeprefix("<think>") if opened else text for case, text in said.items()})
+    return found
 
 
 def is_about_correctness(reward: Callable) -> bool:
@@ -86,24 +95,17 @@ def spread(values: Sequence[float | None]) -> float:
 def failures(name: str, values: Sequence[float | None], wants_one: bool) -> list[str]:
     """What is wrong with a reward, or with the weighted sum, in words: nothing where gold is ahead in every row."""
     cases = by_case(values)
-    found = []
-    unreadable = [i for i, value in enumerate(cases["gold"]) if value is None]
-    if unreadable:
-        found.append(f"{name} cannot judge {_rows(unreadable)}: the gold answer is unreadable")
-    if wants_one:
-        low = [i for i, value in enumerate(cases["gold"]) if value is not None and value != 1.0]
-        if low:
-            found.append(f"{name} gives {cases['gold'][low[0]]:.3g} and not 1 to the gold answer of {_rows(low)}")
-    for case in list(CASES)[1:]:
-        ties = [
-            i
-            for i, (gold, value) in enumerate(zip(cases["gold"], cases[case], strict=True))
-            if gold is not None and value is not None and value >= gold
-        ]
-        if ties:
-            given = cases[case][ties[0]]
-            found.append(f"{name} gives '{case}' {given:.3g}, no less than gold, in {_rows(ties)}")
-    return found
+    unjudged = [i for i, value in enumerate(cases["gold"]) if value is None]
+    if unjudged:
+        return [f"{name} gives None to the gold answer of {_rows(unjudged)}: it cannot be read"]
+    low = [i for i, value in enumerate(cases["gold"]) if wants_one and value != 1.0]
+    found = [f"{name} gives {cases['gold'][low[0]]:.3g} and not 1 to the gold answer of {_rows(low)}"] if low else []
+    ties = {
+        case: [i for i, (g, v) in enumerate(zip(cases["gold"], cases[case], strict=True)) if v is not None and v >= g]
+        for case in list(CASES)[1:]
+    }
+    ahead = [f"'{case}' {cases[case][rows[0]]:.3g} in {_rows(rows)}" for case, rows in ties.items() if rows]
+    return [*found, f"{name} gives no less than gold to {', '.join(ahead)}"] if ahead else found
 
 
 def _rows(numbers: list[int]) -> str:

@@ -123,24 +123,24 @@ def judge(
 
 def score_tasks(answers: Sequence[str | None], tasks: Sequence[dict], seconds: float = pool.SECONDS) -> list[Verdict]:
     """The score, from 0 to 1, that each row's reasoning-gym task gives the answer. A task has `name` and `entry`."""
-    asked = [("task", t["name"], e if isinstance(e := t["entry"], str) else json.dumps(e), a or "") for t, a in
-             zip(tasks, answers, strict=True)]  # fmt: skip
-    verdicts = []
-    for answer, outcome in zip(answers, pool.judge(asked, seconds), strict=True):
-        failed = outcome in FAILURES
-        score = 0.0 if failed or answer is None else float(outcome)
-        verdicts.append(Verdict(score, "no answer" if answer is None else outcome if failed else "task"))
-    return verdicts
+    jobs = []
+    for answer, task in zip(answers, tasks, strict=True):
+        entry = task["entry"] if isinstance(task["entry"], str) else json.dumps(task["entry"], default=str)
+        jobs.append(("task", str(task["name"]), entry, answer or ""))
+    return [_scored(answer, outcome) for answer, outcome in zip(answers, pool.judge(jobs, seconds), strict=True)]
 
 
-def is_right(answer: str | None, solution, **how) -> bool | None:
-    """Whether one answer equals the gold in `solution`; None where the gold cannot be read."""
-    return judge([answer], [solution], **how)[0].right
+def _scored(answer: str | None, outcome: str) -> Verdict:
+    if outcome == "unreadable":
+        return Verdict(None, "unreadable gold")
+    if answer is None or outcome in FAILURES:
+        return Verdict(0.0, "no answer" if answer is None else outcome)
+    return Verdict(min(1.0, max(0.0, float(outcome))), "task")
 
 
 def options(choices) -> dict[str, str]:
     """Letter -> text, from a list, a mapping, or a mapping of `label` and `text` lists."""
-    if isinstance(choices, dict) and "text" in choices and "label" in choices:
+    if isinstance(choices, dict) and isinstance(choices.get("text"), list) and isinstance(choices.get("label"), list):
         choices = dict(zip(choices["label"], choices["text"], strict=False))
     if isinstance(choices, dict):
         return {str(letter).upper(): str(text) for letter, text in choices.items()}

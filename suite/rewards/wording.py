@@ -3,7 +3,7 @@ r"""The words and signs around an answer: what is taken away before two answers 
 import functools
 import re
 
-from suite.reasoning import last_boxed, last_tagged
+from suite.reasoning import last_boxed, last_tagged, spoken
 from suite.rewards.numbers import SIGNS, UNITS, plain, spell_unit
 
 _WRAPPERS = (
@@ -37,18 +37,18 @@ def gold_answer(solution) -> str | None:
     """The final answer in a gold solution of any style; None for one that cannot be read."""
     if isinstance(solution, float) and solution != solution:
         return None
-    if not isinstance(solution, str | int | float):
+    if not isinstance(solution, str | int | float) or (isinstance(solution, int) and abs(solution) > 10**100):
         return None
-    text = str(solution).strip()
+    text = spoken(str(solution)).strip()
     if "####" in text:
-        text = text.rpartition("####")[2].strip()
+        text = text.rpartition("####")[2].strip().partition("\n")[0]
     tagged = last_tagged(text)
     text = tagged if tagged is not None else text
     boxed = last_boxed(text)
-    if boxed is None and "\\boxed" in text:
+    if "\\boxed{" in text and (boxed is None or f"\\boxed{{{boxed}}}" not in text[text.rindex("\\boxed{") :]):
         return None  # cut off
     text = unwrap(boxed if boxed is not None else text)
-    return text if text and _is_balanced(text) else None
+    return text if re.search(r"[^\W_]|\\[a-z{]|[∅∞]", text) and _is_balanced(text) else None
 
 
 @functools.lru_cache(maxsize=20_000)

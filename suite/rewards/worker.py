@@ -12,6 +12,7 @@ import json
 import math
 import os
 import resource
+import secrets
 import selectors
 import signal
 import socket
@@ -32,30 +33,41 @@ JOBS_A_WORKER = 2000  # then it is replaced: caches grow
 class Worker:
     """One forked process and the job it holds."""
 
-    def __init__(self, others: list["Worker"], memory: int):
+    def __init__(self, memory: int):
         self.socket, theirs = socket.socketpair()
-        self.jobs, self.job, self.seconds, self.until = 0, None, 0.0, 0.0
+        self.jobs, self.job, self.seconds, self.until, self.token = 0, None, 0.0, 0.0, ""
         self.pid = os.fork()
         if self.pid == 0:
-            for other in others:
-                other.socket.close()
-            self.socket.close()
+            _close_all_but(theirs.fileno())
             _work(theirs, memory)
         theirs.close()
 
     def give(self, number: int, job, seconds: float) -> None:
         self.job, self.jobs, self.seconds = number, self.jobs + 1, seconds
         self.until = time.monotonic() + max(1.0, WALL_FACTOR * seconds)
-        self.socket.sendall(json.dumps([seconds, job]).encode() + b"\n")
+        self.token = secrets.token_hex(8)
+        self.socket.sendall(json.dumps([self.token, seconds, job]).encode() + b"\n")
+
+    def reply(self) -> tuple[str, float] | None:
+        """(outcome, CPU seconds) of its job; None where it is dead, or says anything else: some scorers evaluate what a
+        model wrote, and that may try to speak for its worker."""
+        try:
+            said = self.socket.recv(256).decode("ascii", "replace").split()
+        except ConnectionResetError:  # it died before it had read its job
+            return None
+        if len(said) != 3 or said[0] != self.token:
+            return None
+        return said[1], float(said[2])
 
     def end(self) -> str:
         """Kill it, and say what it died of: 'timeout' or 'crash'."""
+        status = 0
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, signal.SIGKILL)
-        _, status = os.waitpid(self.pid, 0)
+        with contextlib.suppress(ChildProcessError):
+            _, status = os.waitpid(self.pid, 0)
         self.socket.close()
-        died_of = os.WTERMSIG(status) if os.WIFSIGNALED(status) else None
-        return "timeout" if died_of in (signal.SIGPROF, signal.SIGKILL) else "crash"
+        return "timeout" if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGPROF else "crash"
 
 
 class Supervisor:
@@ -68,7 +80,7 @@ class Supervisor:
         self.size, self.warm, self.spent = size, set(), 0.0  # CPU seconds of this batch
 
     def hire(self) -> None:
-        worker = Worker(self.workers, self.memory)
+        worker = Worker(self.memory)
         self.workers.append(worker)
         self.selector.register(worker.socket, selectors.EVENT_READ, worker)
 
@@ -133,15 +145,12 @@ class Supervisor:
         """Take what workers have to say within `seconds`, and end with the parent process."""
         for key, _ in self.selector.select(seconds):
             worker = key.data
-            try:
-                said = worker.socket.recv(64)
-            except ConnectionResetError:  # it died before it had read its job
-                said = b""
-            if said:
-                outcomes[worker.job], spent = said.decode().split()
-                self.spent += float(spent)
+            reply = worker.reply()
+            if reply is not None:
+                outcomes[worker.job], spent = reply
+                self.spent += spent
                 worker.job = None
-            if not said or worker.jobs >= JOBS_A_WORKER:
+            if reply is None or worker.jobs >= JOBS_A_WORKER:
                 job, died_of = worker.job, self.dismiss(worker)
                 if job is not None:
                     outcomes[job] = died_of
@@ -159,11 +168,12 @@ def _work(connection: socket.socket, memory: int) -> None:
     """A worker's life: judge what comes until nobody is there to ask."""
     _die_with_parent()
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGPROF})
     # Nothing here needs the network, a file or another process, and some scorers evaluate what a model wrote.
     sandbox_walls.put_up(os.devnull, _address_space() + memory, JOBS_A_WORKER)
     lines = connection.makefile("r", encoding="utf-8")
     for line in lines:
-        seconds, job = json.loads(line)
+        token, seconds, job = json.loads(line)
         signal.setitimer(signal.ITIMER_PROF, seconds)
         try:
             outcome = _outcome(*job)
@@ -172,8 +182,15 @@ def _work(connection: socket.socket, memory: int) -> None:
         except Exception:  # noqa: BLE001 (whatever a model wrote: it is counted, and costs its own completion)
             outcome = "crash"
         left, _ = signal.setitimer(signal.ITIMER_PROF, 0)
-        connection.sendall(f"{outcome} {seconds - left:.3f}\n".encode())
+        connection.sendall(f"{token} {outcome} {seconds - left:.3f}\n".encode())
     os._exit(0)
+
+
+def _close_all_but(kept: int) -> None:
+    """The helper's pipes and its other workers' sockets are none of this worker's business."""
+    os.closerange(3, kept)
+    os.closerange(kept + 1, 4096)
+    os.dup2(os.open(os.devnull, os.O_RDWR), 0)
 
 
 def _outcome(kind: str, *asked: str) -> str:
@@ -212,6 +229,7 @@ def main() -> None:
     nowhere = os.open(os.devnull, os.O_RDWR)
     os.dup2(nowhere, 1)  # what a library prints is no reply
     os.dup2(nowhere, 2)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # a parent that ignores it hands that down
     supervisor = Supervisor(size, memory, parent)
     requests, buffered = selectors.DefaultSelector(), b""
     requests.register(0, selectors.EVENT_READ)

@@ -19,7 +19,8 @@ def main(argv=None) -> None:
         return
     callbacks = run.callbacks(extra)
     train_rows, test_rows = run.rows(script, mixture, ("prompt+solution",), with_test=config.eval_strategy != "no")
-    rewards.check_columns(dict(zip(reward.reward_funcs, funcs, strict=True)), next(iter(train_rows)), "The rows")
+    there = [*next(iter(train_rows)), "prompts"]
+    rewards.check_columns(dict(zip(reward.reward_funcs, funcs, strict=True)), there, "The rows")
     checkpoint.check_whole(model.model_name_or_path)
     checkpoint.refuse_adapter(model.model_name_or_path)
     tokenizer = run.tokenizer(model.model_name_or_path, model.model_revision, needs_template=True)
@@ -32,7 +33,9 @@ def main(argv=None) -> None:
     trainer = GRPOTrainer(
         model=model.model_name_or_path,
         reward_funcs=rewards.load_all(
-            reward.reward_funcs, reward.reward_kwargs, think_opened=run.opens_thinking(tokenizer)
+            reward.reward_funcs,
+            reward.reward_kwargs,
+            think_opened=run.opens_thinking(tokenizer, config.chat_template_kwargs),
         ),
         args=config,
         train_dataset=train_rows,
