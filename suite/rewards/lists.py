@@ -8,9 +8,11 @@ import re
 from collections.abc import Callable
 from typing import NamedTuple
 
-OR = re.compile(r"\\text\{\s*or\s*\}|\bor\b|\\lor\b|\\vee\b|[;；]")
+OR = re.compile(r"\\text\{\s*or\s*\}|\bor\b|\\lor\b|\\vee\b|;")
 AND = re.compile(r"\\text\{\s*and\s*\}|\band\b|\\land\b|\\wedge\b")
 _RELATION = re.compile(r"[<>]|\\(?:[lg]eq?|[lg]eqslant|ne|neq|lt|gt|in|pm|mp|mid)\b|[≤≥≠∈±|]")
+_NAMED = re.compile(r"(?P<name>(?P<letter>[A-Za-z]|\\[a-z]+)(?:_\{?\w+\}?)?\s*)=(?P<value>[^=]+)")
+_POINT = re.compile(r"\((?P<names>[a-zA-Z](?:\s*,\s*[a-zA-Z])+)\)\s*=\s*\((?P<values>.*)\)")
 _CUP = re.compile(r"\\cup\b|∪")
 MOST = 40  # elements
 
@@ -28,23 +30,56 @@ def same(gold: str, answer: str, equal: Callable[[str, str], bool]) -> bool | No
     golds, answers = split(gold), split(answer)
     if golds is None or answers is None:
         return None
-    kinds = {golds.opens, answers.opens}
-    if "u" in kinds and len(kinds) > 1:
-        return None  # [1,3] may be a union
     if len(golds.items) != len(answers.items):
-        return None if "u" in kinds else False
-    if kinds <= {"{", ""} or kinds == {"u"}:
-        return _same_in_any_order(golds.items, answers.items, equal) or (None if kinds == {"u"} else False)
+        return None if "u" in golds.opens + answers.opens else False
+    by_name = _by_name(golds, answers, equal)
+    if by_name is not None:
+        return by_name
+    kinds = {golds.opens, answers.opens}
+    if "u" in kinds:
+        # [1,3] may be a union, and a union may be written in other pieces.
+        return True if kinds == {"u"} and _same_in_any_order(golds.items, answers.items, equal) else None
+    if kinds <= {"{", ""}:
+        return _same_in_any_order(golds.items, answers.items, equal)
     bare = "" in kinds and kinds <= {"", "("}
     if not bare and (golds.opens, golds.closes) != (answers.opens, answers.closes):
         return False
     return all(equal(g, a) for g, a in zip(golds.items, answers.items, strict=True))
 
 
+def _by_name(golds: Listed, answers: Listed, equal: Callable[[str, str], bool]) -> bool | None:
+    """`x=1, y=2` against the same in any order, or against values in this order; None where no names tell items apart.
+
+    `x_1=3, x_2=5` are solutions of one x, in any order.
+    """
+    first, second = _names(golds), _names(answers)
+    if first and second:
+        return first.keys() == second.keys() and all(equal(value, second[name]) for name, value in first.items())
+    if not first and not second:
+        return None
+    if "{" in golds.opens + answers.opens:
+        return False
+    values = [list(names.values()) if names else listed.items for names, listed in ((first, golds), (second, answers))]
+    return all(equal(g, a) for g, a in zip(*values, strict=True))
+
+
+def _names(listed: Listed) -> dict[str, str]:
+    """Name -> value, where every item is a name and its value, and no two names are alike but for an index."""
+    matches = [_NAMED.fullmatch(item) for item in listed.items]
+    names = {m["name"].strip(): m["value"] for m in matches if m}
+    letters = {m["letter"] for m in matches if m}
+    return names if len(letters) == len(listed.items) else {}
+
+
 def split(text: str) -> Listed | None:
     """A text as a list, or None for what is none: one value, an inequality, several bracketed groups."""
     text = re.sub(r"\\(?:left|right|big|Big)(?![a-z])", "", text).replace("\\lbrace", "\\{").replace("\\rbrace", "\\}")
     text = text.replace("\\langle", "(").replace("\\rangle", ")").replace("\\{", "\x01").replace("\\}", "\x02").strip()
+    point = _POINT.fullmatch(text)
+    if point:  # (x,y)=(1,2) says x=1, y=2
+        names, values = point["names"].split(","), _at_top(point["values"], re.compile(","))
+        if len(names) == len(values):
+            return Listed("(", [f"{n.strip()}={_again(v)}" for n, v in zip(names, values, strict=True)], ")")
     inside = text[1:-1] if len(text) > 2 and _spans(text) else None
     if inside is not None:
         items = _at_top(inside, re.compile(","))

@@ -9,6 +9,8 @@ import re
 from fractions import Fraction
 from typing import NamedTuple
 
+from suite.rewards import units
+
 MAX_CHARACTERS = 120  # no number that anybody was asked for, and int() refuses more than 4,300 digits
 
 _FULL_WIDTH = {code: chr(code - 0xFEE0) for code in range(0xFF01, 0xFF5F)}
@@ -25,6 +27,7 @@ _SPACING = re.compile(r"(?<!\\)\\[,!;: ]|\\q?quad\b|~|\\left(?![a-z])|\\right(?!
 _IN_TEXT = re.compile(r"\\(?:text|textrm|textbf|textit|mathrm|mathbf|mathit|mbox|operatorname)\s*\{([^{}]*)\}")
 _DEGREES = re.compile(r"\^\s*\{?\s*\\circ\s*\}?|\\degree\b|°")
 
+_NEARLY = re.compile(r"\s*(?:~|≈|≃|∼|\\(?:approx|sim|simeq)\b)")
 _DECIMAL = r"(?:[1-9]\d{0,2}(?:,\d{3})+|\d+)(?:\.\d*)?|\.\d+"
 _TIMES_TEN = r"(?:\s*(?:\\times|×|\\cdot|·|\*|[xX])\s*10\s*(?:\^|\*\*)\s*(?:\{\s*([-+]?\d{1,3})\s*\}|([-+]?\d{1,3})))"
 _FRAC = r"\\[dtc]?frac\s*(?:\{\s*([-+]?[\d,]+)\s*\}\s*\{\s*([-+]?[\d,]+)\s*\}|(\d)\s*(\d)|(\d)\s*\{\s*(\d+)\s*\})"
@@ -44,32 +47,8 @@ _SCALES = {
 }  # fmt: skip
 _SCALE = re.compile(rf"\s*({'|'.join(_SCALES)})(?:s?\b|(?<=[百千万亿]))(?<![百千](?=[分米克瓦帕]))\s*")
 _PERCENT = re.compile(r"\s*(?:%|percent\b|per cent\b|percentage points?\b|个?百分点)\s*")
-_WORDS = re.compile(r"[A-Za-zµΩ\u4e00-\u9fff\"'][A-Za-zµΩ\u4e00-\u9fff\"' ./^{}()\d-]{0,60}")
-# Words after a number that make it another number, or none.
-_NO_UNIT = re.compile(
-    r"\b(?:and|or|not|plus|minus|times|over|half|halves|quarters?|thirds?|divided|multiplied|factorial|more|less|but|to|"
-    r"squared|cubed|is|are|was|equals?|if|mod|th|st|nd|rd|sin|cos|tan|log|ln|exp|pi|sqrt|base)\b|[或和与又加减乘除半约多]"
-)
 _MONEY = {"$": "dollar", "US$": "dollar", "USD": "dollar", "€": "euro", "EUR": "euro", "£": "pound", "GBP": "pound",
           "¥": "yuan", "RMB": "yuan", "CNY": "yuan", "₹": "rupee", "Rs": "rupee", "Rs.": "rupee"}  # fmt: skip
-_SYNONYMS = {
-    "millimeter": "mm", "millimetre": "mm", "centimeter": "cm", "centimetre": "cm", "meter": "m", "metre": "m",
-    "kilometer": "km", "kilometre": "km", "inch": "in", "inche": "in", "foot": "ft", "feet": "ft", "yard": "yd",
-    "mile": "mi", "milligram": "mg", "gram": "g", "kilogram": "kg", "kilo": "kg", "lb": "pound", "lbs": "pound",
-    "ounce": "oz", "milliliter": "ml", "millilitre": "ml", "liter": "l", "litre": "l", "second": "s", "sec": "s",
-    "minute": "min", "hour": "h", "hr": "h", "hrs": "h", "percentage": "percent", "degree": "deg", "celsius": "c",
-    "fahrenheit": "f", "sq": "square", "per": "/", "kph": "km / h", "kmh": "km / h", "mph": "mi / h",
-    "元": "yuan", "人民币": "yuan", "块": "yuan", "美元": "dollar", "欧元": "euro", "米": "m", "厘米": "cm",
-    "千米": "km", "公里": "km", "毫米": "mm", "克": "g", "千克": "kg", "公斤": "kg", "升": "l", "毫升": "ml",
-    "秒": "s", "分钟": "min", "小时": "h", "时": "h", "度": "deg",
-    "平方米": "square m", "平方厘米": "square cm", "平方千米": "square km",
-    "立方米": "cubic m", "立方厘米": "cubic cm", "bucks": "dollar", "buck": "dollar", "usd": "dollar", "rmb": "yuan",
-    "cny": "yuan", "eur": "euro", "gbp": "pound",
-}  # fmt: skip
-# Short words that are units and not products of variables; letters that are units where a space stands before them.
-UNITS = {*_SYNONYMS.values(), "kw", "kwh", "hz", "pa", "kpa", "mol", "rad", "ha", "cc", "am", "pm", "ms", "ns", "nm",
-         "dm", "gb", "mb", "kb", "tb"}  # fmt: skip
-_LETTERS = "mgshlLNJVWKACF"
 
 
 class Quantity(NamedTuple):
@@ -82,6 +61,7 @@ class Quantity(NamedTuple):
 
 def plain(text: str) -> str:
     """Full-width and typographic signs as ASCII, LaTeX spacing and text commands taken away."""
+    text = re.sub(r"(?<=\d),\\!\s*(?=\d{3})", ",", text)  # 11,\! 111
     text = _SPACING.sub(lambda m: "" if m[0] in ("\\,", "\\!") else " ", text.translate(SIGNS))
     text = text.replace("{,}", ",").replace("\\%", "%").replace("\\$", "$")
     return _IN_TEXT.sub(r" \1 ", text)
@@ -92,6 +72,8 @@ def quantity(text: str) -> Quantity | None:
     """The number that `text` is, and nothing but a number and its unit; else None."""
     if len(text) > MAX_CHARACTERS or not any(c.isdigit() for c in text):
         return None
+    if _NEARLY.match(text) or re.search(r"\.\.\.|…", text):
+        return None  # about 42, or 0.3 and so on
     text = _DEGREES.sub(" degree ", plain(text)).strip()
     if len(text) > 1 and text[0] == text[-1] == "$":
         text = text[1:-1].strip()
@@ -108,21 +90,12 @@ def quantity(text: str) -> Quantity | None:
         value, tail = value * _SCALES[scale[1]], " " + tail[scale.end() :]
     percent = _PERCENT.match(tail)
     tail = tail[percent.end() :] if percent else tail
-    unit = _unit(tail.removesuffix("$"))
+    unit = units.read(tail.removesuffix("$"))
     if unit is None or (percent and unit):
         return None
     money = _MONEY.get(before["money"] or "", "dollar" if "$" in (before["money"] or "") else "")
     negative = "-" in (before["sign"], before["second"])
     return Quantity(-value if negative else value, bool(percent), unit or money or ("dollar" if tail == "$" else ""))
-
-
-def same_unit(a: str, b: str) -> bool:
-    """Whether two units may stand for one: a missing one is forgiven, `red apple` is an `apple`, `km / h` no `km`."""
-    if not a or not b or a == b:
-        return True
-    first, second = set(a.split()), set(b.split())
-    rates = "/" in first | second
-    return not rates and not {"square", "cubic"} & (first ^ second) and (first <= second or second <= first)
 
 
 def _value(match: re.Match) -> Fraction | None:
@@ -145,38 +118,3 @@ def _value(match: re.Match) -> Fraction | None:
         return Fraction(numbers[0]) * Fraction(10) ** (int(numbers[1]) if len(numbers) > 1 else 0)
     except (ZeroDivisionError, ValueError):
         return None
-
-
-def _unit(tail: str) -> str | None:
-    """The unit in what follows a number, in one spelling; '' for nothing, None for what makes it no number."""
-    glued = tail[:1].isalpha() and tail[:1].isascii()
-    tail = tail.strip().rstrip(".").strip().strip("()")
-    if not tail:
-        return ""
-    if not _WORDS.fullmatch(tail) or _NO_UNIT.search(tail.casefold()) or re.search(r"(?<!\^)(?<!\^\{)\d", tail):
-        return None
-    spelled = spell_unit(tail)
-    words = spelled.split()
-    if len(words) > 6:
-        return None
-    first = re.match(r"[^\W\d_]*", tail)[0]
-    if len(first) == 1 and first.isascii() and (glued or first not in _LETTERS):
-        return None  # 5m and 5 x are products
-    if glued and len(first) < 4 and _SYNONYMS.get(first.casefold(), first.casefold()) not in UNITS:
-        return None  # 5ab, too
-    return spelled
-
-
-@functools.lru_cache(maxsize=20_000)
-def spell_unit(text: str) -> str:
-    """One spelling for `cm^2`, `sq. cm`, `square centimeters` and `平方厘米`; no unit is converted into another."""
-    text = re.sub(r"([A-Za-z]+)\s*\^\s*\{?2\}?", r"square \1", text)
-    text = re.sub(r"([A-Za-z]+)\s*\^\s*\{?3\}?", r"cubic \1", text)
-    text = re.sub(r"\s*/\s*", " / ", text.casefold().replace(".", " "))
-    words = []
-    for word in re.findall(r"[^\W\d_]+|/", text):
-        word = _SYNONYMS.get(word, word)
-        if len(word) > 3 and word.endswith("s") and not word.endswith("ss"):
-            word = _SYNONYMS.get(word[:-1], word[:-1])
-        words.append(word)
-    return " ".join(w for w in words if w not in ("of", "the", "a", "an") or len(words) == 1)

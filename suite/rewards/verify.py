@@ -41,9 +41,10 @@ from collections.abc import Sequence
 from fractions import Fraction
 from typing import NamedTuple
 
-from suite.rewards import pool
-from suite.rewards.numbers import Quantity, plain, quantity, same_unit
-from suite.rewards.wording import exact_side, gold_answer, named, normal, split_unit, unwrap
+from suite.rewards import choices as choices_of
+from suite.rewards import pool, units
+from suite.rewards.numbers import Quantity, plain, quantity
+from suite.rewards.wording import PRODUCT, exact_side, gold_answer, named, normal, split_unit, unwrap
 
 # What math-verify is never asked: a tower of powers or a wall of braces keeps sympy busy for ever.
 MAX_CHARACTERS = 500
@@ -54,33 +55,29 @@ _HUGE = re.compile(
     r"|(?:\^|\*\*)[{(][^{}()]*(?:\^|\*\*)[{(][^{}()]*(?:\^|\*\*)|\d(?:(?:\^|\*\*)\d+){2}"  # 9^{9^{9^9}}, 9^9^9
 )
 
-_SUM = re.compile(r"[\d)}]\s*(?:[-+*×÷]|\\times|\\cdot|\\div)\s*[-+({]*\s*\d")
-_OPERATIONS = (
-    "\\int",
-    "\\iint",
-    "\\oint",
-    "\\lim",
-    "\\sum",
-    "\\prod",
-    "\\gcd",
-    "\\lcm",
-    "\\max",
-    "\\min",
-    "\\det",
-    "\\frac{d",
+_SUM = re.compile(
+    r"[\d)}]\s*(?:[-+*×÷·⋅∙∗•]|\\(?:times|cdot|div|ast|bullet)(?![a-z]))\s*[-+({\s]*(?:\d|\\(?:[dt]?frac|sqrt|left))"
+    r"|\d\s*/\s*[({]|[\w)}]\s*!|\\[dt]?binom|\\choose"
 )
-_LETTER = re.compile(
-    r"(?:option|choice)?\s*(?:(?:\(\s*([A-J])\s*\)|\[\s*([A-J])\s*\])(?:\s*[.:：、]?\s+(?P<behind>.*))?"
-    r"|([A-J])(?:\s*[.:：、)]\s*(?P<said>.*))?)",
-    re.DOTALL | re.IGNORECASE,
+_OPERATIONS = re.compile(
+    r"\\(?:i*int|oint|lim|sum|prod|gcd|lcm|max|min|det|lfloor|lceil|equiv|in)(?![a-z])|\\[dt]?frac\s*\{d|vmatrix|\b(?:gcd|lcm)\b"
 )
 _FUNCTIONS = ("sin cos tan cot sec csc log ln exp lim max min gcd lcm mod sqrt arcsin arccos arctan sinh cosh tanh det "
               "inf infty pi and or").split()  # fmt: skip
+# What else math-verify reads; it passes over commands that it does not know, and what stands before them.
+_COMMANDS = set(
+    """
+    frac dfrac tfrac cfrac times cdot div pm mp le leq leqslant ge geq geqslant lt gt ne neq in cup cap setminus
+    emptyset varnothing left right big Big text mathrm mathbf mathbb mathcal begin end binom dbinom tbinom choose circ
+    degree prime overline bar dot hat vec overrightarrow angle triangle langle rangle lbrace rbrace lfloor rfloor lceil
+    rceil mid vert lvert rvert int iint oint sum prod equiv pmod bmod to rightarrow partial lor land vee wedge
+    operatorname limits alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi rho
+    sigma tau upsilon phi varphi chi psi omega Gamma Delta Theta Lambda Xi Pi Sigma Upsilon Phi Psi Omega ell Re Im arg
+    """.split()
+) | (set(_FUNCTIONS) - {"and", "or"})
 _COMMAND = re.compile(r"\\(?:begin|end)\s*\{[a-zA-Z*]+\}|\\[a-zA-Z]+|[a-zA-Z]{3,}")
 _DATE = re.compile(r"\d{1,4}([-/.:])\d{1,2}\1\d{1,4}")
-# Letters that are a product, xy or ab, and no word that another order would turn into another word.
-_PRODUCT = re.compile(r"-?(?:[a-zA-Z]|[a-df-hj-np-tv-z]{2}|[b-df-hj-np-tv-z]{3})")
-
+_RATIO = re.compile(r"(\d{1,6})\s*:\s*(\d{1,6})")
 
 FAILURES = ("timeout", "crash")
 
@@ -109,7 +106,7 @@ def judge(
     verdicts: list[Verdict | None] = []
     asked: dict[tuple[str, str], list[int]] = {}
     for at, (answer, solution) in enumerate(zip(answers, solutions, strict=True)):
-        verdict = _decide(answer, solution, tolerance, options(choices[at]) if choices else {})
+        verdict = _decide(answer, solution, tolerance, choices_of.options(choices[at]) if choices else {})
         if isinstance(verdict, tuple) and not isinstance(verdict, Verdict):  # a pair for the workers
             asked.setdefault(verdict, []).append(at)
             verdict = None
@@ -138,57 +135,43 @@ def _scored(answer: str | None, outcome: str) -> Verdict:
     return Verdict(min(1.0, max(0.0, float(outcome))), "task")
 
 
-def options(choices) -> dict[str, str]:
-    """Letter -> text, from a list, a mapping, or a mapping of `label` and `text` lists."""
-    if isinstance(choices, dict) and isinstance(choices.get("text"), list) and isinstance(choices.get("label"), list):
-        choices = dict(zip(choices["label"], choices["text"], strict=False))
-    if isinstance(choices, dict):
-        return {str(letter).upper(): str(text) for letter, text in choices.items()}
-    found = list(choices) if isinstance(choices, list | tuple) else []
-    return {
-        letter: re.sub(rf"^\(?{letter}[.:)]\s*", "", str(text))
-        for letter, text in zip("ABCDEFGHIJ", found, strict=False)
-    }
-
-
 def _decide(answer: str | None, solution, tolerance: float, given: dict[str, str]) -> Verdict | tuple[str, str]:
     """A verdict, or the pair (gold, answer) that only math-verify can decide."""
     gold = gold_answer(solution)
     if gold is None:
         return Verdict(None, "unreadable gold")
-    if answer is None or not answer.strip():
+    if answer is None or not str(answer).strip():
         return Verdict(False, "no answer")
     if len(answer) > 20 * MAX_CHARACTERS and len(answer) > 2 * len(gold):
         return Verdict(False, "refused")
-    answer = unwrap(answer)
+    answer = _latin_or(unwrap(str(answer)))
+    gold = _latin_or(gold)
     if answer == gold:
         return Verdict(True, "text")
     chosen = _choice(answer, gold, given, tolerance)
     return chosen if chosen is not None else _compare(answer, gold, tolerance)
 
 
+def _latin_or(text: str) -> str:
+    """`1或2` as `1 or 2`, between values."""
+    return re.sub(r"(?<=[\w)}])\s*(?:或者?|和)\s*(?=[\w\\({-])", lambda m: " and " if "和" in m[0] else " or ", text)
+
+
 def _choice(answer: str, gold: str, given: dict[str, str], tolerance: float) -> Verdict | tuple[str, str] | None:
     """A verdict where the gold is a letter, or the row has options; None where this is no matter of choice."""
-    right = _letter(gold) if len(gold) > 1 or gold.isupper() else None  # x may be a name, and so may a
-    said = _letter(answer)
+    several = choices_of.several(gold)
+    if several and choices_of.several(answer):
+        return Verdict(choices_of.several(answer) == several, "choice")
+    right, said = choices_of.gold_letter(gold), choices_of.letter(answer)
     if right is not None and said is not None:
-        return Verdict(said == right, "choice")
-    if right in given:
-        return _compare(answer, unwrap(given[right]), tolerance)
+        return Verdict(said[0] == right[0], "choice")
+    if right is not None and (right[0] in given or right[1]):
+        return _compare(answer, unwrap(given.get(right[0], right[1])), tolerance)
     if right is not None and len(gold) > 1:  # `(B)` is a letter; a bare one may be a variable
         return Verdict(False, "choice")
-    if said in given and (len(answer) > 1 or answer.isupper()):
-        return _compare(unwrap(given[said]), gold, tolerance)
+    if said is not None and said[0] in given and (len(answer) > 1 or answer.isupper()):
+        return _compare(unwrap(given[said[0]]), gold, tolerance)
     return None
-
-
-def _letter(text: str) -> str | None:
-    """The choice that a text names: `B`, `(b)`, `B.`, `Option B`, `B) because ...`; None for two of them, or none."""
-    match = _LETTER.fullmatch(text)
-    if match is None or re.search(r"[([]?\b[A-J][)\].]", match["said"] or match["behind"] or ""):
-        return None
-    bracketed, bare = match[1] or match[2], match[4]
-    return (bracketed or bare).upper()
 
 
 def _compare(answer: str, gold: str, tolerance: float) -> Verdict | tuple[str, str]:
@@ -198,8 +181,9 @@ def _compare(answer: str, gold: str, tolerance: float) -> Verdict | tuple[str, s
     answer, gold = exact_side(answer), exact_side(gold)
     (name, value), (gold_name, gold_value) = named(answer), named(gold)
     if gold_name and name and normal(name) != normal(gold_name):
-        return Verdict(False, "text")
-    if (name or gold_name) and (name or "=" not in answer) and (gold_name or "=" not in gold):
+        if quantity(value) or quantity(gold_value):
+            return Verdict(False, "text")
+    elif (name or gold_name) and (name or "=" not in answer) and (gold_name or "=" not in gold):
         answer, gold = unwrap(value), unwrap(gold_value)  # x=5 and 5, or x=5 and x=5
     number, gold_number = quantity(answer), quantity(gold)
     if number and gold_number:
@@ -208,8 +192,10 @@ def _compare(answer: str, gold: str, tolerance: float) -> Verdict | tuple[str, s
         return Verdict(True, "text")
     if _is_left_to_do(answer, gold, bool(gold_number)) or _base(answer) != _base(gold):
         return Verdict(False, "text")
+    if ":" in answer or ":" in gold:
+        return Verdict(_ratio(answer) is not None and _ratio(answer) == _ratio(gold), "number")
     (answer, unit), (gold, gold_unit) = split_unit(answer), split_unit(gold)
-    if not same_unit(unit, gold_unit) or not (_is_mathematical(answer) and _is_mathematical(gold)):
+    if not units.same(unit, gold_unit) or not (_is_mathematical(answer) and _is_mathematical(gold)):
         return Verdict(False, "text")
     if _too_much(answer) or _too_much(gold):
         return Verdict(False, "refused")
@@ -218,11 +204,18 @@ def _compare(answer: str, gold: str, tolerance: float) -> Verdict | tuple[str, s
 
 def _is_left_to_do(answer: str, gold: str, gold_is_number: bool) -> bool:
     """Whether an answer still asks what it should say: `40+2`, `6!` or an integral, where the gold has none of it."""
-    if any(command in answer and command not in gold for command in _OPERATIONS):
+    said = re.sub(r"^[A-Za-z]\s*\\in\b", "", answer)
+    if not set(_OPERATIONS.findall(said)) <= set(_OPERATIONS.findall(gold)):
         return True
-    return (
-        gold_is_number and "=" not in answer and bool(_SUM.search(answer) or re.search(r"[\w)}]\s*!|\\binom", answer))
-    )
+    return gold_is_number and "=" not in answer and _SUM.search(answer) is not None
+
+
+def _ratio(text: str) -> Fraction | None:
+    """`3:4`, and no time: 12:30 is not 2:5."""
+    match = _RATIO.fullmatch(text)
+    if match is None or not int(match[2]) or (len(match[2]) == 2 and int(match[1]) < 24 and int(match[2]) < 60):
+        return None
+    return Fraction(int(match[1]), int(match[2]))
 
 
 def _base(text: str) -> str:
@@ -240,7 +233,7 @@ def _as_latex(text: str, number: Quantity | None) -> str:
 
 
 def _same_quantity(said: Quantity, gold: Quantity, tolerance: float) -> bool:
-    if not same_unit(said.unit, gold.unit) or (said.percent and gold.unit) or (gold.percent and said.unit):
+    if not units.same(said.unit, gold.unit) or (said.percent and gold.unit) or (gold.percent and said.unit):
         return False
     wanted = [gold.value]
     if gold.percent and not said.percent:
@@ -249,15 +242,17 @@ def _same_quantity(said: Quantity, gold: Quantity, tolerance: float) -> bool:
 
 
 def _is_mathematical(text: str) -> bool:
-    """A digit or a sign that mathematics uses, and no words but functions and LaTeX commands."""
-    bare = re.sub(r"\\text\{\s*(?:or|and)\s*\}", ",", text)
-    if any(word[0] != "\\" and word.casefold() not in _FUNCTIONS for word in _COMMAND.findall(bare)):
+    """A digit or a sign that mathematics uses, no words but functions, and no LaTeX that math-verify does not read."""
+    bare = re.sub(r"\\\\|\\text\{\s*(?:or|and)\s*\}", ",", text)
+    for word in _COMMAND.findall(bare):
+        if word.startswith(("\\begin", "\\end")):
+            continue
+        if word.lstrip("\\") not in _COMMANDS if word[0] == "\\" else word.casefold() not in _FUNCTIONS:
+            return False
+    # What stands behind a dollar, or before a box, math-verify would not see.
+    if "$" in text or _DATE.fullmatch(text) or re.search(r"[\u4e00-\u9fff~]", text):
         return False
-    if "\\boxed" in text or "$" in text.replace("\\$", ""):  # 18 behind something: math-verify would see only the 18
-        return False
-    if _DATE.fullmatch(text) or re.search(r"[\u4e00-\u9fff]", text):
-        return False
-    return bool(re.search(r"[\d\\=^+*/<>|∞π√∪∅]|[a-z]\(", text) or _PRODUCT.fullmatch(text))
+    return bool(re.search(r"[-\d\\=^+*/<>|∞π√∪∅]|[a-z]\(|\bpi\b", text) or PRODUCT.fullmatch(text))
 
 
 def _too_much(text: str) -> bool:

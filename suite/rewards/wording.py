@@ -4,28 +4,34 @@ import functools
 import re
 
 from suite.reasoning import last_boxed, last_tagged, spoken
-from suite.rewards.numbers import SIGNS, UNITS, plain, spell_unit
+from suite.rewards import units
+from suite.rewards.numbers import SIGNS, plain
 
 _WRAPPERS = (
     re.compile(r"\$\$(.*)\$\$", re.DOTALL),
     re.compile(r"\$(.*)\$", re.DOTALL),
     re.compile(r"\\\((.*)\\\)", re.DOTALL),
     re.compile(r"\\\[(.*)\\\]", re.DOTALL),
-    re.compile(r"\\(?:text|textbf|mathrm|mathbf|mbox|fbox)\{([^{}]*)\}", re.DOTALL),
+    re.compile(r"\\(?:text|textbf|textrm|mathrm|mathbf|mbox|fbox|underline)\{([^{}]*)\}", re.DOTALL),
     re.compile(r"\*\*(.*)\*\*", re.DOTALL),
 )
 _LEAD = re.compile(
     r"\*{0,2}(?:(?:(?:so|thus|hence|therefore),?\s+)?(?:the\s+)?(?:final\s+|correct\s+)?(?:answer|choice|option)"
-    r"\s*(?:is\b|[:=])\s*:?|(?:最终)?答案(?:是|为|:)+|答:)\*{0,2}\s*",
+    r"\s*(?:is\b|[:=])\s*:?|(?:最终)?答案(?:是|为|选|:)+|答:|选项?(?=[A-J]))\*{0,2}\s*",
     re.IGNORECASE,
 )
 _LEAD_IN_TEXT = re.compile(r"^\\text\{([^{}]*(?:answer|choice)[^{}]*)\}", re.IGNORECASE)
 _PRICED = re.compile(r"^\$([^$]+)(?<!\\)\$(\s+[A-Za-z\u4e00-\u9fff]|[\u4e00-\u9fff])")  # $18$ apples
 _NAME = re.compile(
-    r"(?P<name>[A-Za-z]{1,3}(?:_\{?\w{1,3}\}?)?'?|\\[a-zA-Z]+(?:\s+[A-Z]{1,4})?|[a-zA-Z]\s*\([^()=]{1,12}\)"
-    r"|[A-Za-z][A-Za-z ]{2,30}|[\u4e00-\u9fff]{1,10})?\s*=\s*(?P<rest>[^=<>].*)",
+    r"(?P<name>(?:[A-Za-z]|[A-Z]{2,3})(?:_\{?\w{1,3}\}?)?'?|\\[a-zA-Z]+(?:\s+[A-Z]{1,4})?|[a-zA-Z]\s*\([^()=]{1,12}\)"
+    r"|[A-Za-z][A-Za-z ]{2,30}|[\u4e00-\u9fff]{1,10})\s*=\s*(?P<rest>[^=<>].*)",
     re.DOTALL,
 )
+_NO_NAME = re.compile(r"\b(?:not|isn?t?|isnot|never|wrong|incorrect)\b|不|\\(?:not|sin|cos|tan|log|ln|exp|sqrt)\b")
+_PROSE = re.compile(r"[^\W\d_]{3,}|\bno\b", re.IGNORECASE)
+_OPERATORS = re.compile(r"[\\^=+*/<>{}|()_]")
+# Letters that are a product, xy or ab, and no word that another order would turn into another word.
+PRODUCT = re.compile(r"-?(?:[a-zA-Z]|[a-df-hj-np-tv-z]{2}|[b-df-hj-np-tv-z]{3})")
 _UNIT_BEHIND = re.compile(
     r"(?P<expression>.*\S)\s*(?:\\(?:text|mathrm|mbox)\{(?P<inside>[^{}\d]+)\}|(?<=[\d}).])\s+(?P<word>[A-Za-z]{2,}))"
     r"(?P<power>\^\{?[23]\}?)?"
@@ -84,27 +90,30 @@ def exact_side(text: str) -> str:
 def named(text: str) -> tuple[str, str]:
     """(`x`, `5`) of `x=5`; ('', text) of what has no name before an only equals sign."""
     match = _NAME.fullmatch(text) if text.count("=") == 1 else None
-    return (match["name"] or "", match["rest"]) if match else ("", text)
+    if match is None or _NO_NAME.search(match["name"]):
+        return "", text
+    return match["name"], match["rest"]
 
 
 def normal(text: str) -> str:
-    """A text without case, quotes and spacing, except where a space keeps two numbers or words apart."""
-    text = plain(text).replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac").strip("\"'` .,")
-    text = text.casefold() if len(text) > 1 else text  # x and X are two names
-    text = text.rstrip("!") if re.fullmatch(r"[^\d\\(){}]{3,}", text) else text  # x! is a factorial
+    """A text without spacing, except where a space keeps two numbers or words apart; prose without case and quotes."""
+    text = plain(text).replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac").strip('"` .,')
+    text = re.sub(r"\s*\b([apAP])\.?\s*([mM])\b\.?$", lambda m: f" {m[1]}m".lower(), text)  # 3:30 p.m.
+    if _PROSE.search(text) and not _OPERATORS.search(text) and not PRODUCT.fullmatch(text.rstrip("!")):
+        text = text.casefold().strip("'!")  # x and X are two names, y' is no y and x! a factorial
     return re.sub(r"(?<=[^\w\s])\s+|\s+(?=[^\w\s])", "", " ".join(text.split()))
 
 
 def split_unit(text: str) -> tuple[str, str]:
     r"""(`3\sqrt2`, `cm`) of `3\sqrt2 \text{ cm}`; an expression has a unit only where that cannot be a product."""
     match = _UNIT_BEHIND.fullmatch(text) if "=" not in text else None
-    if match is None:
+    if match is None or units.changes(match["inside"] or match["word"]):
         return text, ""
-    unit = spell_unit((match["inside"] or match["word"]) + (match["power"] or ""))
+    unit = units.spell((match["inside"] or match["word"]) + (match["power"] or ""))
     words = unit.split()
-    known = bool(words) and all(w in UNITS or w in ("/", "square", "cubic") for w in words)
-    named = bool(match["inside"]) and len(words) == 1 and len(words[0]) > 1 and words[0] not in ("or", "and")
-    return (match["expression"], unit) if known or named else (text, "")
+    known = bool(words) and all(w in units.UNITS or w in ("/", "square", "cubic") for w in words)
+    noun = bool(match["inside"]) and len(words) == 1 and len(words[0]) > 2
+    return (match["expression"], unit) if known or noun else (text, "")
 
 
 def _is_balanced(text: str) -> bool:
