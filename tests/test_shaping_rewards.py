@@ -61,7 +61,7 @@ def test_each_tag_in_its_place_earns_a_quarter(completion, wanted):
 
 def test_a_think_tag_that_the_prompt_has_opened_counts():
     assert one("tags", "a</think><answer>b</answer>", prompt="Q\n<think>\n") == 1.0
-    assert one("tags", "a</think><answer>b</answer>", think_opened=True) == 1.0
+    assert one("tags", "a</think><answer>b</answer>", prompt=[{"role": "user", "content": "Q"}], think_opened=True) == 1
     assert one("tags", "a</think><answer>b</answer>") == 0.75
 
 
@@ -204,8 +204,8 @@ def test_length_and_cosine_have_no_verdict_where_accuracy_has_none():
 
 
 def test_length_without_prompts_is_refused():
-    with pytest.raises(ValueError, match="length.prompts: None"):
-        rewards.load("length")(["x"], solution=["4"], completion_ids=[[1]])
+    with pytest.raises(ValueError, match="'length' needs a column `prompts`"):
+        rewards.check_columns({"length": rewards.load("length")}, ["solution"], "The rows")
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,7 @@ def letter(text: str) -> tuple[str, str] | None:
     if match is None:
         return None
     behind = (match["said"] or match["behind"] or "").strip()
-    if _ANOTHER.search(behind):
+    if _ANOTHER.search(behind) or re.fullmatch(r"[A-J]", behind):
         return None
     return (match["bracketed"] or match["bare"]).upper(), behind
 

@@ -50,7 +50,11 @@ _POWER = re.compile(r"\^\s*\(([^()]*)\)")
 _FUNCTION = re.compile(
     r"(?<![\\a-zA-Z{])(arcsin|arccos|arctan|sinh|cosh|tanh|sin|cos|tan|cot|sec|csc|log|ln|exp|pi|infty)(?![a-zA-Z}])"
 )
-_IS_NAME = re.compile(r"[A-Za-z]{1,3}(?:_\{?\w+\}?)?\s*(?:\([^()]*\))?|\\[a-zA-Z]+(?:\s*[A-Z]{1,4})?|\([a-z, ]+\)")
+_IS_NAME = re.compile(
+    r"(?:[A-Za-z]|[A-Z]{2,3})(?:_\{?\w+\}?)?\s*(?:\([^()]*\))?"
+    r"|\\(?!(?:not|sin|cos|tan|log|ln|exp|sqrt)\b)[a-zA-Z]+(?:\s*[A-Z]{1,4})?|\([a-z, ]+\)"
+)
+_LETTERS = re.compile(r"\\[A-Za-z]+|[A-Za-z]")
 _UNICODE = {
     ord(a): b for a, b in {
         "×": r"\times ", "·": r"\cdot ", "÷": r"\div ", "√": r"\sqrt", "π": r"\pi ", "∞": r"\infty ", "≤": r"\le ",
@@ -98,6 +102,9 @@ def _equal(gold: str, answer: str) -> bool:
     in_lists = lists.same(gold, answer, _equal)
     if in_lists is not None:
         return in_lists
+    letters, others = set(_LETTERS.findall(gold)), set(_LETTERS.findall(answer))
+    if letters != others and {a.lower() for a in letters} == {a.lower() for a in others}:
+        return False  # 2x and 2X, which math-verify does not tell apart
     golds, answers = _parse(gold), _parse(answer)
     if not golds or not answers:
         return False

@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 OR = re.compile(r"\\text\{\s*or\s*\}|\bor\b|\\lor\b|\\vee\b|;")
 AND = re.compile(r"\\text\{\s*and\s*\}|\band\b|\\land\b|\\wedge\b")
-_RELATION = re.compile(r"[<>]|\\(?:[lg]eq?|[lg]eqslant|ne|neq|lt|gt|in|pm|mp|mid)\b|[≤≥≠∈±|]")
+_RELATION = re.compile(r"[<>]|\\(?:[lg]eq?|[lg]eqslant|ne|neq|lt|gt|in|mid)\b|[≤≥≠∈|]")
+_SIGNS = re.compile(r"\\pm\b|±")
 _NAMED = re.compile(r"(?P<name>(?P<letter>[A-Za-z]|\\[a-z]+)(?:_\{?\w+\}?)?\s*)=(?P<value>[^=]+)")
 _POINT = re.compile(r"\((?P<names>[a-zA-Z](?:\s*,\s*[a-zA-Z])+)\)\s*=\s*\((?P<values>.*)\)")
 _CUP = re.compile(r"\\cup\b|∪")
@@ -48,7 +49,7 @@ def same(gold: str, answer: str, equal: Callable[[str, str], bool]) -> bool | No
 
 
 def _by_name(golds: Listed, answers: Listed, equal: Callable[[str, str], bool]) -> bool | None:
-    """`x=1, y=2` against the same in any order, or against values in this order; None where no names tell items apart.
+    """`x=1, y=2` against the same in any order, or against values in the order of the names; None without names.
 
     `x_1=3, x_2=5` are solutions of one x, in any order.
     """
@@ -59,7 +60,10 @@ def _by_name(golds: Listed, answers: Listed, equal: Callable[[str, str], bool]) 
         return None
     if "{" in golds.opens + answers.opens:
         return False
-    values = [list(names.values()) if names else listed.items for names, listed in ((first, golds), (second, answers))]
+    values = [
+        [names[n] for n in (sorted(names) if all(map(str.isalpha, names)) else names)] if names else listed.items
+        for names, listed in ((first, golds), (second, answers))
+    ]
     return all(equal(g, a) for g, a in zip(*values, strict=True))
 
 
@@ -85,6 +89,7 @@ def split(text: str) -> Listed | None:
         items = _at_top(inside, re.compile(","))
         opens, closes = text[0].replace("\x01", "{"), text[-1].replace("\x02", "}")
         if (len(items) > 1 or opens == "{") and all(items) and not _RELATION.search(inside):
+            items = _both_signs(items) if opens == "{" else items
             return Listed(opens, [_again(item) for item in items], closes)
         return None
     for pattern, kind in ((_CUP, "u"), (re.compile(f",|{OR.pattern}|{AND.pattern}"), "")):
@@ -92,9 +97,19 @@ def split(text: str) -> Listed | None:
         items = [AND.sub("", OR.sub("", item)).strip() for item in items] if kind == "" else items
         items = [item for item in items if item]  # `1, 2, and 3`
         thousands = kind == "" and re.fullmatch(r"[-+]?[1-9]\d{0,2}(?:,\d{3})+(?:\.\d+)?", text)
+        items = _both_signs(items) if kind == "" else items
         if 1 < len(items) <= MOST and not thousands and not _RELATION.search(text):
             return Listed(kind, [_again(item) for item in items], kind)
     return None
+
+
+def _both_signs(items: list[str]) -> list[str]:
+    r"""`1\pm\sqrt5` as the two that it means."""
+    found = []
+    for item in items:
+        signs = ("+", "-") if len(_SIGNS.findall(item)) == 1 and "(" not in item else ("\\pm ",)
+        found += [_SIGNS.sub(lambda m, sign=sign: sign, item).removeprefix("+").strip() for sign in signs]
+    return found
 
 
 def _again(item: str) -> str:

@@ -38,6 +38,7 @@ _NUMBER = re.compile(
     rf"|(?P<ratio>({_DECIMAL})\s*/\s*([-+]?(?:{_DECIMAL})))"
     rf"|(?P<decimal>({_DECIMAL})(?:[eE]([-+]?\d{{1,3}})|{_TIMES_TEN})?)"
 )
+_SPACED = re.compile(r"[-+]?[1-9]\d{0,2}(?: \d{3})+(?:\.\d+)?")  # 1 000 000
 _BEFORE = re.compile(
     r"(?P<sign>[-+]?)\s*(?P<money>(?:US|HK|C|A)?\$|€|£|¥|₹|USD\b|EUR\b|GBP\b|RMB\b|CNY\b|Rs\.?)?\s*(?P<second>[-+]?)\s*"
 )
@@ -77,6 +78,7 @@ def quantity(text: str) -> Quantity | None:
     text = _DEGREES.sub(" degree ", plain(text)).strip()
     if len(text) > 1 and text[0] == text[-1] == "$":
         text = text[1:-1].strip()
+    text = re.sub(r" (?=\d{3}(?!\d))", "", text) if _SPACED.fullmatch(text) else text
     before = _BEFORE.match(text)
     number = _NUMBER.match(text, before.end())
     if number is None or (before["sign"] and before["second"]):

@@ -43,8 +43,10 @@ _SMALL_WORDS = ("of", "the", "a", "an", "old", "us", "each")
 def read(tail: str) -> str | None:
     """The unit in what follows a number; '' for nothing, None for what makes it no number, or another one."""
     glued = tail[:1].isalpha() and tail[:1].isascii()
-    tail = tail.strip()
+    tail = re.sub(r"\b([ap])\.\s*m\b\.?", r"\1m", tail.strip())
     tail = tail.removesuffix(".").strip().strip("()")
+    if re.fullmatch(r"/\s*[A-Za-z]{3,}|/\s*[\u4e00-\u9fff]+", tail):  # $18/day
+        return spell(tail)
     if not tail:
         return ""
     if not _UNIT_WORDS.fullmatch(tail) or re.search(r"(?<!\^)(?<!\^\{)\d", tail) or changes(tail):
@@ -88,6 +90,6 @@ def same(a: str, b: str) -> bool:
     if not a or not b or a == b:
         return True
     first, second = a.split(), b.split()
-    if "/" in first + second or first[-1] != second[-1] or first[-1] in UNITS:
+    if {"/", "square", "cubic"} & set(first + second) or first[-1] != second[-1] or first[-1] in UNITS:
         return False
     return set(first) <= set(second) or set(second) <= set(first)

@@ -57,7 +57,7 @@ _HUGE = re.compile(
 
 _SUM = re.compile(
     r"[\d)}]\s*(?:[-+*×÷·⋅∙∗•]|\\(?:times|cdot|div|ast|bullet)(?![a-z]))\s*[-+({\s]*(?:\d|\\(?:[dt]?frac|sqrt|left))"
-    r"|\d\s*/\s*[({]|[\w)}]\s*!|\\[dt]?binom|\\choose"
+    r"|\d\s*/\s*[({]|[\w)}]\s*!|\\[dt]?binom|\\choose|^\s*[-+]\s*[-+(]|\|"
 )
 _OPERATIONS = re.compile(
     r"\\(?:i*int|oint|lim|sum|prod|gcd|lcm|max|min|det|lfloor|lceil|equiv|in)(?![a-z])|\\[dt]?frac\s*\{d|vmatrix|\b(?:gcd|lcm)\b"
@@ -188,8 +188,8 @@ def _compare(answer: str, gold: str, tolerance: float) -> Verdict | tuple[str, s
     number, gold_number = quantity(answer), quantity(gold)
     if number and gold_number:
         return Verdict(_same_quantity(number, gold_number, tolerance), "number")
-    if normal(answer) == normal(gold):
-        return Verdict(True, "text")
+    if (number is None) == (gold_number is None) and normal(answer) == normal(gold):
+        return Verdict(True, "text")  # `42...` and `4, 200` only look like numbers
     if _is_left_to_do(answer, gold, bool(gold_number)) or _base(answer) != _base(gold):
         return Verdict(False, "text")
     if ":" in answer or ":" in gold:
@@ -250,7 +250,7 @@ def _is_mathematical(text: str) -> bool:
         if word.lstrip("\\") not in _COMMANDS if word[0] == "\\" else word.casefold() not in _FUNCTIONS:
             return False
     # What stands behind a dollar, or before a box, math-verify would not see.
-    if "$" in text or _DATE.fullmatch(text) or re.search(r"[\u4e00-\u9fff~]", text):
+    if _DATE.fullmatch(text) or re.search(r"[\u4e00-\u9fff~$]|\.\.|\d['\"]|^\s*,", text):
         return False
     return bool(re.search(r"[-\d\\=^+*/<>|∞π√∪∅]|[a-z]\(|\bpi\b", text) or PRODUCT.fullmatch(text))
 

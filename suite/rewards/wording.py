@@ -16,18 +16,20 @@ _WRAPPERS = (
     re.compile(r"\*\*(.*)\*\*", re.DOTALL),
 )
 _LEAD = re.compile(
-    r"\*{0,2}(?:(?:(?:so|thus|hence|therefore),?\s+)?(?:the\s+)?(?:final\s+|correct\s+)?(?:answer|choice|option)"
+    r"\\therefore\b\s*|\*{0,2}(?:(?:(?:so|thus|hence|therefore),?\s+)?(?:the\s+)?(?:final\s+|correct\s+)?(?:answer|choice|option)"
     r"\s*(?:is\b|[:=])\s*:?|(?:最终)?答案(?:是|为|选|:)+|答:|选项?(?=[A-J]))\*{0,2}\s*",
     re.IGNORECASE,
 )
 _LEAD_IN_TEXT = re.compile(r"^\\text\{([^{}]*(?:answer|choice)[^{}]*)\}", re.IGNORECASE)
 _PRICED = re.compile(r"^\$([^$]+)(?<!\\)\$(\s+[A-Za-z\u4e00-\u9fff]|[\u4e00-\u9fff])")  # $18$ apples
 _NAME = re.compile(
-    r"(?P<name>(?:[A-Za-z]|[A-Z]{2,3})(?:_\{?\w{1,3}\}?)?'?|\\[a-zA-Z]+(?:\s+[A-Z]{1,4})?|[a-zA-Z]\s*\([^()=]{1,12}\)"
+    r"(?P<name>(?:[A-Za-z]|\|?[A-Z]{2,3}\|?)(?:_\w|_\{[^{}]{1,20}\})?'?|\\[a-zA-Z]+(?:\s+[A-Z]{1,4})?|[a-zA-Z]\s*\([^()=]{1,12}\)"
     r"|[A-Za-z][A-Za-z ]{2,30}|[\u4e00-\u9fff]{1,10})\s*=\s*(?P<rest>[^=<>].*)",
     re.DOTALL,
 )
-_NO_NAME = re.compile(r"\b(?:not|isn?t?|isnot|never|wrong|incorrect)\b|不|\\(?:not|sin|cos|tan|log|ln|exp|sqrt)\b")
+_NO_NAME = re.compile(
+    r"\b(?:not|isn?t?|isnot|never|negative|minus|opposite|wrong|incorrect)\b|不|\\(?:not|sin|cos|tan|log|ln|exp|sqrt)\b"
+)
 _PROSE = re.compile(r"[^\W\d_]{3,}|\bno\b", re.IGNORECASE)
 _OPERATORS = re.compile(r"[\\^=+*/<>{}|()_]")
 # Letters that are a product, xy or ab, and no word that another order would turn into another word.
@@ -63,9 +65,9 @@ def unwrap(answer: str) -> str:
     text = answer.translate(SIGNS).strip()
     for _ in range(8):
         before = text
-        text = text.rstrip(".。;；").rstrip() if not text.endswith("...") else text
-        boxed = last_boxed(text) if text.startswith("\\boxed{") else None
-        text = boxed.strip() if boxed is not None and len(boxed) + len("\\boxed{}") == len(text) else text
+        text = re.sub(r"(?<![\\.])[.,;]\s*$", "", text.removesuffix("\\\\")).rstrip()
+        text = text[1:-1].strip() if len(text) > 2 and text[0] == text[-1] and text[0] in '"`' else text
+        text = _inside_box(text)
         for wrapper in _WRAPPERS:
             match = wrapper.fullmatch(text)
             two_formulas = match and "$" in match[1].replace("\\$", "") and text[0] == "$"
@@ -76,6 +78,17 @@ def unwrap(answer: str) -> str:
         text = text.removeprefix("=").lstrip() if not text.startswith("==") else text
         if text == before:
             break
+    return text
+
+
+def _inside_box(text: str) -> str:
+    r"""What is in the box that spans the text; `\boxed{43}, \boxed{42}` is two answers, and stays as it is."""
+    depth = 0
+    for at, character in enumerate(text if text.startswith("\\boxed{") else ""):
+        if character in "{}" and text[at - 1] != "\\":
+            depth += 1 if character == "{" else -1
+            if depth == 0:
+                return text[len("\\boxed{") : at].strip() if at == len(text) - 1 else text
     return text
 
 
