@@ -251,3 +251,124 @@ def test_a_reward_model_scores_as_it_does_inside_grpo(tokenizer_dir, miniqwen_di
     assert logged["reward"] == pytest.approx(
         logged["rewards/accuracy_reward/mean"] + logged["rewards/judge/mean"], abs=1e-5
     )
+
+
+R1_TEMPLATE = (
+    "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
+    "{% if add_generation_prompt %}<A><think>\n{% endif %}"
+)
+
+
+@pytest.fixture
+def opening_tokenizer(tokenizer_dir, tmp_path) -> Path:
+    """A tokenizer whose template opens <think> behind every prompt, as R1-Distill's does."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_dir)
+    tokenizer.chat_template = R1_TEMPLATE
+    tokenizer.save_pretrained(tmp_path / "r1")
+    return tmp_path / "r1"
+
+
+def test_a_template_that_opens_think_is_proven_and_scored_as_such(opening_tokenizer, arithmetic_dir, tmp_path, capsys):
+    words = ["--reward_funcs", "accuracy", "format", "--model_name_or_path", str(opening_tokenizer)]
+    score.main(["--prove", str(arithmetic_dir), *words])
+    row = next(line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("format"))
+    assert row[1:3] == ["1.000", "1.000"]
+    inside = "6*7=42</think><answer>42</answer>"
+    talk = [{"role": "user", "content": "6*7"}]
+    rows = [{"prompt": p, "completion": c, "solution": "42"} for p, c in ((talk, inside), (talk, GOOD))]
+    score.main([str(write_rows(tmp_path / "rows.jsonl", rows)), *words])
+    assert [row["format"] for row in read(tmp_path / "rows.scored.jsonl")] == [1.0, 0.0]
+
+
+def test_a_plain_prompt_goes_through_no_template(opening_tokenizer, tmp_path):
+    rows = [{"prompt": "6*7=", "completion": GOOD, "solution": "42"}]
+    words = ["--reward_funcs", "format", "--model_name_or_path", str(opening_tokenizer)]
+    score.main([str(write_rows(tmp_path / "rows.jsonl", rows)), *words])
+    assert read(tmp_path / "rows.scored.jsonl")[0]["format"] == 1.0
+
+
+def test_a_prompt_that_ends_in_think_is_proven_as_such(tmp_path, capsys):
+    rows = [{"prompt": f"{n}+1=\n<think>\n", "solution": str(n + 1)} for n in range(4)]
+    (tmp_path / "data").mkdir()
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "data/train.parquet")
+    score.main(["--prove", "data", "--reward_funcs", "accuracy", "format"])
+    row = next(line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("format"))
+    assert row[1] == "1.000"
+
+
+def test_golds_that_are_mostly_alike_still_find_another(tmp_path, capsys):
+    rows = [{"prompt": f"{n}", "solution": "no" if n == 37 else "yes"} for n in range(40)]
+    (tmp_path / "data").mkdir()
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "data/train.parquet")
+    score.main(["--prove", "data", "--reward_funcs", "accuracy"])
+    assert "gold comes first everywhere" in capsys.readouterr().out
+
+
+def test_a_run_has_one_verdict():
+    kwargs = {"accuracy": {"tolerance": 0.01}, "cosine": {"max_len": 10}}
+    funcs = rewards.load_all(["accuracy", "partial", "cosine"], kwargs)
+    given = {"solution": ["3.1416"], "completion_ids": [[]], "prompts": ["p"]}
+    assert [func(["<answer>3.14</answer>"], **given)[0] for func in funcs] == [1.0, 1.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("name", "knobs", "message"),
+    [
+        ("overlong", {"max_completion_len": 16, "soft_punish_cache": 64}, "overlong.soft_punish_cache: 64"),
+        ("cosine", {"max_len": -4}, "cosine.max_len: -4"),
+        ("accuracy", {"seconds": 0}, "accuracy.seconds: 0"),
+        ("partial", {"right": 0.0}, "partial.right: 0.0"),
+    ],
+)
+def test_a_knob_out_of_range_is_found_when_the_reward_is_loaded(name, knobs, message):
+    with pytest.raises(ValueError, match=message):
+        rewards.load(name, knobs)
+
+
+@pytest.mark.parametrize("name", ["math.pi", ".x", "collections.OrderedDict", "tests.test_score.read"])
+def test_a_dotted_path_to_something_else_is_refused(name, tmp_path):
+    write_rows(tmp_path / "rows.jsonl", [{"completion": GOOD, "solution": "42"}])
+    with pytest.raises(ValueError, match="reward"):
+        score.main(["rows.jsonl", "--reward_funcs", name])
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([{"completion": "a", "prompt": None}], "line 1: needs a `prompt`"),
+        ([{"completion": "a", "prompt": "p"}, {"completion": "a"}], "line 2: some rows have a `prompt`"),
+        ([{"completion": "a", "log_metric": 1}], "column `log_metric` has a name that TRL passes"),
+    ],
+)
+def test_odd_rows_are_refused_in_one_line(tmp_path, rows, message):
+    path = write_rows(tmp_path / "rows.jsonl", [{"solution": "1", **row} for row in rows])
+    with pytest.raises(ValueError, match=message):
+        score.main([str(path), "--reward_funcs", "accuracy"])
+
+
+def test_output_that_cannot_be_written_is_found_before_the_work(tmp_path):
+    path = write_rows(tmp_path / "rows.jsonl", [{"completion": GOOD, "solution": "42"}])
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="Cannot write 'file/x.jsonl'"):
+        score.main([str(path), "--reward_funcs", "tests.test_score.never_reward", "--output_file", "file/x.jsonl"])
+
+
+def never_reward(completions, **columns):
+    raise AssertionError("scored before the output was known to be writable")
+
+
+def test_what_does_not_fit_into_parquet_says_so_and_leaves_nothing(tmp_path):
+    rows = [{"completion": GOOD, "solution": "42", "x": 1}, {"completion": GOOD, "solution": "42", "x": "one"}]
+    path = write_rows(tmp_path / "rows.jsonl", rows)
+    with pytest.raises(ValueError, match="do not fit into parquet"):
+        score.main([str(path), "--reward_funcs", "accuracy", "--output_file", "out.parquet"])
+    assert [p.name for p in tmp_path.iterdir()] == ["rows.jsonl"]
+
+
+def test_half_a_character_survives_scoring(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"completion": "cut \\ud83d", "solution": "42"}\n{"completion": "中文", "solution": "42"}\n')
+    score.main([str(path), "--reward_funcs", "accuracy"])
+    assert [row["completion"] for row in read(tmp_path / "rows.scored.jsonl")] == ["cut \ud83d", "中文"]

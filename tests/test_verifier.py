@@ -6,6 +6,7 @@ import math
 import random
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -194,3 +195,12 @@ def test_the_worst_in_one_batch_come_to_an_end_in_any_thread_and_cost_only_thems
     expect_of_innocent(rewards[: len(INNOCENT)])
     assert rewards[len(INNOCENT) :] == [0.0] * len(WORST)
     assert took < 60  # hang or no hang; the benchmark holds it to ten seconds
+
+
+@pytest.mark.soak
+def test_the_long_table_is_judged_by_the_policy():
+    """More of the same, gold by gold, as models and data sets write: what a change of the verifier may break."""
+    lines = (Path(__file__).parent / "tables" / "soak.tsv").read_text(encoding="utf-8").rstrip("\n").split("\n")[1:]
+    rows = [line.split("\t") for line in lines]
+    judged = judge([answer for _, answer, _ in rows], [gold for gold, _, _ in rows])
+    assert [(*row, v) for row, v in zip(rows, judged, strict=True) if v.right is not (row[2] == "yes")] == []
