@@ -13,10 +13,11 @@ Equal are
 - a number with and without its unit or currency: `18 apples`, `$18` and `18`; `90^\circ` and `90`;
 - `50%` and a gold `50` or `50\%`; under a gold `50\%` also `0.5` and `1/2`;
 - a name and its value: `x=5` and `5`; what a true chain arrives at: `40+2=42` and `42`;
-- a choice and its letter, `(B)`, `B.` and `B`, and the text of that choice where the row has `choices` or `options`;
+- a choice and its letter, `(B)`, `B.` and `B`, and the text of that choice where the gold or the row (`choices`,
+  `options`) says it; letters of several choices in any order;
 - sets, and lists without brackets, in any order; a tuple, and a list without brackets in its order; intervals and the
   inequality or union that means the same; equations that are rearranged or multiplied by a factor; matrices entry by
-  entry;
+  entry; `x=1, y=2` in any order, and `(1,2)`; ratios, `3:4` and `6:8`, but times only as they stand;
 - expressions that can be turned into each other: `2\sqrt2` and `\sqrt8`, `x^2-1` and `(x-1)(x+1)`; a power or a root
   and the number it comes to.
 
@@ -28,8 +29,10 @@ Not equal are
 - tuples in another order; a set and a tuple; an open and a closed interval;
 - arithmetic left to do, for the question would be its own answer: `40+2` or `6 \times 7` for `42`, `6!` for `720`, and
   an integral, limit, sum, gcd, maximum, determinant or derivative that the gold does not have; a false chain `41=42`;
-- two answers: `42 or 43`; a letter before another choice's text counts as the letter;
-- words that only contain the answer: `at least 42`, `42?`; and letters alone are words: `on` is not `no`.
+- an equation and its right side, where the left is no name: `x+y=3` and `3`;
+- two answers: `42 or 43`, `\boxed{43}, \boxed{42}`, `(A) or (B)`; a letter before another choice's text is the letter;
+- words that only contain the answer, or change it: `at least 42`, `42 wrong`, `42 tenths`, `~42`, `42...`, `42?`; and
+  letters alone are words: `on` is not `no`.
 
 What is too long, too deep or too large to be judged at all is refused, and is wrong; so is what runs out of time or
 memory. Each is counted.
