@@ -184,7 +184,7 @@ def test_the_worst_in_one_batch_come_to_an_end_in_any_thread_and_cost_only_thems
     said = [rf"\boxed{{{latex}}}" for latex in [*(answer for _, answer, _ in INNOCENT), *WORST]]
     golds = [*(gold for gold, _, _ in INNOCENT), *[gold] * len(WORST)]
     judge(["x"], [r"\sqrt{x^2}"])  # start the helper
-    pool._known.clear()
+    pool._known.clear(), pool._late.clear()
     began = time.monotonic()
     if where == "main thread":
         rewards = accuracy_reward(said, golds)

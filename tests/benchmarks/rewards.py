@@ -68,7 +68,7 @@ def hostile(n: int) -> Series:
     seconds = []
 
     def once() -> None:
-        pool._known.clear()
+        pool._known.clear(), pool._late.clear()
         start = time.perf_counter()
         values = accuracy_reward(said, golds)
         seconds.append(time.perf_counter() - start)
