@@ -22,6 +22,8 @@ from suite.rewards.code import code_reward, program_of, read_tests
 from suite.rewards.sandbox import protections
 from tests.conftest import ROOT
 
+pytestmark = pytest.mark.slow  # every one starts processes
+
 RIGHT = "def double(x):\n    return 2 * x"
 WRONG = "def double(x):\n    return x"
 ASSERTS = ["assert double(2) == 4", "assert double(0) == 0", "assert double(-1) == -2"]
@@ -470,7 +472,6 @@ def test_it_works_in_a_thread_and_inside_asyncio():
     assert given == [1.0, 1.0, 1.0]
 
 
-@pytest.mark.slow
 def test_killing_the_trainer_takes_the_sandbox_and_its_directory_along(tmp_path):
     need_proc()
     script = (

@@ -16,6 +16,8 @@ from suite import rewards
 from suite.rewards import pool
 from tests.conftest import ROOT
 
+pytestmark = pytest.mark.slow  # every one starts processes
+
 SLOW = "(a+b+c+d+e+f)^{99}"  # simplify multiplies it out
 FOREVER = ("same", "x^2+2x+1", SLOW)
 FAIR = ("same", r"2\sqrt{2}", r"\sqrt{8}")
@@ -214,7 +216,6 @@ def test_a_task_is_scored_in_a_worker_and_what_it_evaluates_can_do_no_harm(task,
     assert victim.exists()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "end",
     [
@@ -240,7 +241,6 @@ def test_nothing_is_left_however_the_parent_ends(end, busy):
     assert gone_within(10, left), left
 
 
-@pytest.mark.slow
 def test_every_rank_has_workers_of_its_own(tmp_path):
     script = tmp_path / "rank.py"
     script.write_text(

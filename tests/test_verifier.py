@@ -55,6 +55,7 @@ def test_latex_pairs_are_judged_by_the_policy():
     assert [(*pair, v.by) for pair, v in zip(PAIRS, judged, strict=True) if v.right is not pair[2]] == []
 
 
+@pytest.mark.slow
 def test_math_verify_differs_from_the_policy_exactly_where_the_table_says():
     from math_verify import parse, verify
 
