@@ -247,7 +247,7 @@ def test_every_rank_has_workers_of_its_own(tmp_path):
         "import torch.distributed as dist\nfrom suite.rewards import verify\ndist.init_process_group('gloo')\n"
         "rank = dist.get_rank()\n"
         f"said = [r'\\sqrt{{8}}', '{SLOW}', r'\\sqrt{{2}}']\n"
-        "v = verify.judge(said, [r'2\\sqrt{2}', 'x^2+2x+1', r'2\\sqrt{2}'], seconds=0.3)\n"
+        "v = verify.judge(said, [r'2\\sqrt{2}', 'x^2+2x+1', r'2\\sqrt{2}'], seconds=1)\n"
         "dist.barrier()\nprint(rank, [x.right for x in v], v[1].by, flush=True)\n"
     )
     done = subprocess.run(
