@@ -245,10 +245,9 @@ def test_every_rank_has_workers_of_its_own(tmp_path):
     script = tmp_path / "rank.py"
     script.write_text(
         "import torch.distributed as dist\nfrom suite.rewards import verify\ndist.init_process_group('gloo')\n"
-        "rank = dist.get_rank()\n"
         f"said = [r'\\sqrt{{8}}', '{SLOW}', r'\\sqrt{{2}}']\n"
         "v = verify.judge(said, [r'2\\sqrt{2}', 'x^2+2x+1', r'2\\sqrt{2}'], seconds=1)\n"
-        "dist.barrier()\nprint(rank, [x.right for x in v], v[1].by, flush=True)\n"
+        "dist.barrier()\nprint([x.right for x in v], v[1].by, flush=True)\n"
     )
     done = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)],
@@ -258,4 +257,5 @@ def test_every_rank_has_workers_of_its_own(tmp_path):
         timeout=300,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    assert sorted(done.stdout.split("\n"))[1:] == [f"{rank} [True, False, False] timeout" for rank in (0, 1)]
+    # The ranks may write into one another's lines.
+    assert done.stdout.count("[True, False, False] timeout") == 2, done.stdout
