@@ -28,7 +28,7 @@ def main(argv=None) -> None:
 
     from trl import GRPOTrainer, get_peft_config, get_quantization_config
 
-    from suite.trainers import RewardSchedule
+    from suite.trainers.reward_schedule import RewardSchedule
 
     trainer = GRPOTrainer(
         model=model.model_name_or_path,

@@ -1,4 +1,4 @@
-"""What TRL's trainers lack: a reward weight that moves during the run."""
+"""A reward weight that moves during the run."""
 
 from transformers import TrainerCallback
 
