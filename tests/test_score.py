@@ -8,7 +8,7 @@ import pyarrow.parquet
 import pytest
 
 from suite import rewards, score
-from suite.rewards import proof
+from suite.rewards import proof, scoring
 from tests.conftest import ON_CPU, run_suite, write_yaml
 
 GOOD = "<think>a</think><answer>42</answer>"
@@ -47,12 +47,12 @@ def test_parquet_in_and_out(tmp_path):
 
 
 def test_completions_of_one_prompt_are_scored_together_wherever_they_stand(monkeypatch):
-    monkeypatch.setattr(score, "CHUNK", 2)
+    monkeypatch.setattr(scoring, "CHUNK", 2)
     rows = [
         {"prompt": f"p{i % 3}", "completion": GOOD, "solution": "42", "completion_ids": [0] * (10 + i)}
         for i in range(6)
     ]
-    scored = score.score_rows(rows, {"length": rewards.load("length")})["length"].values
+    scored = scoring.score_rows(rows, {"length": rewards.load("length")})["length"].values
     assert scored == [0.5, 0.5, 0.5, -0.5, -0.5, -0.5]
 
 

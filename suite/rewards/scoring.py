@@ -1,0 +1,111 @@
+"""Rows with completions are scored as GRPO scores them: groups whole, columns as lists, metrics counted."""
+
+import asyncio
+import inspect
+import json
+import math
+import statistics
+import time
+import types
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from suite import columns
+
+CHUNK = 256  # completions that are scored together, and a step of the progress bar
+
+
+@dataclass
+class Score:
+    """What one reward gave: a number or None a completion, its own metrics, and the seconds it took."""
+
+    values: list[float | None]
+    metrics: dict[str, float]
+    seconds: float
+
+
+def score_rows(rows: list[dict], funcs: dict[str, Callable], count=None, progress: bool = False) -> dict[str, Score]:
+    """Name -> what the reward gives to each row, called as GRPO calls it: groups whole, columns as lists."""
+    from tqdm import tqdm
+
+    found = {name: Score([None] * len(rows), {}, 0.0) for name in funcs}
+    with tqdm(total=len(rows), unit=" completions", disable=not progress) as bar:
+        for numbers in _chunks(rows):
+            batch = _batch([rows[i] for i in numbers], count)
+            for name, func in funcs.items():
+                begun = time.perf_counter()
+                values = call(name, func, batch, found[name].metrics)
+                found[name].seconds += time.perf_counter() - begun
+                for i, value in zip(numbers, values, strict=True):
+                    found[name].values[i] = value
+            bar.update(len(numbers))
+    return found
+
+
+def _chunks(rows: list[dict]) -> Iterator[list[int]]:
+    """Row numbers, about `CHUNK` at a time, all completions of one prompt together."""
+    groups: dict[str, list[int]] = {}
+    for i, row in enumerate(rows):
+        groups.setdefault(json.dumps(row.get("prompt", i), sort_keys=True, default=str), []).append(i)
+    chunk: list[int] = []
+    for group in groups.values():
+        chunk += group
+        if len(chunk) >= CHUNK:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
+
+
+def _batch(rows: list[dict], count) -> dict[str, list]:
+    """Columns as a reward gets them."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    batch = {name: [row.get(name) for row in rows] for name in names}
+    batch["completions"] = batch.pop("completion")
+    if "prompt" in batch:
+        batch["prompts"] = batch.pop("prompt")
+    if count and "completion_ids" not in batch:
+        batch["completion_ids"] = [count(columns.text_of(said)) for said in batch["completions"]]
+    return batch
+
+
+def call(name: str, func: Callable, batch: dict[str, list], metrics: dict[str, float]) -> list[float | None]:
+    """A reward's values for a batch; its own metrics are added up, shares as numbers of completions.
+
+    Raises `ValueError` for a reward that does not give one finite number, or None, for each.
+    """
+    n = len(batch["completions"])
+
+    def log_metric(metric: str, value: float) -> None:
+        metrics[metric] = metrics.get(metric, 0.0) + value * n
+
+    state = types.SimpleNamespace(global_step=0, max_steps=0, epoch=0.0, is_world_process_zero=True)
+    given = func(**batch, trainer_state=state, log_metric=log_metric, log_extra=lambda column, values: None)
+    if inspect.iscoroutine(given):
+        given = asyncio.run(given)
+    try:
+        values = [None if v is None else float(v) for v in given]
+    except (TypeError, ValueError):
+        values = []
+    if len(values) != n or any(v is not None and not math.isfinite(v) for v in values):
+        raise ValueError(
+            f"The reward '{name}' gave {given!r:.100} for {n} completions: one finite number, or None, each."
+        )
+    return values
+
+
+def table(scores: dict[str, Score]) -> str:
+    """Mean, spread, share of None, timeouts and milliseconds of each reward, and whatever else it counted."""
+    width = max(map(len, [*scores, "reward"]))
+    lines = [f"{'reward':<{width}}     mean   spread   None  timeouts  ms a completion"]
+    for name, score in scores.items():
+        judged = [v for v in score.values if v is not None]
+        mean, spread = (statistics.fmean(judged), statistics.pstdev(judged)) if judged else (math.nan, math.nan)
+        timeouts = sum(value for metric, value in score.metrics.items() if metric.endswith("/timeouts"))
+        lines.append(
+            f"{name:<{width}}  {mean:7.3f}  {spread:7.3f}  {1 - len(judged) / len(score.values):5.1%}  "
+            f"{timeouts:8.0f}  {1000 * score.seconds / len(score.values):15.2f}"
+        )
+    for name, score in scores.items():
+        lines += [f"{name}: {metric} {value:.0f}" for metric, value in score.metrics.items() if round(value) > 0]
+    return "\n".join(lines)
