@@ -7,6 +7,7 @@ value, the choices and the way out.
 import enum
 import inspect
 import json
+import logging
 import math
 import os
 import sys
@@ -466,6 +467,8 @@ def answer_for(main: Callable, argv: Sequence[str] | None = None) -> int:
     a rank that ended first would have rank 0 killed before it spoke. One that is still there after a while was alone
     with its mistake, and says it itself.
     """
+    # bitsandbytes warns on a CPU of a kernel it would have liked, wherever it is installed and nobody asked for it.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     try:
         main(argv)
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""The five row shapes TRL reads, and a check that rows have the one a stage needs."""
+"""The row shapes TRL reads, and a check that rows have the one a stage needs."""
 
 SHAPES = {
     "text": ("text",),
@@ -6,6 +6,7 @@ SHAPES = {
     "prompt+completion": ("prompt", "completion"),
     "prompt+chosen+rejected": ("prompt", "chosen", "rejected"),
     "prompt+solution": ("prompt", "solution"),
+    "prompt": ("prompt",),
 }
 
 
@@ -24,6 +25,11 @@ def check(columns, wanted, where: str) -> str:
             "Rename the columns, or let `suite prepare` write them."
         )
     return shape
+
+
+def is_conversational(row: dict) -> bool:
+    """Whether a row holds messages, and not plain text."""
+    return "messages" in row or isinstance(row.get("prompt"), list)
 
 
 def text_of(turn) -> str:

@@ -31,9 +31,20 @@ class Sampling:
     seed: int = 0
 
 
-def require_vllm(because: str) -> None:
-    """Raise `ValueError` where vLLM is not installed, naming the way; where it is, keep it from phoning home."""
+def require_vllm(because: str, mode: str = "colocate") -> None:
+    """Raise `ValueError` where vLLM is not installed, naming the way; where it is, keep it from phoning home.
+
+    `mode` is TRL's `vllm_mode`: a server gets new weights over NCCL, which needs CUDA in this process, too.
+    """
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    if mode == "server":
+        import torch
+
+        if not torch.cuda.is_available():
+            raise ValueError(
+                "vllm_mode: server sends weights to the server over NCCL, and there is no CUDA device here. Set "
+                "`vllm_mode: colocate`, which also runs on a CPU."
+            )
     if find_spec("vllm") is None:
         raise ValueError(
             f"{because} needs vLLM, which is not installed. With a GPU: pip install 'qwen-suite[vllm]'; without one: "

@@ -5,9 +5,10 @@ import json
 import os
 import time
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
-from suite import checkpoint, columns, reasoning
+from suite import checkpoint, columns, reasoning, turns
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate")
 # What may differ between a run and its continuation.
@@ -47,7 +48,7 @@ def _look(directory: Path, record: dict, config) -> bool:
         return True
     if old is None:
         if resume:
-            _say(f"{directory} holds no run yet; starting one.")
+            say(f"{directory} holds no run yet; starting one.")
         config.resume_from_checkpoint = None
         return True
     if not resume:
@@ -67,9 +68,9 @@ def _look(directory: Path, record: dict, config) -> bool:
             "output_dir, or remove this one."
         )
     if old.get("finished"):
-        _say(f"{directory} holds this very run, complete ({old['seconds']:.0f} s); reusing it.")
+        say(f"{directory} holds this very run, complete ({old['seconds']:.0f} s); reusing it.")
         return False
-    _say(f"going on from {last}." if last else f"{directory} was left before its first checkpoint; starting again.")
+    say(f"going on from {last}." if last else f"{directory} was left before its first checkpoint; starting again.")
     config.resume_from_checkpoint = str(last) if last else None
     return True
 
@@ -95,7 +96,8 @@ def _differences(old: dict, new: dict) -> list[str]:
     return lines or ["it was not written by `suite`"]
 
 
-def _say(line: str) -> None:
+def say(line: str) -> None:
+    """Print a line once, whatever the number of processes."""
     if int(os.environ.get("RANK", 0)) == 0:
         print(line, flush=True)
 
@@ -190,6 +192,39 @@ def opens_thinking(tokenizer, template_kwargs: dict | None = None) -> bool:
     asked = [{"role": "user", "content": "?"}]
     text = tokenizer.apply_chat_template(asked, add_generation_prompt=True, tokenize=False, **(template_kwargs or {}))
     return reasoning.opens_thinking(text)
+
+
+def starting_point(model, config, rows, *, eos_token: str | None = None, chat_template_path: str | None = None):
+    """The tokenizer of the model a run starts from, with the EOS of this run; `config` learns how to load the model.
+
+    `rows` are the training rows, whose first tells conversations from plain text. Raises `ValueError` for a checkpoint
+    that is not whole or only an adapter, a missing package, and an end of turn that no template agrees with.
+    """
+    checkpoint.check_whole(model.model_name_or_path)
+    checkpoint.refuse_adapter(model.model_name_or_path)
+    _check_quantization(model)
+    conversational = columns.is_conversational(next(iter(rows)))
+    found = tokenizer(
+        model.model_name_or_path,
+        model.model_revision,
+        needs_template=conversational and chat_template_path is None,
+    )
+    turns.settle(found, conversational=conversational, eos_token=eos_token, chat_template_path=chat_template_path)
+    config.model_init_kwargs = model_init_kwargs(model, config)
+    return found
+
+
+def _check_quantization(model) -> None:
+    """What would fail only after the weights were read."""
+    for key in ("load_in_4bit", "load_in_8bit"):
+        if not getattr(model, key):
+            continue
+        if not model.use_peft:
+            raise ValueError(
+                f"{key}: quantized weights cannot be trained; an adapter beside them can: `use_peft: true`."
+            )
+        if find_spec("bitsandbytes") is None:
+            raise ValueError(f"{key} needs bitsandbytes, which is not installed: pip install 'qwen-suite[qlora]'.")
 
 
 def model_init_kwargs(model, config) -> dict:

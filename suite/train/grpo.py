@@ -1,8 +1,9 @@
 """Reinforcement learning by GRPO: sample a group per prompt, score it, make what beat its group likelier."""
 
+import math
 import sys
 
-from suite import args, checkpoint, engine, rewards, run
+from suite import args, engine, rewards, run
 
 
 def arguments() -> tuple[type, ...]:
@@ -13,7 +14,7 @@ def main(argv=None) -> None:
     script, config, model, mixture, reward, extra, written = args.parse(arguments(), argv)
     funcs = rewards.load_all(reward.reward_funcs, reward.reward_kwargs)  # a bad knob is found before all else
     if config.use_vllm:
-        engine.require_vllm("use_vllm: true")
+        engine.require_vllm("use_vllm: true", config.vllm_mode)
     record = run.begin("grpo", config, written, model.model_name_or_path, script.dataset_name)
     if record is None:
         return
@@ -21,10 +22,10 @@ def main(argv=None) -> None:
     train_rows, test_rows = run.rows(script, mixture, ("prompt+solution",), with_test=config.eval_strategy != "no")
     there = [*next(iter(train_rows)), "prompts"]
     rewards.check_columns(dict(zip(reward.reward_funcs, funcs, strict=True)), there, "The rows")
-    checkpoint.check_whole(model.model_name_or_path)
-    checkpoint.refuse_adapter(model.model_name_or_path)
-    tokenizer = run.tokenizer(model.model_name_or_path, model.model_revision, needs_template=True)
-    config.model_init_kwargs = run.model_init_kwargs(model, config)
+    tokenizer = run.starting_point(model, config, train_rows)
+    if config.use_vllm:  # it reads the tokenizer from disk, where a base model's EOS is not yet the end of a turn
+        config.generation_kwargs = stopping_at(tokenizer.eos_token_id, config.generation_kwargs)
+    run.say("\n".join([*doubts(config, model), arithmetic(config, train_rows)]))
 
     from trl import GRPOTrainer, get_peft_config, get_quantization_config
 
@@ -48,6 +49,57 @@ def main(argv=None) -> None:
     if reward.reward_schedule:
         trainer.add_callback(RewardSchedule(trainer, reward.reward_funcs, reward.reward_schedule))
     run.finish(trainer, config, record)
+
+
+def stopping_at(token_id: int, generation_kwargs: dict | None) -> dict:
+    """vLLM's sampling options with one more token to stop at."""
+    there = generation_kwargs or {}
+    return {**there, "stop_token_ids": [*there.get("stop_token_ids", []), token_id]}
+
+
+def arithmetic(config, rows) -> str:
+    """What a run amounts to: prompts and completions a step, steps, tokens at most.
+
+    Raises `ValueError` where the rows do not fill one rollout: TRL drops what is left over, and that would be all.
+    """
+    batch, group, rollout = config.per_device_train_batch_size, config.num_generations, config.generation_batch_size
+    completions = batch * config.world_size * config.gradient_accumulation_steps
+    steps = config.max_steps
+    if hasattr(rows, "__len__"):
+        if len(rows) < rollout // group:
+            raise ValueError(
+                f"The rows hold {len(rows)} prompts, and one rollout takes {rollout // group} ({rollout} completions, "
+                f"{group} a prompt). Lower `gradient_accumulation_steps` or the batch, or raise `num_generations`."
+            )
+        rollouts = len(rows) // (rollout // group)  # an epoch has whole ones, each trained on `num_iterations` times
+        an_epoch = math.ceil(rollouts * config.num_iterations * rollout / completions)
+        steps = steps if steps > 0 else math.ceil(config.num_train_epochs * an_epoch)
+    generated = math.ceil(steps * completions / config.num_iterations)
+    return (
+        f"each rollout: {rollout // group} prompts x {group} completions = {rollout}\n"
+        f"each optimizer step: {completions} completions ({batch} a device x {config.world_size} processes x "
+        f"{config.gradient_accumulation_steps} accumulated)\n"
+        f"the run: {steps:,} steps, {generated:,} completions, at most {generated * config.max_completion_length:,} "
+        f"generated tokens ({config.max_completion_length:,} each)"
+    )
+
+
+def doubts(config, model) -> list[str]:
+    """One line for each setting that makes the importance ratio, or the KL, say something else than it means."""
+    found = []
+    for key, honest in (("top_p", 1.0), ("top_k", 0), ("min_p", None), ("repetition_penalty", 1.0)):
+        value = getattr(config, key)
+        if value not in (honest, None) and not (key == "top_k" and value < 0) and not (key == "min_p" and value == 0):
+            found.append(
+                f"warning: {key} {value} cuts or bends the distribution that rollouts are drawn from, and the policy's "
+                f"own probabilities do not know it: the importance ratio is biased. Honest: {key} {honest}."
+            )
+    if model.use_peft and model.lora_dropout > 0:
+        found.append(
+            f"warning: lora_dropout {model.lora_dropout} makes the policy that is trained another one than the policy "
+            "that sampled, from step 0 on; KL and ratio measure the dropout. Honest: lora_dropout 0."
+        )
+    return found
 
 
 if __name__ == "__main__":

@@ -1,18 +1,32 @@
 """Supervised fine-tuning on `messages` or `prompt+completion` rows, whole or as LoRA."""
 
+import itertools
 import sys
+from dataclasses import dataclass, field
 
-from suite import args, checkpoint, run
+from suite import args, run, turns
+
+
+@dataclass
+class TagArguments:
+    tag_weight: float | None = field(
+        default=None,
+        metadata={"help": "How often a token of <think>, </think>, <answer>, </answer> counts in the loss; 1."},
+    )
+
+    def __post_init__(self):
+        if self.tag_weight is not None and not 0 < self.tag_weight < float("inf"):
+            raise ValueError(f"tag_weight: {self.tag_weight} must be a finite number above 0.")
 
 
 def arguments() -> tuple[type, ...]:
     from trl import DatasetMixtureConfig, ModelConfig, ScriptArguments, SFTConfig
 
-    return ScriptArguments, SFTConfig, ModelConfig, DatasetMixtureConfig, args.RunArguments
+    return ScriptArguments, SFTConfig, ModelConfig, DatasetMixtureConfig, TagArguments, args.RunArguments
 
 
 def main(argv=None) -> None:
-    script, config, model, mixture, extra, written = args.parse(arguments(), argv)
+    script, config, model, mixture, tags, extra, written = args.parse(arguments(), argv)
     record = run.begin("sft", config, written, model.model_name_or_path, script.dataset_name)
     if record is None:
         return
@@ -20,16 +34,24 @@ def main(argv=None) -> None:
     train_rows, test_rows = run.rows(
         script, mixture, ("messages", "prompt+completion"), with_test=config.eval_strategy != "no"
     )
-    checkpoint.check_whole(model.model_name_or_path)
-    checkpoint.refuse_adapter(model.model_name_or_path)
-    tokenizer = run.tokenizer(
-        model.model_name_or_path, model.model_revision, needs_template=config.chat_template_path is None
+    if tags.tag_weight is not None:
+        check_tag_weight(config, train_rows)
+    tokenizer = run.starting_point(
+        model, config, train_rows, eos_token=config.eos_token, chat_template_path=config.chat_template_path
     )
-    config.model_init_kwargs = run.model_init_kwargs(model, config)
+    config.eos_token = tokenizer.eos_token  # TRL carries it to the model's configs
+    if config.assistant_only_loss:
+        looked_at = itertools.islice(train_rows, 1000) if script.dataset_streaming else train_rows
+        turns.check_masks(looked_at, tokenizer, config.chat_template_path)
 
     from trl import SFTTrainer, get_peft_config, get_quantization_config
 
-    trainer = SFTTrainer(
+    kind, how = SFTTrainer, {}
+    if tags.tag_weight is not None:
+        from suite.trainers.tag_weights import TagWeightedSFTTrainer
+
+        kind, how = TagWeightedSFTTrainer, {"tag_weight": tags.tag_weight}
+    trainer = kind(
         model=model.model_name_or_path,
         args=config,
         train_dataset=train_rows,
@@ -38,8 +60,23 @@ def main(argv=None) -> None:
         quantization_config=get_quantization_config(model),
         peft_config=get_peft_config(model),
         callbacks=callbacks,
+        **how,
     )
+    turns.check_trained(trainer.train_dataset, tokenizer.eos_token, tokenizer.eos_token_id)
     run.finish(trainer, config, record)
+
+
+def check_tag_weight(config, rows) -> None:
+    """Raise `ValueError` where a weight would reach beyond assistant turns, or TRL's loss has no room for one."""
+    if "messages" in next(iter(rows)) and not config.assistant_only_loss:
+        raise ValueError(
+            "tag_weight weighs what the assistant says, and `messages` rows train every turn, the system prompt with "
+            "its own tags included. Set `assistant_only_loss: true`."
+        )
+    if config.loss_type != "nll" or config.label_smoothing_factor > 0:
+        raise ValueError("tag_weight goes with `loss_type: nll` and no label smoothing.")
+    if config.completion_only_loss is False:
+        raise ValueError("tag_weight weighs what the assistant says; `completion_only_loss: false` trains the prompt.")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,43 @@
+"""Direct preference optimisation on `prompt+chosen+rejected` rows, whole or as LoRA."""
+
+import sys
+
+from suite import args, run
+
+
+def arguments() -> tuple[type, ...]:
+    from trl import DatasetMixtureConfig, DPOConfig, ModelConfig, ScriptArguments
+
+    return ScriptArguments, DPOConfig, ModelConfig, DatasetMixtureConfig, args.RunArguments
+
+
+def main(argv=None) -> None:
+    script, config, model, mixture, extra, written = args.parse(arguments(), argv)
+    record = run.begin("dpo", config, written, model.model_name_or_path, script.dataset_name)
+    if record is None:
+        return
+    callbacks = run.callbacks(extra)
+    train_rows, test_rows = run.rows(
+        script, mixture, ("prompt+chosen+rejected",), with_test=config.eval_strategy != "no"
+    )
+    tokenizer = run.starting_point(model, config, train_rows)
+
+    from trl import DPOTrainer, get_peft_config, get_quantization_config
+
+    # No `ref_model`: TRL loads the starting model a second time, frozen; with LoRA it is the model without its
+    # adapter, and with `precompute_ref_log_probs: true` it is asked once, before training, and not kept.
+    trainer = DPOTrainer(
+        model=model.model_name_or_path,
+        args=config,
+        train_dataset=train_rows,
+        eval_dataset=test_rows,
+        processing_class=tokenizer,
+        quantization_config=get_quantization_config(model),
+        peft_config=get_peft_config(model),
+        callbacks=callbacks,
+    )
+    run.finish(trainer, config, record)
+
+
+if __name__ == "__main__":
+    sys.exit(args.answer_for(main))

@@ -1,0 +1,126 @@
+"""Where a turn ends: the one token that a run trains, stops at and saves, read off the chat template.
+
+A Qwen2.5 base model ends texts with <|endoftext|> while its template ends turns with <|im_end|>. Whoever trains with
+the first gets a model that never stops talking, and the loss does not show it. So nobody has to say it: the template
+does.
+"""
+
+import itertools
+from pathlib import Path
+
+from suite.checkpoint import is_local
+
+_SAID = "What the assistant said."
+
+
+def end_of_turn(tokenizer, chat_template: str | None = None) -> str | None:
+    """The token that a chat template (the tokenizer's own, or another) writes behind what an assistant said, if any."""
+    asked = [{"role": "user", "content": "?"}, {"role": "assistant", "content": _SAID}]
+    text = tokenizer.apply_chat_template(asked, chat_template=chat_template, tokenize=False)
+    behind = text.rpartition(_SAID)[2]
+    added = set(tokenizer.get_added_vocab().values())
+    ids = tokenizer(behind, add_special_tokens=False)["input_ids"]
+    return next((tokenizer.convert_ids_to_tokens(i) for i in ids if i in added), None)
+
+
+def settle(
+    tokenizer, *, conversational: bool, eos_token: str | None = None, chat_template_path: str | None = None
+) -> str:
+    """Make the end of a turn the tokenizer's EOS, and return it; the trainers carry it to the model's configs.
+
+    Where rows are plain text there are no turns, and EOS is `eos_token`, or what the tokenizer has. Raises `ValueError`
+    for an `eos_token` that is no token, or that would leave turns without an end.
+    """
+    if eos_token is not None and eos_token not in tokenizer.get_vocab():
+        raise ValueError(
+            f"eos_token: '{eos_token}' is no token of this tokenizer, whose EOS is '{tokenizer.eos_token}'."
+        )
+    if not conversational:
+        tokenizer.eos_token = eos_token or tokenizer.eos_token
+        return tokenizer.eos_token
+    ends = end_of_turn(*_templated(tokenizer, chat_template_path))
+    if ends is None:
+        raise ValueError(
+            "The chat template writes no token of its own behind an assistant's turn, so a model cannot learn to stop. "
+            "Set `chat_template_path` to a template that does, such as that of Qwen/Qwen2.5-0.5B-Instruct."
+        )
+    if eos_token not in (None, ends):
+        raise ValueError(
+            f"eos_token: '{eos_token}' is not what ends a turn: the chat template writes '{ends}' there, and a model "
+            f"trained like this would run on past it. Leave `eos_token` away, or set it to '{ends}'."
+        )
+    tokenizer.eos_token = ends
+    return ends
+
+
+def _templated(tokenizer, chat_template_path: str | None) -> tuple:
+    """(tokenizer, template or None for its own) that a run will have once TRL has followed `chat_template_path`."""
+    if chat_template_path is None:
+        return tokenizer, None
+    path = Path(chat_template_path)
+    if path.suffix in (".jinja", ".j2"):
+        if not path.is_file():
+            raise ValueError(f"chat_template_path: there is no file '{path}'.")
+        return tokenizer, path.read_text(encoding="utf-8")
+    if is_local(chat_template_path) and not (path / "tokenizer_config.json").is_file():
+        raise ValueError(f"chat_template_path: '{path}' is neither a .jinja file nor a directory with a tokenizer.")
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(chat_template_path), None
+    except OSError as error:  # the network and the Hub's own refusals
+        raise ValueError(f"chat_template_path: cannot load the tokenizer of '{path}': {error}") from error
+
+
+def check_masks(rows, tokenizer, chat_template_path: str | None = None) -> None:
+    """For `assistant_only_loss`: raise `ValueError` where a row has no assistant, or the template hides the end.
+
+    `rows` have `messages` or `prompt` and `completion`, all of them conversations.
+    """
+    from trl.chat_template_utils import (
+        get_training_chat_template,
+        has_generation_markers,
+        is_chat_template_stop_token_trained,
+    )
+
+    source, template = _templated(tokenizer, chat_template_path)
+    template = template or source.chat_template
+    marked = template if has_generation_markers(template) else get_training_chat_template(source)
+    if not is_chat_template_stop_token_trained(source, chat_template=marked):
+        raise ValueError(
+            "assistant_only_loss: the chat template leaves the end of the assistant's turn out of the loss, so the "
+            "model would never learn to stop. Put it between {% generation %} and {% endgeneration %}, or set "
+            "`assistant_only_loss: false`."
+        )
+    for number, row in enumerate(rows, 1):
+        turns = row["messages"] if "messages" in row else [*row["prompt"], *row["completion"]]
+        if not any(turn["role"] == "assistant" and turn.get("content") for turn in turns):
+            raise ValueError(
+                f"assistant_only_loss: row {number} has no assistant turn, so nothing in it could be learned. "
+                "`suite prepare` leaves such rows out."
+            )
+
+
+def check_trained(rows, eos_token: str, eos_token_id: int, looked_at: int = 1000) -> None:
+    """Raise `ValueError` where tokenized rows (columns input_ids, labels) teach nothing, or never the end of a turn.
+
+    Looks at the first rows only; says aloud how many of them end before their turn does.
+    """
+    found = [row["labels"] for row in itertools.islice(rows, looked_at)]
+    empty = sum(all(label == -100 for label in labels) for labels in found)
+    if empty or not found:
+        raise ValueError(
+            f"{empty or 'All'} of the first {len(found) or 'rows'} rows have no token in the loss: the prompt alone "
+            "fills `max_length`, or the mask is empty. Raise `max_length`, or leave such rows out."
+        )
+    ending = sum(eos_token_id in labels for labels in found)
+    if not ending:
+        raise ValueError(
+            f"None of the first {len(found)} rows has the end of a turn, '{eos_token}', in the loss: a model trained "
+            "on them never stops. `max_length` cuts it off, or the chat template leaves it out."
+        )
+    if ending < len(found):
+        print(
+            f"{len(found) - ending} of the first {len(found)} rows are cut off by `max_length` before '{eos_token}': "
+            "they do not teach the model to stop."
+        )
