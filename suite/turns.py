@@ -102,25 +102,32 @@ def check_masks(rows, tokenizer, chat_template_path: str | None = None) -> None:
 
 
 def check_trained(rows, eos_token: str, eos_token_id: int, looked_at: int = 1000) -> None:
-    """Raise `ValueError` where tokenized rows (columns input_ids, labels) teach nothing, or never the end of a turn.
+    """Raise `ValueError` where tokenized rows (a column of labels) teach nothing, or never how a conversation ends.
 
-    Looks at the first rows only; says aloud how many of them end before their turn does.
+    Looks at the first rows only, a packed one document by document; says aloud how many are cut off before their end.
     """
-    found = [row["labels"] for row in itertools.islice(rows, looked_at)]
+    found = [labels for row in itertools.islice(rows, looked_at) for labels in _documents(row)]
     empty = sum(all(label == -100 for label in labels) for labels in found)
     if empty or not found:
         raise ValueError(
             f"{empty or 'All'} of the first {len(found) or 'rows'} rows have no token in the loss: the prompt alone "
             "fills `max_length`, or the mask is empty. Raise `max_length`, or leave such rows out."
         )
-    ending = sum(eos_token_id in labels for labels in found)
+    # The last two: templates write a line break behind the token that ends a turn.
+    ending = sum(eos_token_id in [label for label in labels if label != -100][-2:] for labels in found)
     if not ending:
         raise ValueError(
-            f"None of the first {len(found)} rows has the end of a turn, '{eos_token}', in the loss: a model trained "
-            "on them never stops. `max_length` cuts it off, or the chat template leaves it out."
+            f"None of the first {len(found)} rows ends with the end of a turn, '{eos_token}', in the loss: a model "
+            "trained on them never stops. `max_length` cuts it off, or the chat template leaves it out."
         )
     if ending < len(found):
         print(
             f"{len(found) - ending} of the first {len(found)} rows are cut off by `max_length` before '{eos_token}': "
             "they do not teach the model to stop."
         )
+
+
+def _documents(row: dict) -> list[list[int]]:
+    """The labels of each document that was packed into a row, or of the row itself."""
+    starts = itertools.accumulate(row.get("seq_lengths") or [len(row["labels"])], initial=0)
+    return [row["labels"][start:end] for start, end in itertools.pairwise(starts)]

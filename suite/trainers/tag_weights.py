@@ -43,7 +43,7 @@ class TagWeightedSFTTrainer(SFTTrainer):
                 f"tag_weight: no trained token of the {documents} {dataset_name} rows overlaps one of "
                 f"{', '.join(reasoning.TAGS)}. Leave `tag_weight` away, or train on rows in that format."
             )
-        if self.args.process_index == 0:
+        if args.process_index == 0:
             print(f"tag_weight {self.tag_weight:g}: {without} of {documents} {dataset_name} rows have no tag to weigh.")
         return prepared.remove_columns("untagged")
 

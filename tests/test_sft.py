@@ -1,0 +1,221 @@
+"""SFT: tags weigh what they should and nothing else does; what would train nothing is refused."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from suite import reasoning
+from suite.train import sft
+from tests.conftest import ON_CPU, write_yaml
+
+TEXTS = [
+    "<think>\n2+2\n</think>\n<answer>4</answer>",
+    "a<think>b</think><answer></answer>c",
+    "no tag, <thin and >, <thinking>, < think>",
+    "中文<think>先想一想。</think>\n\n<answer>４</answer>！",
+    "<think><think></answer></answer>\n<answer>😀</answer>\n",
+    "",
+]
+
+
+def overlap_by_offsets(tokenizer, text: str) -> list[int]:
+    """The same question asked of the tokenizer's own character offsets."""
+    spans = [(at, at + len(tag)) for tag in reasoning.TAGS for at in range(len(text)) if text.startswith(tag, at)]
+    offsets = tokenizer(text, return_offsets_mapping=True)["offset_mapping"]
+    return [int(any(start < to and end > of for of, to in spans)) for start, end in offsets]
+
+
+@pytest.mark.parametrize("kind", ["qwen", "miniqwen"])
+def test_a_token_is_marked_where_its_characters_overlap_a_tag(kind, request):
+    from transformers import AutoTokenizer
+
+    from suite.trainers.tag_weights import TagMarker
+
+    path = request.getfixturevalue("shared_data") / "qwen2.5-tokenizer" if kind == "qwen" else None
+    tokenizer = AutoTokenizer.from_pretrained(path or request.getfixturevalue("tokenizer_dir"))
+    mark = TagMarker(tokenizer)
+    for text in TEXTS:
+        ids = tokenizer(text)["input_ids"]
+        assert mark({"input_ids": ids})["in_tag"] == overlap_by_offsets(tokenizer, text), text
+    assert sum(mark({"input_ids": tokenizer(TEXTS[0])["input_ids"]})["in_tag"]) >= 4
+
+
+def test_a_tokenizer_that_does_not_spell_bytes_is_refused():
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    from suite.trainers.tag_weights import TagMarker
+
+    words = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel({"a": 0, "?": 1}, unk_token="?")))
+    with pytest.raises(ValueError, match="byte-level"):
+        TagMarker(words)
+
+
+def trainer_of(model_dir, rows, tag_weight, **keys):
+    """The stage's trainer over `rows`, as main() builds it."""
+    from trl import SFTConfig, SFTTrainer
+
+    import suite.model  # noqa: F401
+    from suite.trainers.tag_weights import TagWeightedSFTTrainer
+
+    config = SFTConfig(
+        output_dir="unused", use_cpu=True, bf16=False, gradient_checkpointing=False, report_to="none", max_length=256,
+        per_device_train_batch_size=2, eos_token="<|im_end|>", model_init_kwargs={"dtype": "float32"}, **keys,
+    )  # fmt: skip
+    kind, how = (SFTTrainer, {}) if tag_weight is None else (TagWeightedSFTTrainer, {"tag_weight": tag_weight})
+    return kind(model=str(model_dir), args=config, train_dataset=rows, **how)
+
+
+def loss_by_hand(trainer, batch: dict, tag_weight: float) -> float:
+    """Softmax, logarithm and weights over plain logits, one token at a time."""
+    import torch
+
+    from suite.trainers.tag_weights import TagMarker
+
+    mark = TagMarker(trainer.processing_class)
+    inputs = {k: v for k, v in batch.items() if k in ("input_ids", "attention_mask", "position_ids")}
+    logprobs = trainer.model(**inputs).logits.double().log_softmax(-1)  # (B, T, V)
+    total, trained = 0.0, 0
+    for row, (ids, labels) in enumerate(zip(batch["input_ids"].tolist(), batch["labels"].tolist(), strict=True)):
+        in_tag = mark({"input_ids": ids})["in_tag"]
+        for t in range(1, len(ids)):
+            if labels[t] != -100:
+                trained += 1
+                total -= (tag_weight if in_tag[t] else 1.0) * logprobs[row, t - 1, ids[t]].item()
+    assert torch.is_tensor(batch["token_weights"])
+    return total / trained
+
+
+def rows_in_the_format(n: int = 6):
+    from datasets import Dataset
+
+    system = {"role": "system", "content": reasoning.SYSTEM_PROMPT}
+    return Dataset.from_list(
+        [
+            {
+                "prompt": [system, {"role": "user", "content": f"{i}+1"}],
+                "completion": [{"role": "assistant", "content": reasoning.write(f"{i}+1={i + 1} " * i, str(i + 1))}],
+            }
+            for i in range(1, n + 1)
+        ]
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("packing", [False, True], ids=["padded", "packed"])
+def test_the_weighted_loss_is_the_one_computed_by_hand(miniqwen_dir, packing, capsys):
+    trainer = trainer_of(miniqwen_dir, rows_in_the_format(), 10.0, packing=packing)
+    assert "tag_weight 10: 0 of 6 train rows have no tag to weigh" in capsys.readouterr().out
+    trainer.model.train()
+    seen = 0
+    for batch in trainer.get_train_dataloader():
+        expected = loss_by_hand(trainer, batch, 10.0)
+        plain = loss_by_hand(trainer, batch, 1.0)
+        assert expected > 1.5 * plain  # four tags a row: the weight is felt
+        assert trainer.compute_loss(trainer.model, dict(batch)).item() == pytest.approx(expected, abs=1e-6 * expected)
+        seen += 1
+    assert seen >= 1
+
+
+@pytest.mark.slow
+def test_the_weighted_loss_with_tags_of_several_tokens(shared_data, tmp_path):
+    """Qwen2.5's own vocabulary, in assistant turns only: the system prompt names the tags, too."""
+    import torch
+    from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
+
+    tokenizer = AutoTokenizer.from_pretrained(shared_data / "qwen2.5-tokenizer")
+    torch.manual_seed(0)
+    Qwen2ForCausalLM(
+        Qwen2Config(
+            vocab_size=151_936,
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            initializer_range=0.2,
+        )  # fmt: skip
+    ).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    rows = rows_in_the_format(4).map(lambda row: {"messages": row["prompt"] + row["completion"]})
+    trainer = trainer_of(tmp_path, rows.select_columns("messages"), 10.0, assistant_only_loss=True)
+    batch = next(iter(trainer.get_train_dataloader()))
+    trained = batch["labels"] != -100
+    in_prompt = (batch["token_weights"] > 1) & ~trained
+    assert in_prompt.any(), "the system prompt names the tags: they must not count"
+    expected = loss_by_hand(trainer, batch, 10.0)
+    assert trainer.compute_loss(trainer.model, dict(batch)).item() == pytest.approx(expected, abs=1e-6 * expected)
+
+
+@pytest.mark.slow
+def test_a_weight_of_one_is_no_weight_and_a_batch_may_be_cut_up(miniqwen_dir):
+    rows = rows_in_the_format()
+    losses = {}
+    for name, weight, batch, accumulated in (("plain", None, 4, 1), ("one", 1.0, 4, 1), ("cut", 1.0, 1, 4)):
+        config = dict(max_steps=2, logging_steps=1, gradient_accumulation_steps=accumulated, save_strategy="no")
+        trainer = trainer_of(miniqwen_dir, rows, weight, **config)
+        trainer.args.per_device_train_batch_size = trainer._train_batch_size = batch
+        trainer.train()
+        losses[name] = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    assert losses["one"] == pytest.approx(losses["plain"], abs=1e-6)
+    assert losses["cut"] == pytest.approx(losses["plain"], abs=1e-3)  # the log rounds to four digits
+
+
+@pytest.fixture
+def messages_dir(tmp_path) -> Path:
+    from datasets import Dataset
+
+    turns = [{"role": "user", "content": "2+2"}, {"role": "assistant", "content": "4, without any tag"}]
+    Dataset.from_list([{"messages": turns}] * 8).to_parquet(tmp_path / "data" / "train.parquet")
+    return tmp_path / "data"
+
+
+def run_sft(model_dir, data_dir, *words, **keys):
+    config = write_yaml(
+        Path("sft.yaml"), model_name_or_path=str(model_dir), dataset_name=str(data_dir), output_dir="run", max_steps=1,
+        save_strategy="no", **keys,
+    )  # fmt: skip
+    sft.main(["--config", str(config), *ON_CPU, *words])
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"tag_weight": 0}, "tag_weight: 0.0 must be a finite number above 0"),
+        ({"tag_weight": 10}, "Set `assistant_only_loss: true`"),
+        ({"tag_weight": 10, "assistant_only_loss": True, "loss_type": "dft"}, "loss_type: nll"),
+        ({"load_in_4bit": True}, "load_in_4bit: quantized weights cannot be trained"),
+        ({"eos_token": "<|endoftext|>"}, "writes '<.im_end.>' there"),
+    ],
+)
+def test_what_would_train_something_else_is_refused_before_a_model_is_loaded(miniqwen_dir, messages_dir, keys, message):
+    with pytest.raises(ValueError, match=message):
+        run_sft(miniqwen_dir, messages_dir, **keys)
+    assert not Path("run").exists()
+
+
+@pytest.mark.slow
+def test_rows_without_a_tag_and_rows_cut_before_their_end_are_refused(miniqwen_dir, messages_dir):
+    with pytest.raises(ValueError, match="no trained token of the 8 train rows overlaps"):
+        run_sft(miniqwen_dir, messages_dir, tag_weight=10, assistant_only_loss=True)
+    with pytest.raises(ValueError, match="None of the first 8 rows ends with the end of a turn"):
+        run_sft(miniqwen_dir, messages_dir, max_length=12)
+    assert not list(Path("run").iterdir())
+
+
+@pytest.mark.slow
+def test_long_context_by_rope_scaling_is_a_key_that_the_saved_model_keeps(qwen2_dir, messages_dir):
+    scaled = {"rope_type": "yarn", "factor": 4.0, "rope_theta": 1e6, "original_max_position_embeddings": 512}
+    run_sft(
+        qwen2_dir, messages_dir, model_init_kwargs={"rope_parameters": scaled, "max_position_embeddings": 2048},
+        max_length=2048,
+    )  # fmt: skip
+    saved = json.loads(Path("run/config.json").read_text())
+    assert saved["rope_parameters"].items() >= scaled.items() and saved["max_position_embeddings"] == 2048
+    from transformers import AutoModelForCausalLM
+
+    def frequencies(path):
+        return AutoModelForCausalLM.from_pretrained(path).model.rotary_emb.inv_freq
+
+    assert (frequencies("run") - frequencies(qwen2_dir)).abs().max() > 0.01

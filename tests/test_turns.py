@@ -1,0 +1,105 @@
+"""One place decides where a turn ends, and says so before a model is loaded where it cannot."""
+
+import pytest
+
+from suite import turns
+
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+@pytest.fixture
+def tokenizer(tokenizer_dir):
+    """Base-flavoured: it ends texts, and its template ends turns."""
+    from transformers import AutoTokenizer
+
+    found = AutoTokenizer.from_pretrained(tokenizer_dir)
+    assert found.eos_token == "<|endoftext|>"
+    return found
+
+
+def test_the_template_says_what_ends_a_turn(tokenizer):
+    assert turns.end_of_turn(tokenizer) == "<|im_end|>"
+    assert turns.end_of_turn(tokenizer, "{% for m in messages %}{{ m.content }}<|endoftext|>{% endfor %}") == (
+        "<|endoftext|>"
+    )
+    assert turns.end_of_turn(tokenizer, "{% for m in messages %}{{ m.content }}\n{% endfor %}") is None
+
+
+def test_conversations_make_the_end_of_a_turn_the_eos_and_plain_text_leaves_it(tokenizer):
+    assert turns.settle(tokenizer, conversational=False) == tokenizer.eos_token == "<|endoftext|>"
+    assert turns.settle(tokenizer, conversational=True) == tokenizer.eos_token == "<|im_end|>"
+
+
+def test_plain_text_may_choose_its_eos(tokenizer):
+    assert turns.settle(tokenizer, conversational=False, eos_token="<|im_end|>") == tokenizer.eos_token == "<|im_end|>"
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"eos_token": "<|endoftext|>"}, "the chat template writes '<|im_end|>' there.*run on past it"),
+        ({"eos_token": "<|im_fin|>"}, "'<|im_fin|>' is no token of this tokenizer"),
+        ({"chat_template_path": "mine.jinja"}, "there is no file 'mine.jinja'"),
+        ({"chat_template_path": "./nowhere"}, "neither a .jinja file nor a directory with a tokenizer"),
+    ],
+)
+def test_an_end_that_no_template_agrees_with_is_refused(tokenizer, given, message):
+    import re
+
+    with pytest.raises(ValueError, match=message.replace("|", re.escape("|"))):
+        turns.settle(tokenizer, conversational=True, **given)
+
+
+def test_a_template_from_a_file_decides_in_the_place_of_the_tokenizers_own(tokenizer, tmp_path):
+    (tmp_path / "text.jinja").write_text("{% for m in messages %}{{ m.content }}<|endoftext|>{% endfor %}")
+    settled = turns.settle(tokenizer, conversational=True, chat_template_path=str(tmp_path / "text.jinja"))
+    assert settled == tokenizer.eos_token == "<|endoftext|>"
+    (tmp_path / "endless.jinja").write_text("{% for m in messages %}{{ m.content }}{% endfor %}")
+    with pytest.raises(ValueError, match="cannot learn to stop"):
+        turns.settle(tokenizer, conversational=True, chat_template_path=str(tmp_path / "endless.jinja"))
+
+
+ASKED = {"role": "user", "content": "2+2"}
+SAID = {"role": "assistant", "content": "4"}
+
+
+def test_masks_are_checked_row_by_row_and_the_template_once(tokenizer):
+    good = {"messages": [ASKED, SAID]}
+    turns.check_masks([good, {"prompt": [ASKED], "completion": [SAID]}], tokenizer)
+    with pytest.raises(ValueError, match="row 2 has no assistant turn"):
+        turns.check_masks([good, {"messages": [ASKED]}], tokenizer)
+    tokenizer.chat_template = tokenizer.chat_template.replace("message.content + '<|im_end|>'", "message.content")
+    tokenizer.chat_template = tokenizer.chat_template.replace("{%- endgeneration %}", "{%- endgeneration %}<|im_end|>")
+    with pytest.raises(ValueError, match="leaves the end of the assistant's turn out of the loss"):
+        turns.check_masks([good], tokenizer)
+
+
+def test_an_unknown_template_without_marks_is_refused_for_assistant_only_loss(tokenizer):
+    tokenizer.chat_template = CHATML.replace("\n", "\n\n")
+    with pytest.raises(ValueError, match="template"):
+        turns.check_masks([{"messages": [ASKED, SAID]}], tokenizer)
+
+
+def test_rows_that_never_train_the_end_are_refused_and_some_that_do_not_are_counted(capsys):
+    turns.check_trained([{"labels": [-100, 5, 9]}] * 3, "<|im_end|>", 9)
+    turns.check_trained([{"labels": [-100, 5, 9, -100, 6, 9, 2], "seq_lengths": [3, 4]}], "<|im_end|>", 9)
+    assert capsys.readouterr().out == ""
+    turns.check_trained([{"labels": [-100, 5, 9]}, {"labels": [-100, 5, 6]}], "<|im_end|>", 9)
+    assert "1 of the first 2 rows are cut off" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="None of the first 2 rows ends with the end of a turn"):
+        turns.check_trained([{"labels": [-100, 5]}] * 2, "<|im_end|>", 9)
+    with pytest.raises(ValueError, match="None of the first 1 rows"):  # the user's turn ends, the assistant's does not
+        turns.check_trained([{"labels": [4, 9, 3, 5, 6, 7]}], "<|im_end|>", 9)
+    with pytest.raises(ValueError, match="1 of the first 2 rows have no token in the loss"):
+        turns.check_trained([{"labels": [-100, -100]}, {"labels": [9]}], "<|im_end|>", 9)
+
+
+def test_qwens_own_template_ends_turns_where_its_base_tokenizer_does_not(shared_data):
+    from transformers import AutoTokenizer
+
+    qwen = AutoTokenizer.from_pretrained(shared_data / "qwen2.5-tokenizer")
+    assert qwen.eos_token == "<|endoftext|>" and turns.settle(qwen, conversational=True) == "<|im_end|>"
+    turns.check_masks([{"messages": [ASKED, SAID, ASKED, SAID]}], qwen)
