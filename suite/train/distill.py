@@ -1,0 +1,153 @@
+"""Distillation with the teacher's logits: the student learns its next-token distributions, whole or as LoRA.
+
+Two ways, and one key that chooses. `lmbda`, named as in TRL's GKD and in its paper, is the share of the steps in which
+the student answers itself and the teacher marks every token (1, on-policy); in the others the rows' own completions are
+read (0, supervised). Learning from a teacher's texts alone, without its logits, is `suite sample` and then `suite sft`.
+"""
+
+import itertools
+import json
+import sys
+from dataclasses import dataclass, field
+
+from suite import args, checkpoint, engine, run, turns
+
+# Keys that say how to sample, beside all that begin with vllm_.
+SAMPLING = {"use_vllm", "top_p", "top_k", "min_p", "generation_kwargs", "repetition_penalty", "cache_implementation"}
+# What two tokenizers must cut alike, beside having the same vocabulary.
+PROBE = "Natalia sold 48/2 = 24 clips.\n\n\tdef f(x):\n        return x**2  # naïve\n答案是 3.14，对吗？ <think>\\frac"
+
+
+@dataclass
+class DistillArguments:
+    lmbda: float = field(
+        default=1.0,
+        metadata={"help": "Share of the steps on the student's own samples: 1 = on-policy, 0 = the rows' completions."},
+    )
+
+    def __post_init__(self):
+        if not 0 <= self.lmbda <= 1:
+            raise ValueError(f"lmbda: {self.lmbda} is a share of the steps, from 0 (given rows) to 1 (on-policy).")
+
+
+def arguments() -> tuple[type, ...]:
+    from trl import DatasetMixtureConfig, DistillationConfig, ModelConfig, ScriptArguments
+
+    return ScriptArguments, DistillationConfig, ModelConfig, DatasetMixtureConfig, DistillArguments, args.RunArguments
+
+
+def main(argv=None) -> None:
+    script, config, model, mixture, distill, extra, written = args.parse(arguments(), argv)
+    check_keys(config, distill.lmbda, written)
+    if config.use_vllm:
+        engine.require_vllm("use_vllm: true")
+    teacher_name = config.teacher_model_name_or_path
+    record = run.begin("distill", config, written, model.model_name_or_path, teacher_name, script.dataset_name)
+    if record is None:
+        return
+    callbacks = run.callbacks(extra)
+    train_rows, test_rows = run.rows(script, mixture, shapes(distill.lmbda), with_test=config.eval_strategy != "no")
+    tokenizer = run.starting_point(model, config, train_rows)
+    if "messages" in next(iter(train_rows)):
+        turns.check_masks(itertools.islice(train_rows, 1000), tokenizer)
+    student_rows, teacher_rows = check_teacher(model, config, tokenizer)
+    config.generation_kwargs = without_padding(config, range(len(tokenizer), student_rows))
+
+    from trl import get_peft_config, get_quantization_config
+
+    from suite.trainers.distillation import WhiteBoxTrainer, load_teacher
+
+    teacher = load_teacher(config, model.attn_implementation, student_rows)
+    config.teacher_model_init_kwargs = None  # TRL takes them for a teacher that is still to be loaded
+    trainer = WhiteBoxTrainer(
+        model=model.model_name_or_path,
+        teacher_model=teacher,
+        args=config,
+        train_dataset=train_rows,
+        eval_dataset=test_rows,
+        processing_class=tokenizer,
+        quantization_config=get_quantization_config(model),
+        peft_config=get_peft_config(model),
+        callbacks=callbacks,
+        lmbda=distill.lmbda,
+        rows_of_teacher=teacher_rows,
+    )
+    run.finish(trainer, config, record)
+
+
+def shapes(lmbda: float) -> tuple[str, ...]:
+    """What the rows must hold: prompts for the student to answer, completions to read, or both."""
+    return {1.0: ("prompt",), 0.0: ("messages", "prompt+completion")}.get(lmbda, ("prompt+completion",))
+
+
+def check_keys(config, lmbda: float, written: dict) -> None:
+    """Raise `ValueError` where no teacher is named, or keys contradict each other."""
+    if not config.teacher_model_name_or_path:
+        raise ValueError(
+            "No teacher: set `teacher_model_name_or_path` to a checkpoint directory or a model on the Hub. To learn "
+            "from a teacher's texts without its weights, see `suite sample` and `suite sft`."
+        )
+    if config.temperature <= 0:
+        raise ValueError(f"temperature: {config.temperature} must be above 0; the logits are divided by it.")
+    idle = [key for key in written if key in SAMPLING or key.startswith("vllm_")]
+    idle = [key for key in idle if written[key] not in (False, None)]
+    if lmbda == 0 and idle:
+        raise ValueError(f"{', '.join(idle)}: with `lmbda: 0` nothing is sampled. Remove it, or raise lmbda.")
+
+
+def check_teacher(model, config, tokenizer) -> tuple[int, int]:
+    """(rows of the student's vocabulary, of the teacher's), read off their configs.
+
+    Raises `ValueError` for a teacher that is not whole, is only an adapter, or has another tokenizer.
+    """
+    from transformers import AutoConfig
+
+    name, revision = config.teacher_model_name_or_path, config.teacher_model_revision or "main"
+    checkpoint.check_whole(name)
+    checkpoint.refuse_adapter(name)
+    check_same_tokens(tokenizer, run.tokenizer(name, revision), name)
+    return tuple(
+        AutoConfig.from_pretrained(n, revision=r, trust_remote_code=config.trust_remote_code)
+        .get_text_config()
+        .vocab_size
+        for n, r in ((model.model_name_or_path, model.model_revision), (name, revision))
+    )
+
+
+def check_same_tokens(student, teacher, name: str) -> None:
+    """Raise `ValueError` unless both tokenizers make the same ids of the same text, names of special tokens included.
+
+    Token i must be the same text in both, for the loss compares probabilities by their ids. Chat templates may differ:
+    the teacher reads what the student's template has rendered.
+    """
+    ours, theirs = student.get_vocab(), teacher.get_vocab()
+    for token in sorted(ours.keys() | theirs.keys(), key=lambda t: ours.get(t, theirs.get(t))):
+        if ours.get(token) != theirs.get(token):
+            where = " and ".join(
+                f"{'no token' if i is None else f'token {i}'} of the {who}"
+                for who, i in (("student", ours.get(token)), ("teacher", theirs.get(token)))
+            )
+            raise ValueError(
+                f"The tokenizer of the teacher '{name}' is another one: {token!r} is {where}. Take a teacher of the "
+                "student's family, or learn from its texts: `suite sample` and then `suite sft`."
+            )
+    merges = [json.loads(t.backend_tokenizer.to_str())["model"].get("merges") for t in (student, teacher)]
+    if merges[0] != merges[1] or student(PROBE)["input_ids"] != teacher(PROBE)["input_ids"]:
+        raise ValueError(
+            f"The tokenizer of the teacher '{name}' has the student's tokens and cuts text into them in another way. "
+            "Take a teacher of the student's family, or learn from its texts: `suite sample` and then `suite sft`."
+        )
+
+
+def without_padding(config, padding: range) -> dict | None:
+    """`generation_kwargs` by which the student never samples a row of its vocabulary that is no token."""
+    how = dict(args.as_mapping("generation_kwargs", config.generation_kwargs))
+    if padding and not config.use_vllm:
+        how["suppress_tokens"] = [*padding, *how.get("suppress_tokens", [])]
+    elif padding and config.vllm_mode == "colocate":  # on the way to a server, JSON would make text of the ids
+        how["logit_bias"] = {**dict.fromkeys(padding, -100.0), **how.get("logit_bias", {})}
+    return how or None
+
+
+if __name__ == "__main__":
+    sys.exit(args.answer_for(main))
