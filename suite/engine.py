@@ -1,9 +1,10 @@
-"""Prompts in, completions out: one interface over vLLM and transformers."""
+"""Prompts in, completions out: one interface over transformers, vLLM and, in `endpoint`, a model behind HTTP."""
 
 import os
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 
 from suite import checkpoint
@@ -13,7 +14,10 @@ from suite.run import tokenizer as load_tokenizer
 
 @dataclass(frozen=True)
 class Completion:
-    """What a model said. `tokens` counts the stop token; `finished` is False where the length limit cut it off."""
+    """What a model said. `tokens` counts the stop token; `finished` is False where the length limit cut it off.
+
+    No token at all means that the model was not to be asked: an endpoint has refused the request.
+    """
 
     text: str
     tokens: int
@@ -29,6 +33,30 @@ class Sampling:
     top_p: float = 1.0
     n: int = 1
     seed: int = 0
+
+
+@dataclass
+class EngineArguments:
+    """How a command that only asks a model loads it."""
+
+    per_device_eval_batch_size: int = field(default=64, metadata={"help": "Completions at a time, with transformers."})
+    dtype: str = field(default="auto", metadata={"help": "In which type the weights are loaded."})
+    use_vllm: bool = field(default=False, metadata={"help": "Generate with vLLM instead of transformers."})
+    vllm_max_model_length: int | None = field(default=None, metadata={"help": "vLLM's context window, in tokens."})
+    vllm_gpu_memory_utilization: float = field(default=0.9, metadata={"help": "Share of the GPU that vLLM takes."})
+    vllm_tensor_parallel_size: int = field(default=1, metadata={"help": "GPUs that share one model."})
+
+    def __post_init__(self):
+        if self.per_device_eval_batch_size < 1:
+            raise ValueError(f"per_device_eval_batch_size: {self.per_device_eval_batch_size} must be at least 1.")
+
+    def vllm_options(self) -> dict:
+        """The vllm_* keys, by vLLM's own names."""
+        return {
+            "max_model_len": self.vllm_max_model_length,
+            "gpu_memory_utilization": self.vllm_gpu_memory_utilization,
+            "tensor_parallel_size": self.vllm_tensor_parallel_size,
+        }
 
 
 def require_vllm(because: str, mode: str = "colocate") -> None:
@@ -61,6 +89,12 @@ def load(name: str, *, use_vllm: bool = False, batch_size: int = 64, dtype: str 
     return TransformersEngine(name, batch_size=batch_size, dtype=dtype)
 
 
+def load_as_asked(name: str, keys: EngineArguments):
+    """The engine that a command's keys ask for."""
+    options = keys.vllm_options() if keys.use_vllm else {}
+    return load(name, use_vllm=keys.use_vllm, batch_size=keys.per_device_eval_batch_size, dtype=keys.dtype, **options)
+
+
 def render(tokenizer, prompt) -> list[int]:
     """Token ids of a prompt: a conversation goes through the chat template, plain text as it is."""
     if isinstance(prompt, str):
@@ -70,14 +104,65 @@ def render(tokenizer, prompt) -> list[int]:
     ]
 
 
+def rendered(tokenizer, prompts: Sequence) -> list[list[int]]:
+    """Token ids of each prompt; one that is given many times is rendered once."""
+    once: dict[int, list[int]] = {}
+    for prompt in prompts:
+        if id(prompt) not in once:
+            once[id(prompt)] = render(tokenizer, prompt)
+    return [once[id(prompt)] for prompt in prompts]
+
+
 def stop_ids(tokenizer, generation_config) -> list[int]:
     """Every id that ends a completion: those of the generation config and the tokenizer's own, as GRPO stops."""
     declared = generation_config.eos_token_id
     declared = [] if declared is None else [declared] if isinstance(declared, int) else list(declared)
-    return list(dict.fromkeys([*declared, *([] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id])]))
+    return list(dict.fromkeys([*declared, *own_stop_ids(tokenizer)]))
 
 
-class TransformersEngine:
+def own_stop_ids(tokenizer) -> list[int]:
+    """The ids that a tokenizer by itself says end a completion."""
+    return [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+
+
+def seed_of(sampling: Sampling, number: int) -> int:
+    """The seed of one completion. With one seed for all, the same prompt would be answered alike every time."""
+    return random.Random(f"{sampling.seed}/{number}").getrandbits(31)
+
+
+class Engine(ABC):
+    """What asks a model. Each kind says how completions come one by one; that all of them together follow from it."""
+
+    tokenizer = None  # where the prompts are rendered here
+
+    @abstractmethod
+    def stream(self, prompts: Sequence, sampling: Sampling) -> Iterator[tuple[int, Completion]]:
+        """(number of the prompt, completion), one for each prompt, in the order in which they are finished.
+
+        `sampling.n` plays no part here: who wants a prompt answered twice gives it twice.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Give the memory back."""
+
+    def complete(
+        self, prompts: Sequence, sampling: Sampling, progress: Callable | None = None
+    ) -> list[list[Completion]]:
+        """`sampling.n` completions for each prompt, in the order of the prompts. The same seed gives the same ones.
+
+        `progress(completions, total=...)` wraps the iterator over them (a progress bar).
+        """
+        asked = [prompt for prompt in prompts for _ in range(sampling.n)]
+        said = self.stream(asked, sampling)
+        by_number = dict(said if progress is None else progress(said, total=len(asked)))
+        return [
+            [by_number[number] for number in range(first, first + sampling.n)]
+            for first in range(0, len(asked), sampling.n)
+        ]
+
+
+class TransformersEngine(Engine):
     """Batched, left-padded `generate`, prompts sorted by length so that little is padding."""
 
     def __init__(self, name: str, *, batch_size: int = 64, dtype: str = "auto"):
@@ -91,22 +176,16 @@ class TransformersEngine:
         self.stop_ids = stop_ids(self.tokenizer, self.model.generation_config)
         self.pad_id = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else self.stop_ids[0]
 
-    def complete(self, prompts: Sequence, sampling: Sampling, progress=iter) -> list[list[Completion]]:
-        """`sampling.n` completions for each prompt, in the order of the prompts.
-
-        `progress` wraps the iterator over batches (a progress bar). The same seed gives the same completions.
-        """
+    def stream(self, prompts: Sequence, sampling: Sampling) -> Iterator[tuple[int, Completion]]:
+        """A batch at a time. The same seed gives the same completions to the same list of prompts."""
         import torch
 
         torch.manual_seed(sampling.seed)
-        ids = [render(self.tokenizer, prompt) for prompt in prompts]
-        order = sorted((i for i in range(len(ids)) for _ in range(sampling.n)), key=lambda i: len(ids[i]))
-        batches = [order[i : i + self.batch_size] for i in range(0, len(order), self.batch_size)]
-        found: list[list[Completion]] = [[] for _ in prompts]
-        for batch in progress(batches):
-            for i, completion in zip(batch, self._generate([ids[i] for i in batch], sampling), strict=True):
-                found[i].append(completion)
-        return found
+        ids = rendered(self.tokenizer, prompts)
+        order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
+        for first in range(0, len(order), self.batch_size):
+            batch = order[first : first + self.batch_size]
+            yield from zip(batch, self._generate([ids[i] for i in batch], sampling), strict=True)
 
     def _generate(self, ids: list[list[int]], sampling: Sampling) -> list[Completion]:
         import torch
@@ -139,7 +218,7 @@ class TransformersEngine:
         return Completion(self.tokenizer.decode(kept, skip_special_tokens=True), len(kept), end is not None)
 
 
-class VllmEngine:
+class VllmEngine(Engine):
     """vLLM, on GPUs or on the CPU. One engine a process is what vLLM is made for: `close` one before the next."""
 
     def __init__(self, name: str, *, dtype: str = "auto", **options):
@@ -157,24 +236,31 @@ class VllmEngine:
         self.llm = vllm.LLM(model=name, dtype=dtype, **options)
         self.vllm = vllm
 
-    def complete(self, prompts: Sequence, sampling: Sampling, progress=iter) -> list[list[Completion]]:
-        """`sampling.n` completions for each prompt, in the order of the prompts. The same seed gives the same ones."""
-        inputs = [{"prompt_token_ids": render(self.tokenizer, prompt)} for prompt in prompts]
+    def stream(self, prompts: Sequence, sampling: Sampling) -> Iterator[tuple[int, Completion]]:
+        """All prompts at once, each completion as soon as vLLM has it."""
+        inputs = [{"prompt_token_ids": ids} for ids in rendered(self.tokenizer, prompts)]
         params = [self._params(sampling, number) for number in range(len(inputs))]
-        outputs = self.llm.generate(inputs, params, use_tqdm=progress is not iter)
-        return [[self._completion(output) for output in request.outputs] for request in outputs]
+        requests = self.llm.enqueue(inputs, params, use_tqdm=False)
+        number_of = {request.partition("-")[0]: number for number, request in enumerate(requests)}
+        try:
+            while self.llm.llm_engine.has_unfinished_requests():
+                for output in self.llm.llm_engine.step():
+                    if output.finished:
+                        yield number_of[output.request_id], self._completion(output.outputs[0])
+        finally:  # who stops listening half-way must not find these answers among the next ones
+            self.llm.llm_engine.abort_request(requests, internal=True)
 
     def _params(self, sampling: Sampling, number: int):
-        """How the prompt `number` is sampled. With one seed for all, every prompt would draw the same numbers."""
+        """How completion `number` is sampled."""
         return self.vllm.SamplingParams(
-            n=sampling.n,
             max_tokens=sampling.max_new_tokens,
             temperature=sampling.temperature,
             top_p=sampling.top_p,
-            seed=random.Random(f"{sampling.seed}/{number}").getrandbits(31),
+            seed=seed_of(sampling, number),
             # vLLM itself adds the stop ids of the generation config, and leaves out the one the tokenizer may name.
-            stop_token_ids=[] if self.tokenizer.eos_token_id is None else [self.tokenizer.eos_token_id],
+            stop_token_ids=own_stop_ids(self.tokenizer),
             detokenize=False,  # its incremental decoder holds back half a character; ours reads what transformers' does
+            output_kind=self.vllm.sampling_params.RequestOutputKind.FINAL_ONLY,
         )
 
     def _completion(self, output) -> Completion:

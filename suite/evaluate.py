@@ -28,17 +28,11 @@ class EvaluateArguments:
     temperature: float = field(default=1.0, metadata={"help": "Of the samples; the greedy pass has none."})
     top_p: float = field(default=1.0, metadata={"help": "Of the samples."})
     seed: int = field(default=0, metadata={"help": "Of the samples."})
-    per_device_eval_batch_size: int = field(default=64, metadata={"help": "Prompts at a time, with transformers."})
-    dtype: str = field(default="auto", metadata={"help": "In which type the weights are loaded."})
-    use_vllm: bool = field(default=False, metadata={"help": "Generate with vLLM instead of transformers."})
-    vllm_max_model_length: int | None = field(default=None, metadata={"help": "vLLM's context window, in tokens."})
-    vllm_gpu_memory_utilization: float = field(default=0.9, metadata={"help": "Share of the GPU that vLLM takes."})
-    vllm_tensor_parallel_size: int = field(default=1, metadata={"help": "GPUs that share one model."})
 
     def __post_init__(self):
         if len(set(self.checkpoints)) < len(self.checkpoints):
             raise ValueError(f"checkpoints names one twice: {', '.join(self.checkpoints)}.")
-        for key, least in (("num_generations", 0), ("max_completion_length", 1), ("per_device_eval_batch_size", 1)):
+        for key, least in (("num_generations", 0), ("max_completion_length", 1)):
             if getattr(self, key) < least:
                 raise ValueError(f"{key}: {getattr(self, key)} must be at least {least}.")
         if self.max_rows is not None and self.max_rows < 1:
@@ -50,12 +44,12 @@ class EvaluateArguments:
 def arguments() -> tuple[type, ...]:
     from trl import DatasetMixtureConfig, ScriptArguments
 
-    return EvaluateArguments, ScriptArguments, DatasetMixtureConfig
+    return EvaluateArguments, engine.EngineArguments, ScriptArguments, DatasetMixtureConfig
 
 
 def main(argv=None) -> None:
-    evaluate, script, mixture, _ = args.parse(arguments(), argv, needs_config=False)
-    if evaluate.use_vllm:
+    evaluate, keys, script, mixture, _ = args.parse(arguments(), argv, needs_config=False)
+    if keys.use_vllm:
         engine.require_vllm("use_vllm: true")
     for name in evaluate.checkpoints:
         checkpoint.check_whole(name)
@@ -63,12 +57,12 @@ def main(argv=None) -> None:
     rows = list(run.rows(script, mixture, ("prompt+solution",))[0])[: evaluate.max_rows]
     directory = Path(evaluate.output_dir)
     for name in evaluate.checkpoints:
-        how = {k: v for k, v in asdict(evaluate).items() if k not in ("checkpoints", "output_dir")}
+        how = {k: v for k, v in asdict(evaluate).items() if k not in ("checkpoints", "output_dir")} | asdict(keys)
         identity = _identity(name, rows, how)
         if any(result["identity"] == identity for result in _results(directory)):
             print(f"{name} was evaluated in this very way before; reusing it from {directory}/results.json.")
             continue
-        result, said = evaluate_one(name, rows, evaluate)
+        result, said = evaluate_one(name, rows, evaluate, keys)
         _collect(directory, {"stage": Path(name).name, "checkpoint": name, **result, "identity": identity}, said)
         print(record.one_line({"stage": Path(name).name, **result}), flush=True)
     print(record.results_table(_results(directory)))
@@ -84,25 +78,14 @@ def _results(directory: Path) -> list[dict]:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
 
 
-def evaluate_one(name: str, rows: list[dict], evaluate: EvaluateArguments) -> tuple[dict, list[dict]]:
+def evaluate_one(
+    name: str, rows: list[dict], evaluate: EvaluateArguments, keys: engine.EngineArguments
+) -> tuple[dict, list[dict]]:
     """(the result object, one row a completion) of one checkpoint on `rows`."""
     from tqdm import tqdm
 
     begun = time.monotonic()
-    options = {}
-    if evaluate.use_vllm:
-        options = {
-            "max_model_len": evaluate.vllm_max_model_length,
-            "gpu_memory_utilization": evaluate.vllm_gpu_memory_utilization,
-            "tensor_parallel_size": evaluate.vllm_tensor_parallel_size,
-        }
-    model = engine.load(
-        name,
-        use_vllm=evaluate.use_vllm,
-        batch_size=evaluate.per_device_eval_batch_size,
-        dtype=evaluate.dtype,
-        **options,
-    )
+    model = engine.load_as_asked(name, keys)
     prompts = [row["prompt"] for row in rows]
     bar = partial(tqdm, leave=False)
     sampled = [[] for _ in rows]
