@@ -93,7 +93,7 @@ def fingerprint(path: str | Path) -> str:
         return str(path)
     digest = hashlib.sha256()
     for file in sorted(p for p in path.iterdir() if p.suffix in (".safetensors", ".json", ".parquet", ".jinja")):
-        if file.name in ("run.json", "trainer_state.json", "prepare.json", "results.json"):
+        if file.name in ("run.json", "trainer_state.json", "prepare.json", "sample.json", "results.json"):
             continue
         digest.update(f"{file.name}:{file.stat().st_size}".encode())
         with file.open("rb") as stream:

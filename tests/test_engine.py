@@ -56,3 +56,26 @@ def test_without_vllm_use_vllm_is_one_clear_error(monkeypatch, miniqwen_dir):
     monkeypatch.setattr(engine, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match="use_vllm: true needs vLLM.*pip install 'qwen-suite\\[vllm\\]'"):
         engine.load(str(miniqwen_dir), use_vllm=True)
+
+
+def test_completions_come_one_by_one_and_are_those_that_come_together(loaded):
+    sampling = Sampling(max_new_tokens=6, temperature=1.0, n=2, seed=3)
+    twice = [prompt for prompt in PROMPTS for _ in range(2)]
+    one_by_one = loaded.stream(twice, sampling)
+    first = next(one_by_one)
+    found = dict([first, *one_by_one])
+    assert sorted(found) == list(range(8))
+    assert [[found[2 * i], found[2 * i + 1]] for i in range(4)] == loaded.complete(PROMPTS, sampling)
+
+
+def test_a_progress_bar_sees_every_completion(loaded):
+    seen = []
+
+    def progress(completions, total):
+        seen.append(total)
+        for completion in completions:
+            seen.append(completion)
+            yield completion
+
+    loaded.complete(PROMPTS, Sampling(max_new_tokens=2, temperature=1.0, n=3), progress)
+    assert seen[0] == 12 and len(seen) == 13

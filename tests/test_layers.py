@@ -7,7 +7,19 @@ from tests.conftest import ROOT
 
 FLOORS = {
     0: {"args", "columns", "reasoning", "registry", "model"},
-    1: {"run", "turns", "engine", "trainers", "checkpoint", "metrics", "record", "rewards", "data"},
+    1: {
+        "run",
+        "turns",
+        "engine",
+        "endpoint",
+        "answers",
+        "trainers",
+        "checkpoint",
+        "metrics",
+        "record",
+        "rewards",
+        "data", "cleaning",
+    },
     2: {"prepare", "train", "sample", "score", "evaluate", "chat", "serve", "export", "doctor", "report", "rollouts"},
     3: {"cli"},
 }

@@ -1,0 +1,320 @@
+"""A teacher answers prompts, and what the rewards accept becomes rows for `suite sft`: distillation by traces, or RFT.
+
+suite sample --config configs/qwen2.5-0.5b/rft/1-sample.yaml
+suite sample --model_name_or_path runs/grpo --use_vllm true --dataset_name data/gsm8k --output_dir data/gsm8k-rft
+suite sample --model_name_or_path Qwen/QwQ-32B --base_url http://localhost:8000/v1 --config ...
+
+`output_dir` gets train.parquet (prompt, completion and the row's other columns), sample.json (settings and counts) and
+answers.jsonl (every answer, accepted or not). Answers are written down as they come, beside `output_dir` until all are
+there: what was killed asks only for what is missing, and other rewards are tried on the same answers.
+"""
+
+import hashlib
+import inspect
+import itertools
+import json
+import random
+import sys
+import time
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+
+from suite import args, checkpoint, endpoint, engine, rewards, run
+from suite.answers import Answers, record_of
+from suite.registry import nearest
+from suite.rewards import proof, scoring
+
+
+@dataclass
+class SampleArguments:
+    """Who answers, how often, and what is kept."""
+
+    model_name_or_path: str = field(metadata={"help": "Who answers: a checkpoint, a model on the Hub or of base_url."})
+    output_dir: str = field(metadata={"help": "Where train.parquet, sample.json and answers.jsonl go."})
+    max_rows: int | None = field(default=None, metadata={"help": "Take only the first rows of the training split."})
+    num_generations: int = field(default=4, metadata={"help": "Answers a prompt."})
+    max_completion_length: int = field(default=512, metadata={"help": "Longest answer, in tokens."})
+    temperature: float = field(default=1.0, metadata={"help": "Of the answers."})
+    top_p: float = field(default=1.0, metadata={"help": "Of the answers."})
+    seed: int = field(default=0, metadata={"help": "Of the answers."})
+    reward_weights: list[float] | None = field(
+        default=None, metadata={"help": "Weights of the rewards, 1 each: whose sum is highest is kept first."}
+    )
+    min_reward: dict | str | None = field(
+        default=None,
+        metadata={"help": "What a kept answer earns at least: {accuracy: 1.0}. Left out: 1 from every reward."},
+    )
+    max_per_prompt: int | None = field(default=None, metadata={"help": "Keep at most so many answers a prompt; all."})
+
+    def __post_init__(self):
+        for key in ("num_generations", "max_completion_length", "max_rows", "max_per_prompt"):
+            if getattr(self, key) is not None and getattr(self, key) < 1:
+                raise ValueError(f"{key}: {getattr(self, key)} must be at least 1.")
+        if self.temperature < 0 or not 0 < self.top_p <= 1:
+            raise ValueError(f"temperature: {self.temperature} must be at least 0, and 0 < top_p: {self.top_p} <= 1.")
+        if self.temperature == 0 and self.num_generations > 1:
+            raise ValueError(f"temperature: 0 gives the same answer {self.num_generations} times (num_generations).")
+        if self.min_reward is not None:
+            given = args.as_mapping("min_reward", self.min_reward)
+            self.min_reward = {name: args.coerce(f"min_reward.{name}", v, float) for name, v in given.items()}
+
+
+def arguments() -> tuple[type, ...]:
+    from trl import DatasetMixtureConfig, ScriptArguments
+
+    return (
+        SampleArguments,
+        endpoint.EndpointArguments,
+        engine.EngineArguments,
+        args.RewardArguments,
+        ScriptArguments,
+        DatasetMixtureConfig,
+    )
+
+
+def main(argv=None) -> None:
+    sample, there, keys, reward, script, mixture, _ = args.parse(arguments(), argv, needs_config=False)
+    _check(sample, there, keys, reward)
+    funcs = dict(zip(reward.reward_funcs, rewards.load_all(reward.reward_funcs, reward.reward_kwargs), strict=True))
+    rows, repeated = _rows(sample, script, mixture)
+    rewards.check_columns(funcs, ["prompts" if name == "prompt" else name for name in rows[0]], "The rows")
+    asking = _asking(sample, there, keys)
+    settings = {
+        "num_generations": sample.num_generations,
+        "reward_funcs": {name: _version(name, func) for name, func in funcs.items()},
+        "reward_kwargs": reward.reward_kwargs,
+        "reward_weights": dict(zip(funcs, sample.reward_weights or [1.0] * len(funcs), strict=True)),
+        "min_reward": dict.fromkeys(funcs, 1.0) if sample.min_reward is None else sample.min_reward,
+        "max_per_prompt": sample.max_per_prompt,
+    }
+    identity = _digest([asking, settings, rows])
+    target = Path(sample.output_dir)
+    if record_of(target).get("identity") == identity and (target / "train.parquet").is_file():
+        print(f"{target} holds these very answers already; reusing them.")
+        return
+    with closing(Answers(target, asking)) as answers:
+        begun = time.monotonic()
+        ask(rows, sample, there, keys, answers)
+        said = Said.of(rows, sample.num_generations, answers)
+        scores = scoring.score_rows(said.rows, _callable(funcs), progress=True)
+        reasons = sift(said, {name: score.values for name, score in scores.items()}, settings)
+        record = {
+            "identity": identity,
+            "asking": asking,
+            "settings": settings,
+            "rows": len(rows),
+            "repeated_prompts": repeated,
+            **counts(said, reasons),
+            "seconds": round(time.monotonic() - begun, 2),
+        }
+        print(f"{scoring.table(scores)}\n\n{told(record)}")
+        kept = [row for row, reason in zip(said.rows, reasons, strict=True) if reason == "kept"]
+        if not kept:
+            raise ValueError(
+                f"Not one answer was kept, so {target} is not written. Try other rewards, or a lower `min_reward`: the "
+                "answers are there, and nothing is asked again."
+            )
+        answers.publish([{k: v for k, v in row.items() if k != "completion_ids"} for row in kept], record)
+    print(f"{len(kept)} rows: {target}/train.parquet")
+
+
+def _check(sample: SampleArguments, there, keys, reward: args.RewardArguments) -> None:
+    """What can be known to be wrong before any row is read."""
+    if reward.reward_schedule:
+        raise ValueError("reward_schedule moves weights from step to step of a training run; sampling has no steps.")
+    for name in sample.min_reward or {}:
+        if name not in reward.reward_funcs:
+            near = nearest(name, reward.reward_funcs)
+            raise ValueError(f"min_reward: reward_funcs {reward.reward_funcs} does not name '{name}'.{near}")
+    if there.base_url is not None:
+        if keys.use_vllm:
+            raise ValueError("use_vllm loads a model here, and base_url names one elsewhere. Remove one of the two.")
+        return
+    if there.request_kwargs:
+        raise ValueError("request_kwargs are for requests to a base_url, and there is none.")
+    if keys.use_vllm:
+        engine.require_vllm("use_vllm: true")
+    checkpoint.check_whole(sample.model_name_or_path)
+    checkpoint.refuse_adapter(sample.model_name_or_path)
+
+
+def _rows(sample: SampleArguments, script, mixture) -> tuple[list[dict], int]:
+    """(the first `max_rows` rows, each prompt once; how many rows repeated a prompt)."""
+    read = list(itertools.islice(run.rows(script, mixture, ("prompt+solution",))[0], sample.max_rows))
+    once: dict[str, dict] = {}
+    for row in read:
+        once.setdefault(_digest(row["prompt"]), row)
+    return list(once.values()), len(read) - len(once)
+
+
+def _asking(sample: SampleArguments, there, keys) -> dict:
+    """All that decides what an answer is like. Where the model runs does not: a server may move."""
+    asking = {
+        "model": sample.model_name_or_path,
+        "max_completion_length": sample.max_completion_length,
+        "temperature": sample.temperature,
+        "top_p": sample.top_p,
+        "seed": sample.seed,
+    }
+    if there.base_url is not None:
+        return {**asking, "request_kwargs": there.request_kwargs}
+    return {**asking, "fingerprint": checkpoint.fingerprint(sample.model_name_or_path), "dtype": keys.dtype}
+
+
+def _version(name: str, func: Callable | str) -> str:
+    """What a reward is at the moment: a user's own function may change under its name, and so may a reward model."""
+    if isinstance(func, str):
+        return checkpoint.fingerprint(name)
+    if "." not in name:
+        return "suite"
+    source = inspect.getsourcefile(func.func if isinstance(func, partial) else func)
+    return _digest(Path(source).read_text(encoding="utf-8"))
+
+
+def _digest(content) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def _callable(funcs: dict[str, Callable | str]) -> dict[str, Callable]:
+    """The rewards, those of models loaded."""
+    return {name: engine.RewardModel(func) if isinstance(func, str) else func for name, func in funcs.items()}
+
+
+def ask(rows: list[dict], sample: SampleArguments, there, keys, answers: Answers) -> None:
+    """Ask what has no answer yet, and write each answer down as it comes."""
+    from tqdm import tqdm
+
+    numbers = range(sample.num_generations)
+    digests = [_digest(row["prompt"]) for row in rows]
+    missing = [(i, n) for i, digest in enumerate(digests) for n in numbers if answers.get(digest, n) is None]
+    total = len(rows) * len(numbers)
+    if len(missing) < total:
+        print(f"{total - len(missing)} of {total} answers are there; asking for {len(missing)}.", flush=True)
+    if not missing:
+        return
+    sampling = engine.Sampling(
+        max_new_tokens=sample.max_completion_length,
+        temperature=sample.temperature,
+        top_p=sample.top_p,
+        # Drawn with the numbers of the first time, the missing answers of a prompt would repeat those that are there.
+        seed=random.Random(f"{sample.seed}/{len(answers)}").getrandbits(31) if len(answers) else sample.seed,
+    )
+    if there.base_url is not None:
+        model = endpoint.EndpointEngine(sample.model_name_or_path, there)
+    else:
+        model = engine.load_as_asked(sample.model_name_or_path, keys)
+    opened = model.tokenizer is not None and run.opens_thinking(model.tokenizer)
+    with closing(model), tqdm(total=total, initial=total - len(missing), unit=" answers") as bar:
+        for at, said in model.stream([rows[i]["prompt"] for i, _ in missing], sampling):
+            i, number = missing[at]
+            if said.tokens:  # a request that was refused may be asked again another day
+                answers.add(digests[i], number, replace(said, text=whole(said.text, rows[i]["prompt"], opened)))
+            bar.update()
+
+
+def whole(text: str, prompt, think_opened: bool) -> str:
+    """An answer as a student must see it: with the <think> that the teacher's chat template has written for it."""
+    if not think_opened or isinstance(prompt, str) or text.lstrip().startswith("<think>"):
+        return text
+    return f"<think>\n{text.lstrip()}"
+
+
+@dataclass
+class Said:
+    """The answers that there are, as rows in the shape of their prompts, in the order of prompts and numbers."""
+
+    rows: list[dict]
+    completions: list[engine.Completion]
+    prompts: list[int]  # of each answer the number of its prompt
+    asked: int
+
+    @classmethod
+    def of(cls, rows: list[dict], num_generations: int, answers: Answers) -> "Said":
+        said = cls([], [], [], len(rows) * num_generations)
+        for i, row in enumerate(rows):
+            digest = _digest(row["prompt"])
+            for completion in filter(None, (answers.get(digest, number) for number in range(num_generations))):
+                text = completion.text
+                turns = text if isinstance(row["prompt"], str) else [{"role": "assistant", "content": text}]
+                # Rewards count ids; which ones they are is not known of every teacher.
+                said.rows.append({**row, "completion": turns, "completion_ids": range(completion.tokens)})
+                said.completions.append(completion)
+                said.prompts.append(i)
+        return said
+
+
+def sift(said: Said, scores: dict[str, list[float | None]], settings: dict) -> list[str]:
+    """For each answer "kept", or the first reason against it.
+
+    Kept is an answer that came to its end, that every reward of `min_reward` could judge and gave as much, that says
+    something else than the kept answers to its prompt before it, and that is among the `max_per_prompt` of its prompt
+    with the highest weighted sum of rewards; of equals the earlier one stays.
+    """
+    reasons = []
+    seen: set[tuple[int, str]] = set()
+    for at, (completion, prompt) in enumerate(zip(said.completions, said.prompts, strict=True)):
+        reason = _reason(completion, {name: values[at] for name, values in scores.items()}, settings["min_reward"])
+        words = completion.text.strip()
+        if reason == "kept" and (prompt, words) in seen:
+            reason = "duplicate"
+        if reason == "kept":
+            seen.add((prompt, words))
+        reasons.append(reason)
+    if settings["max_per_prompt"] is not None:
+        sums = proof.weighted(scores, settings["reward_weights"])
+        groups: dict[int, list[int]] = {}
+        for at, prompt in enumerate(said.prompts):
+            if reasons[at] == "kept":
+                groups.setdefault(prompt, []).append(at)
+        for group in groups.values():
+            for at in sorted(group, key=lambda at: -sums[at])[settings["max_per_prompt"] :]:
+                reasons[at] = "over max_per_prompt"
+    return reasons
+
+
+def _reason(completion: engine.Completion, scores: dict[str, float | None], least: dict[str, float]) -> str:
+    if not completion.finished:
+        return "cut off"
+    if not completion.text.strip():
+        return "empty"
+    if any(scores[name] is None for name in least):
+        return "not judged"
+    return next((f"{name} < {value:g}" for name, value in least.items() if scores[name] < value), "kept")
+
+
+def counts(said: Said, reasons: list[str]) -> dict:
+    """Answers by reason, prompts, tokens."""
+    by_reason = {reason: reasons.count(reason) for reason in sorted(set(reasons) | {"kept"}, key=_order)}
+    if said.asked > len(reasons):
+        by_reason["refused by the endpoint"] = said.asked - len(reasons)
+    kept = {prompt for prompt, reason in zip(said.prompts, reasons, strict=True) if reason == "kept"}
+    return {
+        "answers": by_reason,
+        "prompts_with_kept": len(kept),
+        "tokens": sum(completion.tokens for completion in said.completions),
+    }
+
+
+def _order(reason: str) -> tuple[bool, str]:
+    return reason != "kept", reason
+
+
+def told(record: dict) -> str:
+    """The counts as a table."""
+    total = sum(record["answers"].values())
+    lines = [f"{number:>8}  {number / total:6.1%}  {reason}" for reason, number in record["answers"].items()]
+    return "\n".join(
+        [
+            " answers   share",
+            *lines,
+            f"{record['prompts_with_kept']} of {record['rows']} prompts have an answer that is kept; "
+            f"{record['tokens']:,} tokens; {record['seconds']:.1f} seconds",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(args.answer_for(main))
