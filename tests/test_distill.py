@@ -47,7 +47,7 @@ def build(student: Path, teacher: Path, rows, *, lmbda: float):
         output_dir="unused", use_cpu=True, bf16=False, report_to="none", gradient_checkpointing=False,
         per_device_train_batch_size=len(rows), max_completion_length=40, teacher_model_name_or_path=str(teacher),
     )  # fmt: skip
-    config.generation_kwargs = distill.without_padding(config, range(len(tokenizer), of_student))
+    config.generation_kwargs = distill.sampling(config, tokenizer, of_student)
     return WhiteBoxTrainer(
         model=str(student), teacher_model=load_teacher(config, None, of_student), args=config, train_dataset=rows,
         processing_class=tokenizer, lmbda=lmbda, rows_of_teacher=of_teacher,
@@ -206,6 +206,23 @@ def test_a_teacher_that_is_the_student_has_nothing_to_teach(distilled, miniqwen_
 
 
 @pytest.mark.slow
+def test_a_base_model_is_saved_with_the_end_of_a_turn_as_its_eos(distilled, miniqwen_dir, tmp_path):
+    from transformers import AutoConfig, AutoTokenizer, GenerationConfig
+
+    base = shutil.copytree(miniqwen_dir, tmp_path / "base")
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    tokenizer.eos_token = "<|endoftext|>"
+    tokenizer.save_pretrained(base)
+    for name in ("config", "generation_config"):
+        content = json.loads((base / f"{name}.json").read_text(encoding="utf-8"))
+        (base / f"{name}.json").write_text(json.dumps({**content, "eos_token_id": tokenizer.eos_token_id}))
+    _, out = distilled("run", model_name_or_path=str(base), max_steps=1)
+    ends = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    assert AutoTokenizer.from_pretrained(out).eos_token_id == AutoConfig.from_pretrained(out).eos_token_id == ends
+    assert ends in GenerationConfig.from_pretrained(out).eos_token_id
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "keys",
     [
@@ -288,6 +305,7 @@ def test_a_teacher_with_another_tokenizer(attempt, teacher_dir, tmp_path):
 def test_keys_that_contradict_each_other(attempt):
     attempt("lmbda: 1.5 is a share of the steps", lmbda=1.5)
     attempt("beta must be in", beta=2.0)
+    attempt("rows are 400, and one step takes 512 .8 a device x 1 pro", gradient_accumulation_steps=64)
     attempt("temperature: 0.0 must be above 0", temperature=0.0)
     attempt("top_p, use_vllm: with `lmbda: 0` nothing is sampled", lmbda=0.0, top_p=0.9, use_vllm=True)
     attempt("Unknown key 'lambda'.*Did you mean 'lmbda'", **{"lambda": 0.5})

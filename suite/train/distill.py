@@ -40,18 +40,19 @@ def main(argv=None) -> None:
     script, config, model, mixture, distill, extra, written = args.parse(arguments(), argv)
     check_keys(config, distill.lmbda, written)
     if config.use_vllm:
-        engine.require_vllm("use_vllm: true")
+        engine.require_vllm("use_vllm: true", config.vllm_mode)
     teacher_name = config.teacher_model_name_or_path
     record = run.begin("distill", config, written, model.model_name_or_path, teacher_name, script.dataset_name)
     if record is None:
         return
     callbacks = run.callbacks(extra)
     train_rows, test_rows = run.rows(script, mixture, shapes(distill.lmbda), with_test=config.eval_strategy != "no")
+    check_enough(config, train_rows)
     tokenizer = run.starting_point(model, config, train_rows)
     if "messages" in next(iter(train_rows)):
         turns.check_masks(itertools.islice(train_rows, 1000), tokenizer)
     student_rows, teacher_rows = check_teacher(model, config, tokenizer)
-    config.generation_kwargs = without_padding(config, range(len(tokenizer), student_rows))
+    config.generation_kwargs = sampling(config, tokenizer, student_rows)
 
     from trl import get_peft_config, get_quantization_config
 
@@ -93,6 +94,16 @@ def check_keys(config, lmbda: float, written: dict) -> None:
     idle = [key for key in idle if written[key] not in (False, None)]
     if lmbda == 0 and idle:
         raise ValueError(f"{', '.join(idle)}: with `lmbda: 0` nothing is sampled. Remove it, or raise lmbda.")
+
+
+def check_enough(config, rows) -> None:
+    """Raise `ValueError` where the rows do not fill one step: TRL drops what is left over, and that would be all."""
+    step = config.per_device_train_batch_size * config.world_size * config.gradient_accumulation_steps
+    if hasattr(rows, "__len__") and len(rows) < step:
+        raise ValueError(
+            f"The rows are {len(rows)}, and one step takes {step} ({config.per_device_train_batch_size} a device x "
+            f"{config.world_size} processes x {config.gradient_accumulation_steps} accumulated). Lower the batch."
+        )
 
 
 def check_teacher(model, config, tokenizer) -> tuple[int, int]:
@@ -139,14 +150,18 @@ def check_same_tokens(student, teacher, name: str) -> None:
         )
 
 
-def without_padding(config, padding: range) -> dict | None:
-    """`generation_kwargs` by which the student never samples a row of its vocabulary that is no token."""
-    how = dict(args.as_mapping("generation_kwargs", config.generation_kwargs))
-    if padding and not config.use_vllm:
+def sampling(config, tokenizer, student_rows: int) -> dict | None:
+    """`generation_kwargs` by which the student stops at the end of a turn, and never samples a row that is no token."""
+    how = dict(config.generation_kwargs or {})
+    padding = range(len(tokenizer), student_rows)
+    if not config.use_vllm:
         how["suppress_tokens"] = [*padding, *how.get("suppress_tokens", [])]
-    elif padding and config.vllm_mode == "colocate":  # on the way to a server, JSON would make text of the ids
+        return how if how["suppress_tokens"] else config.generation_kwargs
+    # vLLM reads the tokenizer from disk, where a base model's EOS is not yet the end of a turn.
+    how["stop_token_ids"] = [tokenizer.eos_token_id, *how.get("stop_token_ids", [])]
+    if padding and config.vllm_mode == "colocate":  # on the way to a server, JSON would make text of the ids
         how["logit_bias"] = {**dict.fromkeys(padding, -100.0), **how.get("logit_bias", {})}
-    return how or None
+    return how
 
 
 if __name__ == "__main__":
