@@ -21,8 +21,14 @@ SYSTEM_PROMPT = (
 
 _WELL_FORMED = re.compile(r"\s*<think>(.*?)</think>\s*<answer>(.*?)</answer>\s*", re.DOTALL)
 _SOFT = re.compile(r"<think>(.*?)</think>.*?<answer>(.*?)</answer>", re.DOTALL)
-_SAYS = re.compile(r"answer is|answer:|####", re.IGNORECASE)
+_SAYS = re.compile(r"answer is|answer:|####|答案(?:是|为|选|[:：])", re.IGNORECASE)
 _NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?(?:/\d+)?%?")
+# Dollars as pandoc reads them, so that two prices on a line are no formula; no longer than an answer may be.
+_FORMULA = re.compile(
+    r"\$\$([^$]{1,300})\$\$|\$(?!\s)([^$\n]{1,300})(?<!\s)\$(?!\d)|\\[(\[]((?:[^$\\]|\\[^()\[\]]){1,300})\\[)\]]"
+)
+_HAS_VALUE = re.compile(r"\d|\\(?:[dt]?frac|sqrt|pi|infty|emptyset)(?![a-z])")
+_BOXED_TOKEN = re.compile(r"\\boxed\s*([^\s{}$\\]+)")
 
 
 def write(thinking: str, answer: str) -> str:
@@ -76,7 +82,7 @@ def spoken(completion: str) -> str:
 
 
 def last_boxed(text: str) -> str | None:
-    r"""The content of the last complete `\boxed{...}`, braces balanced."""
+    r"""The content of the last complete `\boxed{...}`, braces balanced; else the 5 of the last `\boxed 5`."""
     opened, last = [], None
     for at, character in enumerate(text):
         if character in "{}" and text[at - 1 : at] == "\\" and text[at - 2 : at - 1] != "\\":
@@ -87,7 +93,10 @@ def last_boxed(text: str) -> str | None:
             start = opened.pop()
             if text.endswith("\\boxed", 0, start) and (last is None or start > last[0]):
                 last = (start, at)
-    return text[last[0] + 1 : last[1]] if last else None
+    if last is None:
+        tokens = _BOXED_TOKEN.findall(text)
+        return tokens[-1] if tokens else None
+    return text[last[0] + 1 : last[1]]
 
 
 def last_tagged(text: str) -> str | None:
@@ -101,7 +110,7 @@ def final_answer(completion: str, reading: str = "tags or box") -> str | None:
     r"""The answer a completion gives, or None; never from inside its thinking.
 
     reading: "tags" takes the last complete <answer>; "tags or box" else the last \boxed{}; "lenient" else what
-    follows "answer is" or "####", else the last number.
+    follows "answer is" or "####", else the last formula between dollars or number.
     """
     assert reading in ("tags", "tags or box", "lenient"), reading
     text = spoken(completion)
@@ -115,8 +124,17 @@ def final_answer(completion: str, reading: str = "tags or box") -> str | None:
         return boxed
     said = list(_SAYS.finditer(text))
     if said:
-        line = text[said[-1].end() :].strip(" \t:=").partition("\n")[0].partition(". ")[0].strip().removesuffix(".")
+        line = text[said[-1].end() :].strip(" \t:=*").partition("\n")[0].partition(". ")[0].strip().removesuffix(".")
         if line:
             return line
-    numbers = _NUMBER.findall(text)
-    return numbers[-1] if numbers else None
+    return _last_expression(text)
+
+
+def _last_expression(text: str) -> str | None:
+    """The last formula that may be a value, or the last number outside one; of an equation the right side."""
+    formulas = [m for m in _FORMULA.finditer(text) if _HAS_VALUE.search(m[0])]
+    numbers = list(_NUMBER.finditer(text))
+    if not formulas or (numbers and numbers[-1].start() >= formulas[-1].end()):
+        return numbers[-1][0] if numbers else None
+    said = next(filter(None, formulas[-1].groups())).strip()
+    return said if "," in said else re.split(r"(?<![<>!])=", said)[-1].strip()

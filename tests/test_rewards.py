@@ -64,6 +64,28 @@ def test_strict_and_lenient_readings():
     assert rewards.load("accuracy", {"reading": "lenient"})(said, solution=gold) == [1.0, 1.0, 1.0]
 
 
+@pytest.mark.parametrize(
+    ("completion", "gold", "reward"),
+    [
+        (r"Therefore $x = \sqrt{2}$.", r"\sqrt{2}", 1.0),
+        ("So it is\n\\[\n\\frac{1}{2}\n\\]", "1/2", 1.0),
+        (r"So it is $\frac{1}{2}$.", "2", 0.0),
+        (r"For $n = 2$ that makes 5 $\text{cm}$.", "5", 1.0),
+        ("She earns $18 and spends $5.", "5", 1.0),
+        (r"Since $a + b = 42$, we are done.", "42", 1.0),
+        ("**Answer:** 42", "42", 1.0),
+        ("3 > 2，所以答案是B。", "B", 1.0),
+        (r"<think>$x=\sqrt{2}$</think>", r"\sqrt{2}", 0.0),
+    ],
+)
+def test_a_lenient_reading_takes_the_last_expression(completion, gold, reward):
+    assert rewards.load("accuracy", {"reading": "lenient"})([completion], solution=[gold]) == [reward]
+
+
+def test_a_box_needs_no_braces():
+    assert rewards.load("accuracy")([r"So $x=\boxed 5$.", r"\boxed12"], solution=[r"That is \boxed 5.", "12"]) == [1, 1]
+
+
 def test_conversational_completions_are_read_like_plain_ones():
     said = [[{"role": "assistant", "content": "<think>a</think><answer>42</answer>"}]]
     assert rewards.load("accuracy")(said, solution=["42"]) == rewards.load("format")(said) == [1.0]

@@ -48,6 +48,13 @@ def gold_letter(text: str) -> tuple[str, str] | None:
 
 
 def several(text: str) -> frozenset[str] | None:
-    """The letters of `A, C` or `AC`; None for anything else."""
+    """The letters of `A, C` or `AC`; None for anything else, as letters that repeat."""
     text = plain(text).strip()
-    return frozenset(re.findall(r"[A-J]", text)) if _SEVERAL.fullmatch(text) else None
+    letters = re.findall(r"[A-J]", text) if _SEVERAL.fullmatch(text) else []
+    return frozenset(letters) if letters and len(set(letters)) == len(letters) else None
+
+
+def gold_several(text: str) -> frozenset[str] | None:
+    """The same of a gold, whose letters stand in order where nothing is between them: FACE is a word."""
+    glued = plain(text).strip()
+    return several(text) if not glued.isalpha() or list(glued) == sorted(glued) else None

@@ -25,6 +25,7 @@ from sympy import (
     Symbol,
     Tuple,
     UnevaluatedExpr,
+    expand_complex,
     simplify,
 )
 from sympy.core.function import AppliedUndef
@@ -55,6 +56,10 @@ _IS_NAME = re.compile(
     r"|\\(?!(?:not|sin|cos|tan|log|ln|exp|sqrt)\b)[a-zA-Z]+(?:\s*[A-Z]{1,4})?|\([a-z, ]+\)"
 )
 _LETTERS = re.compile(r"\\[A-Za-z]+|[A-Za-z]")
+_CUP = re.compile(r"(?<=[)\]])\s*U\s*(?=[(\[])")
+_BUILDER = re.compile(
+    r"\\\{\s*([a-z])\s*(?:\\in\s*\\mathbb\{R\}\s*)?(?:\\mid|\|)(?P<inequality>[^=|]*(?:[<>]|\\[lg]e)[^=|]*)\\\}"
+)
 _UNICODE = {
     ord(a): b for a, b in {
         "×": r"\times ", "·": r"\cdot ", "÷": r"\div ", "√": r"\sqrt", "π": r"\pi ", "∞": r"\infty ", "≤": r"\le ",
@@ -85,12 +90,19 @@ def warm_up() -> None:
 
 def same(gold: str, answer: str) -> bool:
     """Whether two LaTeX expressions, without dollars around them, are equal by the policy in verify.py."""
+    gold, answer = _region_as_written(gold), _region_as_written(answer)
     if "=" in answer and lists.split(answer) is None and not re.search(r"[=<>]|\\[lg]eq?\b|\\in\b", gold):
         first, *sides = [side.strip() for side in re.split(r"(?<![<>!\\])=", answer)]
         if not _IS_NAME.fullmatch(first):
             sides = [first, *sides]  # 40+2=42 has to be true; (x+1)^2=x^2+2x+1 as well
         return all(sides) and all(_equal(sides[-1], side) for side in sides[:-1]) and _equal(gold, sides[-1])
     return _equal(gold, answer)
+
+
+def _region_as_written(text: str) -> str:
+    r"""`(1,2) U (3,4)` with a sign for its U, and the inequality of `\{x \mid x>2\}`."""
+    builder = _BUILDER.fullmatch(text.strip())
+    return builder["inequality"].strip() if builder else _CUP.sub(r"\\cup ", text)
 
 
 def _equal(gold: str, answer: str) -> bool:
@@ -188,7 +200,8 @@ def _by_our_rules(gold, answer) -> bool | None:
         return False  # math-verify would compare with the right side alone
     if _may_be_complex(gold) and _may_be_complex(answer) and (_has_imaginary(gold) or _has_imaginary(answer)):
         try:
-            return bool(simplify(_with_unit(gold) - _with_unit(answer)) == 0)
+            difference = simplify(_with_unit(gold) - _with_unit(answer))
+            return bool(difference == 0 or (difference.is_number and expand_complex(difference) == 0))
         except (TypeError, AttributeError, ValueError):
             return None
     return None
@@ -221,8 +234,9 @@ def _has_imaginary(value) -> bool:
 
 
 def _with_unit(value):
-    """The value with the letter i as the imaginary unit, worked out."""
-    return value.subs({symbol: I for symbol in value.free_symbols if symbol.name == "i"}).doit()
+    """The value with the letter i as the imaginary unit, worked out. The parser takes other names for real beside
+    an i and for not real elsewhere: here they are neither, and so the same."""
+    return value.subs({s: I if s.name == "i" else Symbol(s.name) for s in value.free_symbols}).doit()
 
 
 def _clearly_different(gold, answer) -> bool:

@@ -96,8 +96,10 @@ def quantity(text: str) -> Quantity | None:
     if unit is None or (percent and unit):
         return None
     money = _MONEY.get(before["money"] or "", "dollar" if "$" in (before["money"] or "") else "")
+    money = money or ("dollar" if tail == "$" else "")
+    unit = units.spell(f"{money} {unit}") if money and unit else unit or money
     negative = "-" in (before["sign"], before["second"])
-    return Quantity(-value if negative else value, bool(percent), unit or money or ("dollar" if tail == "$" else ""))
+    return Quantity(-value if negative else value, bool(percent), unit)
 
 
 def _value(match: re.Match) -> Fraction | None:

@@ -5,8 +5,9 @@ import re
 
 # Words behind a number that make it another number, a hedge, or two answers.
 _CHANGES = re.compile(
-    r"\b(?:and|or|nor|xor|not|no|but|except|without|versus|vs|else|alternatively|instead|plus|minus|times a|over|"
-    r"half|halves|quarters?|divided|multiplied|factorial|choose|remainder|squared|cubed|mod|base|"
+    r"\b(?:and|or|nor|xor|not|no|but|except|without|versus|vs|else|alternatively|instead|plus|minus|times a|"
+    r"(?<!left )over|half|halves|quarters?|divided|multiplied|factorial|choose|remainder|mod|base|"
+    r"(?<![a-z] )(?:squared|cubed)|"
     r"more|less|least|most|below|above|under|beyond|to|is|are|was|equals?|if|maybe|perhaps|possibly|probably|"
     r"approximately|approx|roughly|about|around|nearly|almost|unknown|wrong|incorrect|false|bc|bce|th|st|nd|rd|"
     r"percent|hundreds?|thousands?|millions?|billions?|trillions?|dozens?|"
@@ -28,7 +29,8 @@ SYNONYMS = {
     "秒": "s", "分钟": "min", "小时": "h", "时": "h", "度": "deg",
     "平方米": "square m", "平方厘米": "square cm", "平方千米": "square km",
     "立方米": "cubic m", "立方厘米": "cubic cm", "bucks": "dollar", "buck": "dollar", "usd": "dollar", "rmb": "yuan",
-    "千瓦": "kw",
+    "千瓦": "kw", "watt": "w", "joule": "j", "newton": "n", "volt": "v", "ampere": "a", "amp": "a", "pascal": "pa",
+    "hertz": "hz", "radian": "rad", "units": "unit",
     "cny": "yuan", "eur": "euro", "gbp": "pound", "cents": "cent", "years": "year", "weeks": "week", "days": "day",
     "months": "month",
 }  # fmt: skip
@@ -37,6 +39,7 @@ _SHORT = "kw kwh hz pa kpa mol rad ha cc am pm ms ns nm dm gb mb kb tb".split()
 UNITS = {*_SHORT, *(word for spelled in SYNONYMS.values() for word in spelled.split())} - {"/"}
 _LETTERS = "mgshlLNJVWKACF"
 _MEGA = re.compile(r"\bM(?=(?:g|W|B|b|J|V|L|l|Pa|Hz|eV)\b)")  # a million times what the small m makes a thousandth
+MONEY = ("dollar", "euro", "pound", "yuan", "rupee", "cent")
 _SMALL_WORDS = ("of", "the", "a", "an", "old", "us", "each")
 
 
@@ -72,8 +75,8 @@ def changes(words: str) -> bool:
 @functools.lru_cache(maxsize=20_000)
 def spell(text: str) -> str:
     """One spelling for `cm^2`, `sq. cm`, `square centimeters` and `平方厘米`."""
-    text = re.sub(r"([A-Za-z]+)\s*\^\s*\{?2\}?", r"square \1", _MEGA.sub("mega", text))
-    text = re.sub(r"([A-Za-z]+)\s*\^\s*\{?3\}?", r"cubic \1", text)
+    text = re.sub(r"([A-Za-z]+)\s*(?:\^\s*\{?2\}?|\s(?i:squared)\b)", r"square \1", _MEGA.sub("mega", text))
+    text = re.sub(r"([A-Za-z]+)\s*(?:\^\s*\{?3\}?|\s(?i:cubed)\b)", r"cubic \1", text)
     text = re.sub(r"\s*/\s*", " / ", re.sub(r"\b([ap])\.\s*m\b\.?", r"\1m", text.casefold()).replace(".", " "))
     words = []
     for word in re.findall(r"[^\W\d_]+|/", text):
@@ -90,6 +93,10 @@ def same(a: str, b: str) -> bool:
     if not a or not b or a == b:
         return True
     first, second = a.split(), b.split()
+    if "/" in (first[0], second[0]):  # 5 per hour, of $5 per hour
+        return a.partition("/")[2] == b.partition("/")[2]
+    if first[0] == second[0] and first[0] in MONEY and 1 in (len(first), len(second)) and "/" not in first + second:
+        return True  # $18, and $18 in all
     if {"/", "square", "cubic"} & set(first + second) or first[-1] != second[-1] or first[-1] in UNITS:
         return False
     return set(first) <= set(second) or set(second) <= set(first)

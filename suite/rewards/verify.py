@@ -10,14 +10,15 @@ worker process; text without case and spacing.
 
 Equal are
 - numbers of the same exact value, however written: `1,234`, `1234.0`, `1.234e3`, `0.5`, `\frac12`, `1/2`, `2 1/2`;
-- a number with and without its unit or currency: `18 apples`, `$18` and `18`; `90^\circ` and `90`;
+- a number with and without its unit or currency: `18 apples`, `$18` and `18`; `90^\circ` and `90`; `5m` and a gold
+  `5 m`, though beside a `5` it is a product; `$5 in all` and `$5`;
 - `50%` and a gold `50` or `50\%`; under a gold `50\%` also `0.5` and `1/2`;
-- a name and its value: `x=5` and `5`; what a true chain arrives at: `40+2=42` and `42`;
+- a name and its value: `x=5`, `5=x`, `\text{Area} = 5` and `5`; what a true chain arrives at: `40+2=42` and `42`;
 - a choice and its letter, `(B)`, `B.` and `B`, and the text of that choice where the gold or the row (`choices`,
-  `options`) says it; letters of several choices in any order;
+  `options`) says it; letters of several choices in any order, but `FACE` is a word;
 - sets, and lists without brackets, in any order; a tuple, and a list without brackets in its order; intervals and the
-  inequality or union that means the same; equations that are rearranged or multiplied by a factor; matrices entry by
-  entry; `x=1, y=2` in any order, and `(1,2)`; ratios, `3:4` and `6:8`, but times only as they stand;
+  inequality, union or `\{x \mid x>2\}` that means the same; equations that are rearranged or multiplied by a factor;
+  matrices entry by entry; `x=1, y=2` in any order, and `(1,2)`; ratios, `3:4` and `6:8`, but times only as they stand;
 - expressions that can be turned into each other: `2\sqrt2` and `\sqrt8`, `x^2-1` and `(x-1)(x+1)`; a power or a root
   and the number it comes to.
 
@@ -54,7 +55,7 @@ MAX_CHARACTERS = 500
 MAX_DEPTH = 16
 _HUGE = re.compile(
     r"\d{3,}\s*!|!\s*!|\d{60,}"  # 10000!, 9!!!, numbers too long to do arithmetic with
-    r"|(?:\^|\*\*)\s*[{(]?\s*-?\d{4,}|(?:\^|\*\*)\s*[{(][^{}()]*\d{2,}\s*(?:\^|\*\*)"  # 2^{10000}, 9^{99^...}
+    r"|(?:\^|\*\*)\s*[{(]?\s*-?\d{5,}|(?:\^|\*\*)\s*[{(][^{}()]*\d{2,}\s*(?:\^|\*\*)"  # 2^{10000}, 9^{99^...}
     r"|(?:\^|\*\*)[{(][^{}()]*(?:\^|\*\*)[{(][^{}()]*(?:\^|\*\*)|\d(?:(?:\^|\*\*)\d+){2}"  # 9^{9^{9^9}}, 9^9^9
 )
 
@@ -162,9 +163,9 @@ def _latin_or(text: str) -> str:
 
 def _choice(answer: str, gold: str, given: dict[str, str], tolerance: float) -> Verdict | tuple[str, str] | None:
     """A verdict where the gold is a letter, or the row has options; None where this is no matter of choice."""
-    several = choices_of.several(gold)
-    if several and choices_of.several(answer):
-        return Verdict(choices_of.several(answer) == several, "choice")
+    several = choices_of.several(answer)
+    if several and choices_of.gold_several(gold):
+        return Verdict(several == choices_of.gold_several(gold), "choice")
     right, said = choices_of.gold_letter(gold), choices_of.letter(answer)
     if right is not None and said is not None:
         return Verdict(said[0] == right[0], "choice")
@@ -189,6 +190,7 @@ def _compare(answer: str, gold: str, tolerance: float) -> Verdict | tuple[str, s
     elif (name or gold_name) and (name or "=" not in answer) and (gold_name or "=" not in gold):
         answer, gold = unwrap(value), unwrap(gold_value)  # x=5 and 5, or x=5 and x=5
     number, gold_number = quantity(answer), quantity(gold)
+    number, gold_number = number or _in_unit_of(gold_number, answer), gold_number or _in_unit_of(number, gold)
     if number and gold_number:
         return Verdict(_same_quantity(number, gold_number, tolerance), "number")
     if (number is None) == (gold_number is None) and normal(answer) == normal(gold):
@@ -205,9 +207,15 @@ def _compare(answer: str, gold: str, tolerance: float) -> Verdict | tuple[str, s
     return _as_latex(gold, gold_number), _as_latex(answer, number)
 
 
+def _in_unit_of(other: Quantity | None, text: str) -> Quantity | None:
+    """`5m` as so many metres, beside another number of metres: alone it is a product."""
+    apart = quantity(re.sub(r"(?<=\d)(?=[A-Za-z])", " ", text, count=1)) if other and other.unit else None
+    return apart if apart and apart.unit == other.unit else None
+
+
 def _is_left_to_do(answer: str, gold: str, gold_is_number: bool) -> bool:
     """Whether an answer still asks what it should say: `40+2`, `6!` or an integral, where the gold has none of it."""
-    said = re.sub(r"^[A-Za-z]\s*\\in\b", "", answer)
+    said = re.sub(r"^(?:\\left)?(?:\\\{)?\s*[A-Za-z]\s*\\in\b", "", answer)
     if not set(_OPERATIONS.findall(said)) <= set(_OPERATIONS.findall(gold)):
         return True
     return gold_is_number and "=" not in answer and _SUM.search(answer) is not None

@@ -14,19 +14,22 @@ _WRAPPERS = (
     re.compile(r"\\\[(.*)\\\]", re.DOTALL),
     re.compile(r"\\(?:text|textbf|textrm|mathrm|mathbf|mbox|fbox|underline)\{([^{}]*)\}", re.DOTALL),
     re.compile(r"\*\*(.*)\*\*", re.DOTALL),
+    re.compile(r"\\boxed\s*([\w.]+)"),
 )
 _LEAD = re.compile(
     r"\\therefore\b\s*|\*{0,2}(?:(?:(?:so|thus|hence|therefore),?\s+)?(?:the\s+)?(?:final\s+|correct\s+)?(?:answer|choice|option)"
-    r"\s*(?:is\b|[:=])\s*:?|(?:最终)?答案(?:是|为|选|:)+|答:|选项?(?=[A-J]))\*{0,2}\s*",
+    r"\s*(?:is\b|[:=])\s*:?"
+    r"|(?:(?:所以|因此|故|综上),?)?(?:(?:最终|正确)?答案(?:是|为|选|:)+|答:|应?选(?:项|择)?[是为:]?\s*(?=\(?[A-J])))\*{0,2}\s*",
     re.IGNORECASE,
 )
 _LEAD_IN_TEXT = re.compile(r"^\\text\{([^{}]*(?:answer|choice)[^{}]*)\}", re.IGNORECASE)
 _PRICED = re.compile(r"^\$([^$]+)(?<!\\)\$(\s+[A-Za-z\u4e00-\u9fff]|[\u4e00-\u9fff])")  # $18$ apples
 _NAME = re.compile(
     r"(?P<name>(?:[A-Za-z]|\|?[A-Z]{2,3}\|?)(?:_\w|_\{[^{}]{1,20}\})?'?|\\[a-zA-Z]+(?:\s+[A-Z]{1,4})?|[a-zA-Z]\s*\([^()=]{1,12}\)"
-    r"|[A-Za-z][A-Za-z ]{2,30}|[\u4e00-\u9fff]{1,10})\s*=\s*(?P<rest>[^=<>].*)",
+    r"|\\(?:text|mathrm)\{[A-Za-z ]{2,40}\}|[A-Za-z][A-Za-z ]{2,30}|[\u4e00-\u9fff]{1,10})\s*=\s*(?P<rest>[^=<>].*)",
     re.DOTALL,
 )
+_VALUE_FIRST = re.compile(r"(?P<rest>[^=<>]+)=\s*(?P<name>[A-Za-z](?:_\w)?)")  # 5=x
 _NO_NAME = re.compile(
     r"\b(?:not|isn?t?|isnot|never|negative|minus|opposite|wrong|incorrect)\b|不|\\(?:not|sin|cos|tan|log|ln|exp|sqrt)\b"
 )
@@ -101,11 +104,11 @@ def exact_side(text: str) -> str:
 
 
 def named(text: str) -> tuple[str, str]:
-    """(`x`, `5`) of `x=5`; ('', text) of what has no name before an only equals sign."""
-    match = _NAME.fullmatch(text) if text.count("=") == 1 else None
+    """(`x`, `5`) of `x=5` and of `5=x`; ('', text) of what has no name beside an only equals sign."""
+    match = _NAME.fullmatch(text) or _VALUE_FIRST.fullmatch(text) if text.count("=") == 1 else None
     if match is None or _NO_NAME.search(match["name"]):
         return "", text
-    return match["name"], match["rest"]
+    return match["name"], match["rest"].strip()
 
 
 def normal(text: str) -> str:
