@@ -1,22 +1,30 @@
-"""A raw data set becomes data/<name>/{train,test}.parquet: columns checked, every gold answer proven.
+"""A raw data set becomes data/<name>/{train,test}.parquet: columns checked, rows cleaned, every gold answer proven.
 
 suite prepare gsm8k
 suite prepare arithmetic --digits 2 --size 5000
-suite prepare reasoning_gym --task countdown --output_dir data/countdown
+suite prepare files --source chats.json --output_dir data/chats
+suite prepare numina_math_r1_cot --tokenizer_name_or_path Qwen/Qwen2.5-1.5B --max_length 8192
+
+Rows that are empty, there twice, unclosed in their thinking or known from the test set are left out, and a table says
+how many of each. A gold answer that does not prove itself is an error until `drop_unproven` allows it.
 """
 
 import hashlib
+import inspect
 import json
 import os
 import shutil
 import sys
-from dataclasses import asdict, dataclass, field
+import typing
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field, fields, make_dataclass
 from pathlib import Path
 
-from suite import args, checkpoint, columns, data, reasoning, rewards
-from suite.rewards import proof
+from suite import args, checkpoint, cleaning, columns, data, reasoning
+from suite.data import reading
+from suite.registry import pick
 
-SPLITS = ("train", "test")
+SPLITS = ("test", "train")  # the test set first: the training set may not repeat it
 
 
 @dataclass
@@ -27,16 +35,51 @@ class PrepareArguments:
     output_dir: str | None = field(default=None, metadata={"help": "Where the parquet files go; data/NAME."})
     system_prompt: str = field(
         default=reasoning.SYSTEM_PROMPT,
-        metadata={"help": "First message of every prompt. 'none' writes none, and a data set's own message stays."},
+        metadata={"help": "First message of every conversation that has no such message. 'none' writes none."},
+    )
+    max_rows: int | None = field(default=None, metadata={"help": "Keep only the first so many training rows."})
+    drop_empty: bool = field(default=True, metadata={"help": "Leave out rows with an empty turn or text."})
+    drop_duplicates: bool = field(
+        default=True, metadata={"help": "Leave out rows that were there before, the same in every column."}
+    )
+    drop_unclosed_think: bool = field(
+        default=True, metadata={"help": "Leave out rows whose answer opens <think> and does not close it."}
+    )
+    drop_wrong_completions: bool = field(
+        default=False, metadata={"help": "Leave out rows whose completion does not earn accuracy 1 by its solution."}
+    )
+    tokenizer_name_or_path: str | None = field(default=None, metadata={"help": "Whose tokens the two limits count."})
+    max_length: int | None = field(default=None, metadata={"help": "Leave out rows with more tokens than this."})
+    max_prompt_tokens: int | None = field(
+        default=None, metadata={"help": "Leave out rows with more tokens than this in their prompt."}
+    )
+    overlap_ngram: int = field(
+        default=13,
+        metadata={"help": "Leave out training rows that share so many words in a row with a test question; 0: none."},
     )
     drop_unproven: int = field(
         default=0, metadata={"help": "How many rows may be left out whose gold answer does not earn accuracy 1."}
     )
 
+    def __post_init__(self):
+        least = {"max_rows": 1, "max_length": 1, "max_prompt_tokens": 1, "overlap_ngram": 0, "drop_unproven": 0}
+        for name, value in asdict(self).items():
+            if name in least and value is not None and value < least[name]:
+                raise ValueError(f"{name}: {value} must be at least {least[name]}.")
+        if (self.max_length or self.max_prompt_tokens) and self.tokenizer_name_or_path is None:
+            raise ValueError("max_length and max_prompt_tokens count tokens. Whose? Set tokenizer_name_or_path.")
+
 
 def arguments(name: str) -> tuple[type, ...]:
-    """Our own keys, and the data set's knobs."""
-    return PrepareArguments, args.knob_class(f"{name} knobs", data.load(name))
+    """Our own keys, with the defaults that the data set has for them, and its knobs."""
+    load, own = data.load(name), data.defaults(name)
+    hints, there = typing.get_type_hints(PrepareArguments), {f.name: f for f in fields(PrepareArguments)}
+    changed = [
+        (pick("key of prepare", key, there), hints[key], field(default=value, metadata=there[key].metadata))
+        for key, value in own.items()
+    ]
+    ours = make_dataclass("PrepareArguments", changed, bases=(PrepareArguments,))
+    return ours, args.knob_class(f"{name} knobs", load)
 
 
 def main(argv=None) -> None:
@@ -57,16 +100,12 @@ def main(argv=None) -> None:
 def write(prepare: PrepareArguments, load, knobs: dict) -> Path:
     """Write both splits and prepare.json, whole or not at all, and return their directory.
 
-    Raises `ValueError` for rows of no known shape, an empty split, or a gold answer that does not prove itself.
+    Raises `ValueError` for rows of no known shape, a split without rows, or a gold answer that does not prove itself.
     """
     target = Path(prepare.output_dir or f"data/{prepare.name}")
-    settings = {
-        "name": prepare.name,
-        "system_prompt": prepare.system_prompt,
-        "drop_unproven": prepare.drop_unproven,
-        **knobs,
-    }
-    identity = hashlib.sha256(json.dumps([settings, _source_fingerprint(knobs)]).encode()).hexdigest()[:16]
+    settings = {key: value for key, value in asdict(prepare).items() if key != "output_dir"} | knobs
+    made_of = [settings, _fingerprint(knobs), inspect.getsource(inspect.getmodule(load))]
+    identity = hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:16]
     if _identity(target) == identity and all((target / f"{split}.parquet").is_file() for split in SPLITS):
         print(f"{target} holds these very rows already; reusing them.")
         return target
@@ -75,26 +114,73 @@ def write(prepare: PrepareArguments, load, knobs: dict) -> Path:
     partial = target.with_name(f".{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    counts, left = {}, prepare.drop_unproven
-    for split in SPLITS:
-        rows = [_with_system(row, prepare.system_prompt) for row in load(split, **knobs)]
-        rows, dropped = _proven(rows, f"{prepare.name} ({split})", left)
-        left -= dropped
-        counts[split] = {"rows": len(rows), "dropped_unproven": dropped}
-        _write_parquet(rows, partial / f"{split}.parquet")
-        print(f"{target}/{split}.parquet: {len(rows)} rows, columns {', '.join(rows[0])}", end="")
-        print(f"; left out {dropped} whose gold answer did not prove itself" if dropped else "")
-    checkpoint.write_json(partial / "prepare.json", {"identity": identity, "settings": settings, "splits": counts})
-    shutil.rmtree(target, ignore_errors=True)
-    os.replace(partial, target)
+    try:
+        counts = _write_splits(prepare, lambda split: load(split, **knobs), partial)
+        told = {split: counts[split].as_dict() for split in reversed(SPLITS)}
+        checkpoint.write_json(partial / "prepare.json", {"identity": identity, "settings": settings, "splits": told})
+        shutil.rmtree(target, ignore_errors=True)
+        os.replace(partial, target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    print(_table(str(target), counts))
     return target
 
 
-def _source_fingerprint(knobs: dict) -> str:
+def _write_splits(prepare: PrepareArguments, load, directory: Path) -> dict[str, cleaning.Count]:
+    """Both parquet files, a batch at a time; split -> what became of its rows."""
+    counts = {split: cleaning.Count() for split in SPLITS}
+    limits = [
+        cleaning.too_long(prepare.tokenizer_name_or_path, prepare.max_length, prepare.max_prompt_tokens)
+        for asked in [prepare.max_length or prepare.max_prompt_tokens]
+        if asked
+    ]
+    overlap = cleaning.Overlap(prepare.overlap_ngram)
+    for split, count in counts.items():
+        where, training = f"{prepare.name} ({split})", split == "train"
+        checks = [
+            *([cleaning.empty] if prepare.drop_empty else []),
+            *([cleaning.duplicates()] if prepare.drop_duplicates else []),
+            *([cleaning.unclosed_think] if prepare.drop_unclosed_think else []),
+            *limits,
+            *([overlap.check] if prepare.overlap_ngram and training else []),
+            *([cleaning.wrong_completion] if prepare.drop_wrong_completions else []),
+            cleaning.unproven,
+        ]
+        rows = _shaped((_with_system(row, prepare.system_prompt) for row in load(split)), where)
+        batches = cleaning.sift(_progress(rows, where), checks, count, prepare.max_rows if training else None)
+        with _Parquet(directory / f"{split}.parquet") as file:
+            for batch in batches:
+                file.write(batch)
+                if prepare.overlap_ngram and not training:
+                    overlap.add(batch)
+            _check_count(where, counts, split, prepare.drop_unproven)
+    return counts
+
+
+def _check_count(where: str, counts: dict[str, cleaning.Count], split: str, may_drop: int) -> None:
+    """Raises `ValueError` where too many golds are unproven so far, or a split has no rows."""
+    count = counts[split]
+    unproven = {name: sum(c.dropped[name] for c in counts.values()) for name in cleaning.UNPROVEN}
+    here = sum(count.dropped[name] for name in cleaning.UNPROVEN)
+    if sum(unproven.values()) > may_drop:
+        first = next(count.first[name] for name in cleaning.UNPROVEN if name in count.first)
+        raise ValueError(
+            f"{where}: {here} of {count.kept + here} gold answers do not prove themselves: "
+            f"{count.dropped[cleaning.UNPROVEN[0]]} are unreadable, {count.dropped[cleaning.UNPROVEN[1]]} do not earn "
+            f"1. The first is {first}. Mend the rows, or allow it: --drop_unproven {sum(unproven.values())}."
+        )
+    if not count.read:
+        raise ValueError(f"{where} has no rows.")
+    if not count.kept:
+        why = "; ".join(f"{n} {name} (first: {count.first[name]})" for name, n in count.dropped.items())
+        raise ValueError(f"{where} has no rows left of {count.read}: {why}.")
+
+
+def _fingerprint(knobs: dict) -> str:
     """A local source may change under the same name."""
-    source = Path(str(knobs.get("source") or ""))
-    files = sorted(source.iterdir()) if source.is_dir() and str(knobs.get("source")) else [source]
-    return ",".join(f"{p}:{p.stat().st_size}:{p.stat().st_mtime_ns}" for p in files if p.is_file())
+    found = reading.files(str(knobs["source"])) if knobs.get("source") else {}
+    paths = [path for part in found.values() for path in part]
+    return ",".join(f"{p}:{p.stat().st_size}:{p.stat().st_mtime_ns}" for p in paths)
 
 
 def _identity(target: Path) -> str | None:
@@ -102,41 +188,80 @@ def _identity(target: Path) -> str | None:
     return json.loads(record.read_text(encoding="utf-8"))["identity"] if record.is_file() else None
 
 
-def _with_system(row: dict, system_prompt: str) -> dict:
-    """The row with the system prompt as first message, where its prompt is a conversation without one."""
-    prompt = row.get("prompt")
-    if system_prompt == "none" or not isinstance(prompt, list) or prompt[0]["role"] == "system":
+def _with_system(row, system_prompt: str):
+    """The row with the system prompt as first message, where its prompt or chat is a conversation without one."""
+    if system_prompt == "none" or isinstance(row, reading.Dropped):
         return row
-    return {**row, "prompt": [{"role": "system", "content": system_prompt}, *prompt]}
+    name = next((n for n in ("prompt", "messages") if isinstance(row.get(n), list) and row[n]), None)
+    if name is None or row[name][0]["role"] == "system":
+        return row
+    return {**row, name: [{"role": "system", "content": system_prompt}, *row[name]]}
 
 
-def _proven(rows: list[dict], where: str, may_drop: int) -> tuple[list[dict], int]:
-    """(rows, how many were dropped): a gold answer, written as a completion, must earn full marks."""
-    if not rows:
-        raise ValueError(f"{where} has no rows.")
-    columns.check(rows[0].keys(), columns.SHAPES, where)
-    if "solution" not in rows[0]:
-        return rows, 0
-    names = dict.fromkeys(name for row in rows for name in row)
-    reward = rewards.load("code" if "tests" in names else "accuracy")
-    given = {name: [row.get(name) for row in rows] for name in names if name not in ("prompt", "completion")}
-    scores = reward([proof.gold_completion(row) for row in rows], **given)
-    bad = [number for number, score in enumerate(scores) if score != 1.0]
-    if len(bad) > may_drop:
-        unreadable = sum(scores[number] is None for number in bad)
-        number = bad[0]
-        prompt = columns.text_of(rows[number].get("prompt", ""))[-200:]
-        raise ValueError(
-            f"{where}: {len(bad)} of {len(rows)} gold answers do not prove themselves: {unreadable} are unreadable, "
-            f"{len(bad) - unreadable} do not earn 1. The first is row {number + 1}: solution "
-            f"{rows[number]['solution']!r} earns {scores[number]}, prompt ends '{prompt}'. Mend the rows, or allow it: "
-            f"--drop_unproven {len(bad)}."
-        )
-    return [row for row, score in zip(rows, scores, strict=True) if score == 1.0], len(bad)
+def _shaped(rows: Iterable, where: str) -> Iterator:
+    """The rows, each of which must have the columns of the first one's shape."""
+    shape = None
+    for number, row in enumerate(rows, 1):
+        if not isinstance(row, reading.Dropped):
+            shape = columns.check(row.keys(), [shape] if shape else columns.SHAPES, f"{where}, row {number},")
+        yield row
 
 
-def _write_parquet(rows: list[dict], path: Path) -> None:
-    import pyarrow
-    import pyarrow.parquet
+def _progress(rows: Iterable, where: str) -> Iterator:
+    """The rows, with a bar for those who wait longer than three seconds."""
+    from tqdm import tqdm
 
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    yield from tqdm(rows, desc=where, unit=" rows", delay=3, mininterval=1, disable=not sys.stderr.isatty())
+
+
+class _Parquet:
+    """A parquet file that is written a batch at a time, where a later batch may know more of the types than the first.
+
+    A column that is all None in one batch has no type there, and one may be missing: so each batch is a file of its
+    own until the end, when the types of all are known.
+    """
+
+    def __init__(self, path: Path):
+        self.path, self.parts = path, []
+
+    def __enter__(self):
+        return self
+
+    def write(self, rows: list[dict]) -> None:
+        import pyarrow
+        import pyarrow.parquet
+
+        names = dict.fromkeys(name for row in rows for name in row)
+        table = pyarrow.Table.from_pylist([{name: row.get(name) for name in names} for row in rows])
+        self.parts.append(self.path.with_name(f"{self.path.name}.{len(self.parts)}"))
+        pyarrow.parquet.write_table(table, self.parts[-1])
+
+    def __exit__(self, kind, error, trace):
+        if kind is not None:
+            return
+        import pyarrow
+        import pyarrow.parquet
+
+        schemas = [pyarrow.parquet.read_schema(part) for part in self.parts]
+        schema = pyarrow.unify_schemas(schemas, promote_options="permissive")
+        with pyarrow.parquet.ParquetWriter(self.path, schema) as file:
+            for part in self.parts:
+                file.write_table(pyarrow.parquet.read_table(part, schema=schema))
+                part.unlink()
+
+
+def _table(title: str, counts: dict[str, cleaning.Count]) -> str:
+    """Rows read, left out by reason and kept, a column a split; and the first row that went for each reason."""
+    splits = tuple(reversed(SPLITS))
+    reasons = sorted({name for count in counts.values() for name in count.dropped})
+    lines = [(title, splits), ("read", [counts[s].read for s in splits])]
+    lines += [(f"  {name}", [-counts[s].dropped[name] for s in splits]) for name in reasons]
+    lines.append(("kept", [counts[s].kept for s in splits]))
+    width = max(len(name) for name, _ in lines)
+    told = [
+        f"{name:<{width}}" + "".join(f"{cell:>10,}" if isinstance(cell, int) else f"{cell:>10}" for cell in cells)
+        for name, cells in lines
+    ]
+    for split in splits:
+        told += [f"first {name} in {split}: {where}" for name, where in sorted(counts[split].first.items())]
+    return "\n".join(told)

@@ -4,21 +4,17 @@ import itertools
 import json
 import random
 
-import pyarrow.parquet
 import pytest
 
-from suite import data, prepare, rewards
+from suite import cleaning, prepare, reasoning, rewards
 from suite.data import arithmetic
-
-
-def rows_of(path) -> list[dict]:
-    return pyarrow.parquet.read_table(path).to_pylist()
+from tests.rows import read_rows, write_rows
 
 
 def prepared(tmp_path, *words) -> tuple[list[dict], list[dict]]:
     target = tmp_path / "out"
     prepare.main([*words, "--output_dir", str(target)])
-    return rows_of(target / "train.parquet"), rows_of(target / "test.parquet")
+    return read_rows(target / "train.parquet"), read_rows(target / "test.parquet")
 
 
 def write_gsm8k(path, count: int):
@@ -80,20 +76,107 @@ def test_a_reasoning_gym_task_is_scored_by_its_own_scorer(tmp_path):
     assert len(train) == 20 and len(test) == 5
 
 
-def test_a_gold_that_does_not_prove_itself_is_named_and_may_be_dropped(tmp_path, monkeypatch):
-    def load(split, *, size: int = 3):
-        """One gold answer that nobody can read."""
-        for n in range(size):
-            yield {"prompt": [{"role": "user", "content": f"q{n}"}], "solution": "" if n == 1 else str(n)}
-
-    monkeypatch.setattr(data, "load", lambda name: load)
+def test_a_gold_that_does_not_prove_itself_is_named_and_may_be_dropped(tmp_path):
+    for split, golds in (("train", ["0", "", "2"]), ("test", ["0"])):
+        asked = [[{"role": "user", "content": f"{split} question {n}"}] for n in range(len(golds))]
+        rows = [{"prompt": q, "solution": gold} for q, gold in zip(asked, golds, strict=True)]
+        write_rows(tmp_path / "raw" / f"{split}.jsonl", rows)
+    words = ["files", "--source", str(tmp_path / "raw"), "--output_dir", str(tmp_path / "out")]
     with pytest.raises(
-        ValueError, match=r"\(train\): 1 of 3 gold answers .* row 2: solution '' earns None.*drop_unproven 1"
+        ValueError, match=r"\(train\): 1 of 3 gold answers .* row 2, .*: solution '' earns None.*drop_unproven 1"
     ):
-        prepare.main(["broken", "--output_dir", str(tmp_path / "out")])
+        prepare.main(words)
+    assert not (tmp_path / "out").exists() and not (tmp_path / ".out.partial").exists()
+    prepare.main([*words, "--drop_unproven", "2"])
+    assert len(read_rows(tmp_path / "out" / "train.parquet")) == 2
+
+
+def chats(tmp_path, rows: list[dict], test: list[dict]) -> list[str]:
+    """The words that prepare these two splits."""
+    write_rows(tmp_path / "raw" / "train.jsonl", rows)
+    write_rows(tmp_path / "raw" / "test.jsonl", test)
+    return ["files", "--source", str(tmp_path / "raw"), "--output_dir", str(tmp_path / "out")]
+
+
+def chat(question: str, answer: str) -> dict:
+    return {"conversations": [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]}
+
+
+def test_what_was_left_out_is_told_in_a_table_and_in_prepare_json(tmp_path, capsys, tokenizer_dir):
+    rows = [chat(f"Train question {n}", "12") for n in range(5)] + [
+        chat("Train question 0", "12"),
+        chat("Train question 5", "  "),
+        chat("Train question 6", "<think>\nand on"),
+        chat("Train question 7", "12 " * 200),
+        chat("test   question, 1!", "12"),
+        {"conversations": [{"from": "bing", "value": "?"}]},
+    ]
+    test = [chat("Test question 1", "12"), chat("Test question 1", "12"), chat("Train question 1", "an overlap")]
+    words = [*chats(tmp_path, rows, test), "--tokenizer_name_or_path", str(tokenizer_dir), "--max_length", "100"]
+    prepare.main(words)
+    table = capsys.readouterr().out
+    told = {line.split("  ")[0].strip() or line.split()[0]: line.split()[-2:] for line in table.splitlines()}
+    assert told["read"] == ["11", "3"] and told["kept"] == ["4", "2"]
+    assert "first too long in train: row 9, 'Train question 7': " in table and "100 are allowed" in table
+    assert "first role 'bing' in train: " in table and "train.jsonl, line 11" in table
+    record = json.loads((tmp_path / "out" / "prepare.json").read_text())["splits"]
+    assert record["train"]["rows"] == len(read_rows(tmp_path / "out" / "train.parquet")) == 4
+    assert record["train"]["dropped"] == {
+        "role 'bing'": 1,
+        "empty": 1,
+        "duplicate": 1,
+        "unclosed think": 1,
+        "too long": 1,
+        "overlap with test": 2,
+    }
+    assert record["test"]["dropped"] == {"duplicate": 1}, "a test row never goes for what the training set holds"
+
+
+def test_every_check_may_be_turned_off(tmp_path):
+    rows = [chat("a", " "), chat("a", " "), chat("b", "<think>"), chat("c", "4")]
+    words = chats(tmp_path, rows, [chat("c", "4")])
+    off = ["--drop_empty", "--drop_duplicates", "--drop_unclosed_think"]
+    prepare.main([*words, *(part for key in off for part in (key, "false")), "--overlap_ngram", "0"])
+    assert len(read_rows(tmp_path / "out" / "train.parquet")) == 4
+
+
+def test_a_split_that_loses_all_its_rows_is_an_error_that_says_why(tmp_path):
+    with pytest.raises(ValueError, match=r"files \(train\) has no rows left of 1: 1 overlap with test \(first: row 1"):
+        prepare.main(chats(tmp_path, [chat("a", "4")], [chat("a", "4")]))
     assert not (tmp_path / "out").exists()
-    prepare.main(["broken", "--output_dir", str(tmp_path / "out"), "--drop_unproven", "2"])
-    assert len(rows_of(tmp_path / "out" / "train.parquet")) == 2
+
+
+def test_a_row_of_another_shape_than_the_first_is_named(tmp_path):
+    rows = [{"prompt": "1+1=", "completion": "2"}, {"prompt": "1+2=", "completion": "3"}, {"prompt": "1+3="}]
+    with pytest.raises(ValueError, match=r"files \(train\), row 3, has the columns prompt.*'prompt\+completion'"):
+        prepare.main(chats(tmp_path, rows, [{"prompt": "5+5=", "completion": "10"}]))
+
+
+def test_only_the_first_training_rows_are_kept_where_asked_for(tmp_path):
+    rows = [chat("", "4"), *(chat(str(n), "4") for n in range(6))]
+    prepare.main([*chats(tmp_path, rows, [chat(f"test {n}", "4") for n in range(5)]), "--max_rows", "3"])
+    kept = [row["messages"][0]["content"] for row in read_rows(tmp_path / "out" / "train.parquet")]
+    assert kept == ["0", "1", "2"] and len(read_rows(tmp_path / "out" / "test.parquet")) == 5
+
+
+def test_a_column_may_show_its_type_in_a_later_batch_only(tmp_path, monkeypatch):
+    monkeypatch.setattr(cleaning, "BATCH", 2)
+    rows = [{"prompt": f"{n}+0=", "completion": str(n), "hint": None if n < 4 else ["none"]} for n in range(6)]
+    rows += [{"prompt": f"{n}+0=", "completion": str(n)} for n in range(6, 8)]
+    prepare.main(chats(tmp_path, rows, [{"prompt": "x", "completion": "y"}]))
+    assert [row["hint"] for row in read_rows(tmp_path / "out" / "train.parquet")] == [None] * 4 + [["none"]] * 2 + [
+        None
+    ] * 2
+
+
+def test_the_system_prompt_goes_where_the_format_is_asked_for(tmp_path):
+    words = chats(tmp_path, [chat("a", "4")], [chat("b", "4")])
+    prepare.main(words)
+    assert read_rows(tmp_path / "out" / "train.parquet")[0]["messages"][0]["role"] == "user"
+    prepare.main([*words, "--system_prompt", "Be kind."])
+    assert read_rows(tmp_path / "out" / "train.parquet")[0]["messages"][0] == {"role": "system", "content": "Be kind."}
+    for name, default in (("files", "none"), ("ultrafeedback", "none"), ("gsm8k", reasoning.SYSTEM_PROMPT)):
+        assert prepare.arguments(name)[0](name=name).system_prompt == default
 
 
 def test_the_same_rows_are_reused_and_other_rows_replace_them(tmp_path, capsys):
@@ -115,6 +198,10 @@ def test_the_same_rows_are_reused_and_other_rows_replace_them(tmp_path, capsys):
         (["gsm8k", "--source", "./nowhere.jsonl"], "no file or directory './nowhere.jsonl'"),
         (["reasoning_gym", "--task", "countdwn"], "no reasoning-gym task 'countdwn'"),
         (["arithmetic", "--size", "0"], "has no rows"),
+        (["arithmetic", "--max_length", "100"], "count tokens. Whose\\? Set tokenizer_name_or_path"),
+        (["arithmetic", "--overlap_ngram", "-1"], "overlap_ngram: -1 must be at least 0"),
+        (["arithmetic", "--max_rows", "0"], "max_rows: 0 must be at least 1"),
+        (["arithmetic", "--max_prompt_length", "100"], "max_prompt_length.* is no more"),
     ],
 )
 def test_wrong_words_are_refused(words, message):
@@ -138,8 +225,14 @@ def test_a_directory_that_prepare_did_not_write_is_left_alone(tmp_path):
 
 
 def test_all_of_gsm8k_proves_itself(shared_data, tmp_path):
-    train, test = prepared(tmp_path, "gsm8k", "--source", str(shared_data / "gsm8k" / "train.jsonl"))
+    source = str(shared_data / "gsm8k" / "train.jsonl")
+    train, test = prepared(tmp_path, "gsm8k", "--source", source, "--overlap_ngram", "0")
     assert len(train) + len(test) == 7473
+
+
+def test_gsm8k_questions_that_differ_in_their_numbers_only_are_not_in_both_splits(shared_data, tmp_path):
+    train, test = prepared(tmp_path, "gsm8k", "--source", str(shared_data / "gsm8k" / "train.jsonl"))
+    assert len(test) == 500 and 6960 <= len(train) < 6973, "few, for most questions are their own"
 
 
 def test_gsm8k_golds_are_not_mistaken_for_one_another(shared_data, tmp_path):

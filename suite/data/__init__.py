@@ -1,4 +1,7 @@
-"""Data sets by name. A data set is `<name>.py` with `load(split, *, knobs...)`: rows of one of the five shapes."""
+"""Data sets by name. A data set is `<name>.py` with `load(split, *, knobs...)`: rows of one of the five shapes.
+
+Where a key of `suite prepare` should have another default for a data set, its file says so: `DEFAULTS = {key: value}`.
+"""
 
 import importlib
 from collections.abc import Callable
@@ -14,5 +17,14 @@ def names() -> dict[str, str]:
 
 def load(name: str) -> Callable:
     """The `load` of the data set called `name`. Raises `ValueError` for one that is not there."""
+    return _module(name).load
+
+
+def defaults(name: str) -> dict:
+    """Key of `suite prepare` -> the value it has for this data set where nobody says another."""
+    return vars(_module(name)).get("DEFAULTS", {})
+
+
+def _module(name: str):
     pick("data set", name, names())
-    return importlib.import_module(f"suite.data.{name}").load
+    return importlib.import_module(f"suite.data.{name}")

@@ -5,6 +5,8 @@ from collections.abc import Iterator
 
 from suite.registry import pick
 
+DEFAULTS = {"overlap_ngram": 0}  # all questions of a task share their phrases, and no two are the same
+
 
 def load(
     split: str, *, task: str = "chain_sum", size: int = 1000, test_size: int = 200, seed: int = 0

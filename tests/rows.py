@@ -1,0 +1,24 @@
+"""Rows on disk, as tests write and read them."""
+
+import json
+from pathlib import Path
+
+
+def write_rows(path: Path, rows: list[dict]) -> Path:
+    """Rows as a .jsonl or .parquet file, in a directory that is made for it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".parquet":
+        import pyarrow
+        import pyarrow.parquet
+
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    else:
+        path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def read_rows(path) -> list[dict]:
+    """The rows of a parquet file."""
+    import pyarrow.parquet
+
+    return pyarrow.parquet.read_table(path).to_pylist()
