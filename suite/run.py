@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import time
+from dataclasses import replace
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -111,9 +112,7 @@ def rows(script, mixture, shapes: tuple[str, ...], *, with_test: bool = False):
     if mixture.datasets and script.dataset_name:
         raise ValueError("Both `datasets` and `dataset_name` are set; which one holds the rows? Remove the other.")
     if mixture.datasets:
-        from trl import get_dataset
-
-        where, splits = "`datasets`", get_dataset(mixture)
+        where, (splits, shapes) = "`datasets`", _mixed(mixture, shapes)
     elif script.dataset_name:
         where, splits = script.dataset_name, _load(script)
     else:
@@ -125,6 +124,30 @@ def rows(script, mixture, shapes: tuple[str, ...], *, with_test: bool = False):
             raise ValueError(f"{where} has no split '{name}'. There are: {', '.join(splits)}.")
         found.append(_shaped(splits[name], shapes, f"{where} ({name})"))
     return found[0], found[1] if with_test else None
+
+
+def _mixed(mixture, shapes: tuple[str, ...]) -> tuple:
+    """(the splits of TRL's `datasets:` mixture, the one of `shapes` that all its parts have).
+
+    What one part has and another lacks TRL fills with None, so a shape that only some have would train on nothing.
+    """
+    from trl import get_dataset
+
+    parts = {}
+    for entry in mixture.datasets:
+        if checkpoint.is_local(entry.path) and not Path(entry.path).exists():
+            raise ValueError(f"`datasets`: there is no data directory '{entry.path}'. `suite prepare NAME` writes it.")
+        try:
+            part = get_dataset(replace(mixture, datasets=[entry], test_split_size=None))["train"]
+        except (OSError, RuntimeError) as error:  # the network and the Hub's own refusals
+            raise ValueError(f"`datasets`: cannot load '{entry.path}' from the Hub: {error}") from error
+        parts[entry.path] = list(next(iter(part), {}))
+        columns.check(parts[entry.path], shapes, f"`datasets`: {entry.path}")
+    common = [s for s in shapes if all(columns.shape_of(names, (s,)) for names in parts.values())]
+    if not common:
+        told = "; ".join(f"{path} has {', '.join(names)}" for path, names in parts.items())
+        raise ValueError(f"The parts of `datasets` have no shape in common: {told}. Mix rows of one shape only.")
+    return get_dataset(mixture), (common[0],)
 
 
 def _load(script):

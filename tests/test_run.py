@@ -5,7 +5,9 @@ from dataclasses import dataclass
 import pytest
 
 from suite import checkpoint, run
-from suite.args import RunArguments
+from suite.args import RunArguments, parse
+from tests.conftest import write_yaml
+from tests.rows import write_rows
 
 
 @dataclass
@@ -101,6 +103,61 @@ def test_rows_that_are_not_there_are_refused(arithmetic_dir, script, datasets, s
         script, datasets = {"dataset_name": str(arithmetic_dir), **script}, []
     with pytest.raises(ValueError, match=message):
         run.rows(Script(**script), Mixture(datasets), shapes)
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory):
+    """Three prepared directories: sums with golds, the same shape without, and chats."""
+    home, messages = tmp_path_factory.mktemp("parts"), [{"role": "user", "content": "?"}]
+    answer = [{"role": "assistant", "content": "4"}]
+    for name, more in (
+        ("sums", {"prompt": messages, "completion": answer, "solution": "4"}),
+        ("pairs", {"prompt": messages, "completion": answer}),
+        ("chats", {"messages": [*messages, *answer]}),
+    ):
+        for split, count in (("train", 12), ("test", 2)):
+            write_rows(home / name / f"{split}.parquet", [more] * count)
+        (home / name / "prepare.json").write_text('{"identity": "x"}')
+    return home
+
+
+def mixed(parts, shapes, *entries, **keys):
+    """The training rows of a mixture, by TRL's own keys in a config file."""
+    from trl import DatasetMixtureConfig, ScriptArguments
+
+    datasets = [{**entry, "path": str(parts / entry["path"])} for entry in entries]
+    config = write_yaml(parts / "mix.yaml", datasets=datasets, **keys)
+    script, mixture, _ = parse((ScriptArguments, DatasetMixtureConfig), ["--config", str(config)])
+    return run.rows(script, mixture, shapes)
+
+
+def test_prepared_directories_mix_by_trls_own_keys_and_what_only_one_has_is_cut_away(parts):
+    shapes = ("messages", "prompt+completion")
+    rows, _ = mixed(parts, shapes, {"path": "sums"}, {"path": "pairs"})
+    assert len(rows) == 24 and rows.column_names == ["prompt", "completion"]
+    rows, _ = mixed(parts, shapes, {"path": "sums", "fraction": 0.25}, {"path": "pairs", "fraction": 0.75})
+    assert len(rows) == 16
+    rows, _ = mixed(
+        parts, shapes, {"path": "sums", "split": "test"}, {"path": "pairs", "columns": ["prompt", "completion"]}
+    )
+    assert len(rows) == 14 and all(row["completion"] for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("entries", "shapes", "message"),
+    [
+        (
+            ["sums", "chats"],
+            ("messages", "prompt+completion"),
+            "no shape in common: .*sums has prompt.*chats has messages",
+        ),
+        (["sums", "pairs"], ("prompt+solution",), "pairs has the columns completion, prompt, and this stage needs"),
+        (["sums", "nowhere"], ("prompt+completion",), "no data directory '.*nowhere'"),
+    ],
+)
+def test_parts_that_do_not_mix_are_refused_by_their_names(parts, entries, shapes, message):
+    with pytest.raises(ValueError, match=message):
+        mixed(parts, shapes, *({"path": name} for name in entries))
 
 
 def test_an_empty_data_set_is_refused(tmp_path):
