@@ -135,6 +135,11 @@ def generous_reward(completions, solution, **columns):
     return [1.0 for _ in completions]
 
 
+def shy_reward(completions, solution, **columns):
+    """Right answers are right, and about all others it says nothing."""
+    return [v or None for v in rewards.load("accuracy")(completions, solution)]
+
+
 def silent_reward(completions, solution, **columns):
     return [0.0 for _ in completions]
 
@@ -157,6 +162,7 @@ def test_the_rewards_of_a_run_prove_themselves(arithmetic_dir, capsys):
     ("reward", "weights", "message"),
     [
         ("generous", ["1"], "generous_reward gives no less than gold to 'other' 1 in row 1 and 199 more"),
+        ("shy", ["1"], "shy_reward gives no less than gold to 'other' None in row 1 and 199 more, 'empty' None"),
         ("silent", ["1"], "silent_reward gives 0 and not 1 to the gold answer of row 1"),
         ("accuracy verbose", ["1", "1"], "weighted sum gives no less than gold to .*'doubled'"),
     ],

@@ -100,11 +100,13 @@ def failures(name: str, values: Sequence[float | None], wants_one: bool) -> list
         return [f"{name} gives None to the gold answer of {_rows(unjudged)}: it cannot be read"]
     low = [i for i, value in enumerate(cases["gold"]) if wants_one and value != 1.0]
     found = [f"{name} gives {cases['gold'][low[0]]:.3g} and not 1 to the gold answer of {_rows(low)}"] if low else []
+    # None is no less than 1: a reward that leaves wrong answers out teaches nothing about them.
     ties = {
-        case: [i for i, (g, v) in enumerate(zip(cases["gold"], cases[case], strict=True)) if v is not None and v >= g]
+        case: [i for i, (g, v) in enumerate(zip(cases["gold"], cases[case], strict=True)) if v is None or v >= g]
         for case in list(CASES)[1:]
     }
-    ahead = [f"'{case}' {cases[case][rows[0]]:.3g} in {_rows(rows)}" for case, rows in ties.items() if rows]
+    given = {case: cases[case][rows[0]] for case, rows in ties.items() if rows}
+    ahead = [f"'{case}' {v if v is None else f'{v:.3g}'} in {_rows(ties[case])}" for case, v in given.items()]
     return [*found, f"{name} gives no less than gold to {', '.join(ahead)}"] if ahead else found
 
 
