@@ -3,20 +3,29 @@
 import argparse
 import importlib
 
-NAMES = ("startup", "rewards", "model", "sft")
+# Name -> module, and what of it.
+BENCHMARKS = {
+    "startup": ("startup",),
+    "rewards": ("rewards",),
+    "model": ("model",),
+    "sft": ("scripts", "sft"),
+    "dpo": ("scripts", "dpo"),
+    "grpo": ("scripts", "grpo"),
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="name", help=", ".join(NAMES))
+    parser.add_argument("names", nargs="*", metavar="name", help=", ".join(BENCHMARKS))
     parser.add_argument("--rounds", type=int, default=9, help="rounds of each benchmark (9)")
     arguments = parser.parse_args()
-    unknown = [name for name in arguments.names if name not in NAMES]
+    unknown = [name for name in arguments.names if name not in BENCHMARKS]
     if unknown:
-        parser.error(f"there is no benchmark '{unknown[0]}'. There are: {', '.join(NAMES)}")
-    for name in arguments.names or NAMES:
+        parser.error(f"there is no benchmark '{unknown[0]}'. There are: {', '.join(BENCHMARKS)}")
+    for name in arguments.names or BENCHMARKS:
         print(f"\n{name}: median (min..max) of {arguments.rounds} rounds in turns", flush=True)
-        importlib.import_module(f"tests.benchmarks.{name}").main(arguments.rounds)
+        module, *part = BENCHMARKS[name]
+        importlib.import_module(f"tests.benchmarks.{module}").main(arguments.rounds, *part)
 
 
 if __name__ == "__main__":

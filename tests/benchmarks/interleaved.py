@@ -1,13 +1,16 @@
 """Ours and theirs measured in turns, so that whatever else the machine does slows both of them alike."""
 
 import os
+import resource
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, median
+from typing import BinaryIO, NamedTuple
 
 ROOT = Path(__file__).parents[2]
 
@@ -28,15 +31,24 @@ class Series:
 
 @dataclass
 class Rounds:
-    """The seconds that ours and theirs took, round by round."""
+    """What ours and theirs took, round by round: seconds, or memory."""
 
     ours: Series
     theirs: Series
+
+    @classmethod
+    def of(cls, ours: list[float], theirs: list[float]) -> "Rounds":
+        return cls(Series(ours), Series(theirs))
 
     @property
     def speed(self) -> Series:
         """How many times as fast as theirs: a quotient of each round, so that a slow minute cancels out."""
         return Series([b / a for a, b in zip(self.ours.values, self.theirs.values, strict=True)])
+
+    @property
+    def times(self) -> Series:
+        """How many times as much as theirs."""
+        return Series([a / b for a, b in zip(self.ours.values, self.theirs.values, strict=True)])
 
     @property
     def above(self) -> Series:
@@ -51,25 +63,52 @@ def rounds(ours: Callable[[], float], theirs: Callable[[], float], n: int = 9, t
     for _ in range(n):
         a, b = zip(*((ours(), theirs()) for _ in range(turns)), strict=True)
         measured.append((fmean(a), fmean(b)))
-    return Rounds(Series([a for a, _ in measured]), Series([b for _, b in measured]))
+    return Rounds.of([a for a, _ in measured], [b for _, b in measured])
 
 
-def process(*command: str, cwd: Path = ROOT) -> tuple[float, str]:
-    """(seconds from start to exit, what it printed) of `python COMMAND`. Raises `RuntimeError` where it fails."""
-    start = time.perf_counter()
-    done = subprocess.run(
-        [sys.executable, *command],
-        cwd=cwd,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-    )
-    took = time.perf_counter() - start
-    if done.returncode:
-        raise RuntimeError(f"python {' '.join(command)} failed:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
-    return took, done.stdout
+class Process(NamedTuple):
+    """What became of a child process."""
+
+    seconds: float  # from start to exit
+    printed: str
+    peak: float  # MiB of memory that the largest of it and its own children held at once
+    cpu: float  # seconds that it and its own children computed: what a busy neighbour lengthens least
+
+
+def process(*command: str, cwd: Path = ROOT, env: dict[str, str] | None = None) -> Process:
+    """Run `python COMMAND` to its end. Raises `RuntimeError` where it fails."""
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        start = time.perf_counter()
+        child = subprocess.Popen(
+            [sys.executable, *command],
+            cwd=cwd,
+            env={**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", **(env or {})},
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=err,
+        )
+        _, status, usage = os.wait4(child.pid, 0)  # this child's own usage; RUSAGE_CHILDREN is of all that ever ended
+        seconds = time.perf_counter() - start
+        child.returncode = os.waitstatus_to_exitcode(status)
+        printed, complained = (_text(file) for file in (out, err))
+    if child.returncode:
+        raise RuntimeError(f"python {' '.join(command)} failed:\n{printed[-2000:]}\n{complained[-4000:]}")
+    return Process(seconds, printed, _mebibytes(usage), usage.ru_utime + usage.ru_stime)
+
+
+def _text(file: BinaryIO) -> str:
+    file.seek(0)
+    return file.read().decode(errors="replace")
+
+
+def _mebibytes(usage: resource.struct_rusage) -> float:
+    return usage.ru_maxrss / (1 << 20 if sys.platform == "darwin" else 1 << 10)
+
+
+def own_peak() -> float:
+    """MiB that this process has held at most. A child cannot be told to have held less: it begins as a copy of us."""
+    return _mebibytes(resource.getrusage(resource.RUSAGE_SELF))
 
 
 def told(what: str, measured: Series, goal: str, met: bool) -> None:
-    print(f"{what:<44} {measured!s:<26} goal {goal:<8} {'met' if met else 'MISSED'}", flush=True)
+    print(f"{what:<48} {measured!s:<26} goal {goal:<8} {'met' if met else 'MISSED'}", flush=True)
