@@ -124,7 +124,8 @@ class Answers:
         try:
             yield
         except OSError as error:
-            raise ValueError(f"Cannot write {self.target}: {error}. What was answered until now is kept.") from None
+            kept = f" {len(self)} answers are kept beside it." if self._found else ""
+            raise ValueError(f"Cannot write {self.target}: {error}.{kept}") from None
 
 
 def _refuse_others(where: Path, before: dict, now: dict) -> None:

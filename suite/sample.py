@@ -16,6 +16,7 @@ import json
 import random
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field, replace
@@ -104,6 +105,7 @@ def main(argv=None) -> None:
         record = {
             "identity": identity,
             "asking": asking,
+            "answered_by": there.base_url or ("vllm" if keys.use_vllm else "transformers"),
             "settings": settings,
             "rows": len(rows),
             "repeated_prompts": repeated,
@@ -207,12 +209,18 @@ def ask(rows: list[dict], sample: SampleArguments, there, keys, answers: Answers
     else:
         model = engine.load_as_asked(sample.model_name_or_path, keys)
     opened = model.tokenizer is not None and run.opens_thinking(model.tokenizer)
+    before = len(answers)
     with closing(model), tqdm(total=total, initial=total - len(missing), unit=" answers") as bar:
-        for at, said in model.stream([rows[i]["prompt"] for i, _ in missing], sampling):
-            i, number = missing[at]
-            if said.tokens:  # a request that was refused may be asked again another day
-                answers.add(digests[i], number, replace(said, text=whole(said.text, rows[i]["prompt"], opened)))
-            bar.update()
+        try:
+            for at, said in model.stream([rows[i]["prompt"] for i, _ in missing], sampling):
+                i, number = missing[at]
+                if said.tokens:  # a request that was refused may be asked again another day
+                    answers.add(digests[i], number, replace(said, text=whole(said.text, rows[i]["prompt"], opened)))
+                bar.update()
+        except ValueError as error:
+            if len(answers) == before:
+                raise
+            raise ValueError(f"{error} {len(answers)} answers are kept: the same command asks for the rest.") from None
 
 
 def whole(text: str, prompt, think_opened: bool) -> str:
@@ -287,7 +295,8 @@ def _reason(completion: engine.Completion, scores: dict[str, float | None], leas
 
 def counts(said: Said, reasons: list[str]) -> dict:
     """Answers by reason, prompts, tokens."""
-    by_reason = {reason: reasons.count(reason) for reason in sorted(set(reasons) | {"kept"}, key=_order)}
+    found = Counter(reasons)
+    by_reason = {"kept": found.pop("kept", 0), **dict(found.most_common())}
     if said.asked > len(reasons):
         by_reason["refused by the endpoint"] = said.asked - len(reasons)
     kept = {prompt for prompt, reason in zip(said.prompts, reasons, strict=True) if reason == "kept"}
@@ -296,10 +305,6 @@ def counts(said: Said, reasons: list[str]) -> dict:
         "prompts_with_kept": len(kept),
         "tokens": sum(completion.tokens for completion in said.completions),
     }
-
-
-def _order(reason: str) -> tuple[bool, str]:
-    return reason != "kept", reason
 
 
 def told(record: dict) -> str:

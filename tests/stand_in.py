@@ -78,8 +78,11 @@ def serving(answer: Callable[[dict], tuple[int, dict | str]]) -> Iterator[StandI
         def log_message(self, *words):
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
+    class Server(ThreadingHTTPServer):
+        daemon_threads = True
+        request_queue_size = 128  # a connection that finds the queue full is tried again a second later
+
+    server = Server(("127.0.0.1", 0), Handler)
     there.url = f"http://127.0.0.1:{server.server_port}/v1"
     thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()

@@ -1,0 +1,324 @@
+"""A teacher answers, the rewards sift, and SFT learns from what is kept; nothing is asked twice."""
+
+import itertools
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from pathlib import Path
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from suite import endpoint, sample
+from suite.answers import Answers
+from suite.engine import Completion
+from tests.conftest import run_suite, write_yaml
+from tests.stand_in import MODEL, refusal, reply, serving
+
+KEY = "sk-very-secret-0123456789"
+
+
+def right(answer, thought="t") -> str:
+    return f"<think>\n{thought}\n</think>\n<answer>{answer}</answer>"
+
+
+def write_rows(directory: Path, rows: list[dict]) -> Path:
+    directory.mkdir()
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), directory / "train.parquet")
+    return directory
+
+
+def sums(count: int) -> list[dict]:
+    return [{"prompt": [{"role": "user", "content": f"{i}+1"}], "solution": str(i + 1), "id": i} for i in range(count)]
+
+
+def kept(directory="out") -> list[dict]:
+    return pyarrow.parquet.read_table(Path(directory) / "train.parquet").to_pylist()
+
+
+def record(directory="out") -> dict:
+    return json.loads((Path(directory) / "sample.json").read_text())
+
+
+@pytest.fixture
+def teach(tmp_path, monkeypatch):
+    """`suite sample` on rows, answered by a script: question -> its answers, in the order of asking."""
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    monkeypatch.setattr(endpoint, "FIRST_WAIT", 0.01)
+
+    def run(rows: list[dict], script, *words, **keys):
+        if not Path("rows").exists():
+            write_rows(Path("rows"), rows)
+        asked = defaultdict(int)
+
+        def answer(body):
+            question = body["messages"][-1]["content"]
+            asked[question] += 1
+            said = script(question, asked[question]) if callable(script) else script[question][asked[question] - 1]
+            return said if isinstance(said, tuple) else reply(said)
+
+        keys = {"output_dir": "out", "concurrency": 1, **keys}
+        with serving(answer) as there:
+            there.key = keys.pop("key", None)
+            try:
+                keys = {"model_name_or_path": MODEL, "base_url": there.url, "dataset_name": "rows", **keys}
+                sample.main([*(str(word) for key, value in keys.items() for word in (f"--{key}", value)), *words])
+            finally:
+                run.asked = there.asked
+        return run.asked
+
+    return run
+
+
+def test_what_is_kept_is_a_row_for_sft_and_every_other_answer_has_its_reason(teach, capsys):
+    script = {
+        "0+1": [right(1), right(1), right(1, "other"), right(2)],
+        "1+1": [right(2), reply(right(2)[:9], finish_reason="length", tokens=50), "<answer>2</answer>", ""],
+        "2+1": [right(0), right(1), right(2), "no idea"],
+    }
+    teach(sums(3), script, num_generations=4)
+    rows = kept()
+    assert [(row["id"], row["solution"], row["completion"]) for row in rows] == [
+        (0, "1", [{"role": "assistant", "content": right(1)}]),
+        (0, "1", [{"role": "assistant", "content": right(1, "other")}]),
+        (1, "2", [{"role": "assistant", "content": right(2)}]),
+    ]
+    assert rows[0]["prompt"] == sums(1)[0]["prompt"] and "completion_ids" not in rows[0]
+    found = record()
+    assert found["answers"] == {"kept": 3, "accuracy < 1": 5, "duplicate": 1, "cut off": 1, "format < 1": 1, "empty": 1}
+    assert found["prompts_with_kept"] == 2 and found["rows"] == 3 and found["tokens"] == 11 * 7 + 50
+    said = capsys.readouterr().out
+    assert re.search(r"3 +25.0% +kept", said) and "2 of 3 prompts" in said and "ms a completion" in said
+
+
+def test_what_cannot_be_judged_is_not_kept_and_counted(teach):
+    rows = [{**row, "solution": gold} for row, gold in zip(sums(2), ["1", None], strict=True)]
+    teach(rows, lambda question, number: right(1), num_generations=1)
+    assert record()["answers"] == {"kept": 1, "not judged": 1}
+
+
+def test_a_reward_without_a_minimum_only_ranks_and_of_equals_the_earlier_stays(teach):
+    script = {"0+1": [right(1, "a"), right(1, "b c d"), "<answer>1</answer>", right(2)]}
+    words = ["--reward_funcs", "accuracy", "format", "--min_reward", '{"accuracy": 1}', "--max_per_prompt", "2"]
+    teach(sums(1), script, *words, num_generations=4)
+    assert [row["completion"][0]["content"] for row in kept()] == [right(1, "a"), right(1, "b c d")]
+    assert record()["answers"] == {"kept": 2, "over max_per_prompt": 1, "accuracy < 1": 1}
+    teach(sums(1), script, *words, "--reward_weights", "1", "-1", num_generations=4)
+    assert [row["completion"][0]["content"] for row in kept()] == [right(1, "a"), "<answer>1</answer>"]
+
+
+def test_rewards_that_compare_a_prompts_answers_see_their_lengths(teach):
+    script = {"0+1": [reply(right(1, thought), tokens=n) for thought, n in (("a", 10), ("b", 20), ("c", 30))]}
+    words = ["--reward_funcs", "accuracy", "length", "--min_reward", '{"accuracy": 1, "length": 0}']
+    teach(sums(1), script, *words, num_generations=3)
+    assert [row["completion"][0]["content"] for row in kept()] == [right(1, "a"), right(1, "b")]
+
+
+def test_plain_prompts_get_plain_completions_and_a_repeated_prompt_is_asked_once(teach):
+    rows = [{"prompt": "1+1=", "solution": "2"}] * 2 + [{"prompt": "2+1=", "solution": "3"}]
+    asked = teach(rows, lambda question, number: right({"1+1=": 2, "2+1=": 3}[question]), num_generations=1)
+    assert [(row["prompt"], row["completion"]) for row in kept()] == [("1+1=", right(2)), ("2+1=", right(3))]
+    assert len(asked) == 2 and record()["repeated_prompts"] == 1
+
+
+def test_only_what_is_new_is_asked(teach, capsys):
+    thoughts = itertools.count()
+
+    def script(question, number):
+        return right(int(question[0]) + 1, f"thought {next(thoughts)}")
+
+    assert len(teach(sums(4), script, max_rows=2, num_generations=2)) == 4
+    assert len(teach(sums(4), script, max_rows=2, num_generations=2)) == 0
+    assert "holds these very answers already" in capsys.readouterr().out
+    assert len(teach(sums(4), script, max_rows=3, num_generations=2)) == 2
+    assert len(teach(sums(4), script, max_rows=3, num_generations=3)) == 3
+    assert len(kept()) == 9
+    assert len(teach(sums(4), script, "--reward_funcs", "format", max_rows=3, num_generations=1)) == 0
+    assert len(kept()) == 3
+    before = kept()
+    with pytest.raises(ValueError, match="asked in another way: temperature was 1.0, is now 0.5"):
+        teach(sums(4), script, temperature=0.5)
+    assert kept() == before
+
+
+def test_an_own_reward_that_was_edited_sifts_again(teach, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    code = "def taste_reward(completions, **columns):\n    return [float('{}' in c[0]['content']) for c in completions]"
+    for taste, answers in (("a", 1), ("b", 2)):
+        Path("taste.py").write_text(code.format(taste))
+        sys.modules.pop("taste", None)
+        shutil.rmtree("__pycache__", ignore_errors=True)
+        script = {"0+1": ["a b", "b", "c"]}
+        teach(sums(1), script, "--reward_funcs", "taste.taste_reward", num_generations=3)
+        assert len(kept()) == answers
+
+
+def test_a_refused_request_is_counted_and_asked_again_another_day(teach):
+    def refusing(question, number):
+        return refusal(400, "filtered") if question == "1+1" else right(int(question[0]) + 1)
+
+    teach(sums(3), refusing, num_generations=1)
+    assert record()["answers"] == {"kept": 2, "refused by the endpoint": 1}
+    assert len(teach(sums(3), {"1+1": [right(2)]}, "--max_per_prompt", "4", num_generations=1)) == 1
+    assert len(kept()) == 3
+
+
+def test_where_nothing_is_kept_nothing_is_written_but_the_answers_stay(teach):
+    with pytest.raises(ValueError, match="Not one answer was kept.*nothing is asked again"):
+        teach(sums(2), lambda question, number: "?", num_generations=1)
+    assert not Path("out").exists()
+    asked = teach(sums(2), None, "--min_reward", '{"accuracy": 0}', num_generations=1)
+    assert not asked and len(kept()) == 2
+    assert [path.name for path in Path().iterdir() if path.name.startswith(".")] == []
+
+
+def test_an_endpoint_that_gives_up_half_way_costs_what_is_missing(teach, monkeypatch):
+    monkeypatch.setattr(endpoint, "ATTEMPTS", 2)
+
+    def tired(question, number):
+        return refusal(503, "tired") if question == "2+1" else right(int(question[0]) + 1)
+
+    with pytest.raises(ValueError, match="503 tired. 2 answers are kept: the same command asks for the rest."):
+        teach(sums(4), tired, num_generations=1)
+    assert not Path("out").exists()
+    assert len(teach(sums(4), lambda question, number: right(int(question[0]) + 1), num_generations=1)) == 2
+    assert len(kept()) == 4
+
+
+def test_the_key_is_told_to_the_endpoint_only(teach, monkeypatch, capfd):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    teach(sums(1), lambda question, number: right(1), key=KEY, num_generations=1)
+    with pytest.raises(ValueError, match="holds the wrong key") as raised:
+        teach(sums(1), None, key="another", output_dir="other")
+    assert KEY not in str(raised.value) and not Path("other").exists()
+    said = capfd.readouterr()
+    assert KEY not in said.out + said.err
+    assert not [p for p in Path().rglob("*") if p.is_file() and KEY.encode() in p.read_bytes()]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--min_reward", '{"acuracy": 1}'], "min_reward.*does not name 'acuracy'.*Did you mean 'accuracy'"),
+        (["--min_reward", '{"accuracy": "x"}'], "min_reward.accuracy: 'x' is a str"),
+        (["--reward_funcs", "acuracy"], "no reward 'acuracy'"),
+        (["--reward_funcs", "steps", "tests.nowhere"], "cannot import 'tests.nowhere'"),
+        (["--reward_schedule", '{"format": {"from": 1, "to": 0, "start": 0, "end": 2}}'], "sampling has no steps"),
+        (["--dataset_train_split", "validation"], "has no split 'validation'"),
+        (["--temperature", "0"], "temperature: 0 gives the same answer 4 times"),
+        (["--use_vllm", "true"], "base_url names one elsewhere"),
+        (["--output_dir", "rows"], "rows holds something that `suite sample` did not write"),
+        (["--output_dir", "rows/train.parquet/x"], "Cannot write rows/train.parquet/x: .*Not a directory"),
+        (["--api_key", KEY], "Unknown key 'api_key'"),
+    ],
+)
+def test_a_mistake_is_one_line_and_nobody_is_asked(teach, words, message):
+    with pytest.raises(ValueError, match=message) as raised:
+        teach(sums(2), None, *words)
+    assert not teach.asked and KEY not in str(raised.value)
+    assert [path.name for path in Path().iterdir()] == ["rows"]
+
+
+def test_rows_without_a_solution_are_refused(teach):
+    with pytest.raises(ValueError, match="has the columns answer, question, and this stage needs.*prompt, solution"):
+        teach([{"question": "1+1", "answer": "2"}], None)
+
+
+def test_a_local_teacher_must_be_whole(tmp_path):
+    write_rows(Path("rows"), sums(1))
+    words = ["--dataset_name", "rows", "--output_dir", "out"]
+    with pytest.raises(ValueError, match="no checkpoint directory 'runs/nowhere'"):
+        sample.main(["--model_name_or_path", "runs/nowhere", *words])
+    with pytest.raises(ValueError, match="request_kwargs are for requests to a base_url"):
+        sample.main(["--model_name_or_path", "runs/nowhere", "--request_kwargs", '{"top_k": 1}', *words])
+
+
+def test_a_local_teacher_whose_template_opens_thinking_gives_whole_traces(miniqwen_dir, tmp_path):
+    teacher = shutil.copytree(miniqwen_dir, tmp_path / "teacher")
+    template = (teacher / "chat_template.jinja").read_text()
+    (teacher / "chat_template.jinja").write_text(template + "{% if add_generation_prompt %}<think>\n{% endif %}")
+    write_rows(Path("rows"), sums(2))
+    words = ["--model_name_or_path", teacher, "--dataset_name", "rows", "--output_dir", "out", "--dtype", "float32"]
+    words += ["--num_generations", 16, "--max_completion_length", 48, "--min_reward", "{}"]
+    sample.main([str(word) for word in words])
+    said = [row["completion"][0]["content"] for row in kept()]
+    assert said and all(text.startswith("<think>\n") and "<|im_end|>" not in text for text in said)
+    counted = record()["answers"]
+    assert counted["cut off"] > 0 and sum(counted.values()) == 32 and record()["answered_by"] == "transformers"
+
+
+def test_a_journal_that_was_cut_off_loses_one_line_and_a_broken_one_is_named(tmp_path):
+    answers = Answers(tmp_path / "out", {"model": "m"})
+    for number in range(3):
+        answers.add("p", number, Completion(f"text {number}", 3, True))
+    with pytest.raises(ValueError, match="Another `suite sample` is writing"):
+        Answers(tmp_path / "out", {"model": "m"})
+    answers.close()
+    journal = tmp_path / ".out.partial" / "answers.jsonl"
+    journal.write_bytes(journal.read_bytes()[:-10])
+    again = Answers(tmp_path / "out", {"model": "m"})
+    assert len(again) == 2 and again.get("p", 1) == Completion("text 1", 3, True)
+    again.add("p", 2, Completion("new", 1, True))
+    again.close()
+    assert len(journal.read_text().splitlines()) == 3
+    with pytest.raises(ValueError, match="out.partial holds answers that were asked in another way: model was 'm'"):
+        Answers(tmp_path / "out", {"model": "other"})
+    journal.write_text("broken\n" + journal.read_text())
+    with pytest.raises(ValueError, match="answers.jsonl, line 1: no answer"):
+        Answers(tmp_path / "out", {"model": "m"})
+
+
+@pytest.mark.slow
+def test_rft_is_one_command_that_outlives_a_kill(miniqwen_dir, tmp_path):
+    """`suite run rft`: sample, filter, SFT. Killed while it asks, it goes on; run again, it reuses everything."""
+    write_rows(Path("rows"), sums(30))
+    Path("rft").mkdir()
+    journal = Path("data/.rft.partial/answers.jsonl")
+
+    def answer(body):
+        question = body["messages"][-1]["content"]
+        return reply(right(int(question.split("+")[0]) + body["seed"] % 2, str(body["seed"])))
+
+    with serving(answer) as there:
+        there.delay = 0.05
+        teacher = {"model_name_or_path": MODEL, "base_url": there.url, "concurrency": 4}
+        sifting = {"dataset_name": "rows", "num_generations": 4, "max_per_prompt": 1, "output_dir": "data/rft"}
+        write_yaml(Path("rft/1-sample.yaml"), **teacher, **sifting)
+        student = {"model_name_or_path": str(miniqwen_dir), "dataset_name": "data/rft", "output_dir": "runs/rft"}
+        how = {"max_steps": 2, "resume_from_checkpoint": True, "use_cpu": True, "bf16": False, "report_to": "none"}
+        write_yaml(Path("rft/2-sft.yaml"), **student, **how)
+
+        process = subprocess.Popen([sys.executable, "-m", "suite.cli", "run", "rft"], env=os.environ)
+        patience = time.monotonic() + 120
+        while not journal.is_file() or journal.read_bytes().count(b"\n") < 20:
+            assert process.poll() is None and time.monotonic() < patience
+            time.sleep(0.02)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        time.sleep(0.2)  # what was in flight reaches the server
+        there_already, asked = journal.read_bytes().count(b"\n"), len(there.asked)
+        assert 20 <= there_already < 120 and asked - there_already <= 4 + 1
+        assert not Path("data/rft").exists()
+
+        done = run_suite("run", "rft")
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert f"{there_already} of 120 answers are there; asking for {120 - there_already}." in done.stdout
+        assert len(there.asked) - asked == 120 - there_already
+        assert not {body["seed"] for body in there.asked[asked:]} & {body["seed"] for body in there.asked[:asked]}
+        assert {path.name for path in Path("data/rft").iterdir()} == {"train.parquet", "sample.json", "answers.jsonl"}
+        assert 20 < len(kept("data/rft")) <= 30 and not journal.exists()
+        run = json.loads(Path("runs/rft/run.json").read_text())
+        assert run["finished"] and run["steps"] == 2 and "data/rft" in run["inputs"]
+
+        asked = len(there.asked)
+        done = run_suite("run", "rft")
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert "holds these very answers already" in done.stdout and "holds this very run, complete" in done.stdout
+        assert len(there.asked) == asked
