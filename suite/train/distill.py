@@ -112,17 +112,23 @@ def check_teacher(model, config, tokenizer) -> tuple[int, int]:
     Raises `ValueError` for a teacher that is not whole, is only an adapter, or has another tokenizer.
     """
     from transformers import AutoConfig
+    from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
     name, revision = config.teacher_model_name_or_path, config.teacher_model_revision or "main"
     checkpoint.check_whole(name)
     checkpoint.refuse_adapter(name)
     check_same_tokens(tokenizer, run.tokenizer(name, revision), name)
-    return tuple(
+    configs = [
         AutoConfig.from_pretrained(n, revision=r, trust_remote_code=config.trust_remote_code)
-        .get_text_config()
-        .vocab_size
         for n, r in ((model.model_name_or_path, model.model_revision), (name, revision))
-    )
+    ]
+    student_rows, teacher_rows = (c.get_text_config().vocab_size for c in configs)
+    if student_rows > teacher_rows and is_deepspeed_zero3_enabled():
+        raise ValueError(
+            f"The student's vocabulary has {student_rows} rows and the teacher's {teacher_rows}: the student's head "
+            "would have to be cut in every step, and ZeRO-3 holds it in pieces. Use ZeRO-2, DDP or FSDP2."
+        )
+    return student_rows, teacher_rows
 
 
 def check_same_tokens(student, teacher, name: str) -> None:
