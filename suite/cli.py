@@ -7,12 +7,13 @@ suite list rewards|data|stages
 """
 
 import importlib
+import inspect
 import os
 import re
 import sys
 from pathlib import Path
 
-from suite import args
+from suite import args, data
 from suite.registry import entries, nearest
 
 HERE = Path(__file__).parent
@@ -119,7 +120,9 @@ def explain(command: str, words: list[str]) -> str:
     names = [word for word in words if not word.startswith("-")]
     if command == "prepare" and not names:
         return f"{module.__doc__}\nIts other keys are the data set's own: suite prepare NAME --help"
-    return f"{module.__doc__}{args.describe(module.arguments(*names[:1] if command == 'prepare' else ()))}"
+    if command == "prepare":
+        return f"{module.__doc__}{args.describe(module.arguments(names[0]))}\n\n{inspect.getdoc(data.load(names[0]))}"
+    return f"{module.__doc__}{args.describe(module.arguments())}"
 
 
 def _main(argv: list[str]) -> None:

@@ -5,6 +5,7 @@ suite prepare arithmetic --digits 2 --size 5000
 suite prepare files --source chats.json --output_dir data/chats
 suite prepare numina_math_r1_cot --tokenizer_name_or_path Qwen/Qwen2.5-1.5B --max_length 8192
 
+`source` may be a Hub repository, a file (.jsonl, .json, .parquet, .txt, each also as .gz) or a directory of files.
 Rows that are empty, there twice, unclosed in their thinking or known from the test set are left out, and a table says
 how many of each. A gold answer that does not prove itself is an error until `drop_unproven` allows it.
 """

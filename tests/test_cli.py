@@ -46,6 +46,8 @@ def test_a_wrong_command_is_one_line(words, message):
     ("words", "told"),
     [
         (["prepare", "arithmetic", "--help"], "--forgets (0.0)"),
+        (["prepare", "openr1_math", "--help"], "the first `traces_per_problem` traces"),
+        (["prepare", "ultrafeedback", "--help"], "--system_prompt ('none')"),
         (["prepare", "--help"], "suite prepare NAME --help"),
         (["evaluate", "-h"], "--max_completion_length (512)  Longest completion, in tokens."),
         (["grpo", "--help"], "--reward_schedule (None)  Weights that move"),

@@ -14,6 +14,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from suite import checkpoint
+
 SUFFIXES = (".jsonl", ".json", ".parquet", ".txt")
 _SHARD = re.compile(r"[-_]\d+-of-\d+.*")  # train-00000-of-00005.parquet belongs to the split `train`
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
@@ -52,9 +54,9 @@ def rows(
             f"{source} has neither a split '{names[0]}' nor just one. There are: {', '.join(parts)}. Name a file of it."
         )
     only = names[0] if names[0] in parts else next(iter(parts))
-    test = _draw((_digest(row, by) for _, row in _places(source, only, parts[only], by)), test_size, seed)
+    test = _draw((_digest(row, place, by) for place, row in _places(source, only, parts[only], by)), test_size, seed)
     for place, row in _places(source, only, parts[only]):
-        if (_digest(row, by) in test) == (split == "test"):
+        if (_digest(row, place, by) in test) == (split == "test"):
             yield place, row
 
 
@@ -107,7 +109,7 @@ def _parts(source: str, subset: str | None) -> dict:
         return {next(iter(found)): [path]} if path.is_file() else found
     if path.is_dir():
         raise ValueError(f"The directory '{source}' holds no {', '.join(SUFFIXES)} file.")
-    if source.startswith((".", "/", "~")) or _format(path) in SUFFIXES or not _HUB_NAME.fullmatch(source):
+    if checkpoint.is_local(source) or _format(path) in SUFFIXES or not _HUB_NAME.fullmatch(source):
         raise ValueError(f"There is no file or directory '{source}'.")
     from datasets import load_dataset
 
@@ -115,7 +117,7 @@ def _parts(source: str, subset: str | None) -> dict:
         return dict(load_dataset(source, name=subset))
     except (OSError, RuntimeError, ValueError) as error:  # the network and the Hub's own refusals
         raise ValueError(
-            f"There is no file or directory '{source}' here, and the Hub does not give it: {error} "
+            f"There is no file or directory '{source}' here, and the Hub does not give it: {error}. "
             "Where there is no network, name a local copy: --source PATH."
         ) from error
 
@@ -191,8 +193,9 @@ def _read_parquet(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[str, d
             yield f"{path}, row {number}", row
 
 
-def _digest(row: dict, by: tuple[str, ...]) -> bytes:
-    """Eight bytes for the question: an odd million of them is kept while the rows go by."""
+def _digest(row: dict, place: str, by: tuple[str, ...]) -> bytes:
+    """Eight bytes for the question, for a million of them may be kept while the rows go by."""
+    value(row, place, *by)
     question = [row[name] for name in by if name in row]
     return hashlib.blake2b(json.dumps(question, default=str).encode(), digest_size=8).digest()
 
