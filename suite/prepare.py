@@ -130,11 +130,9 @@ def write(prepare: PrepareArguments, load, knobs: dict) -> Path:
 def _write_splits(prepare: PrepareArguments, load, directory: Path) -> dict[str, cleaning.Count]:
     """Both parquet files, a batch at a time; split -> what became of its rows."""
     counts = {split: cleaning.Count() for split in SPLITS}
-    limits = [
-        cleaning.too_long(prepare.tokenizer_name_or_path, prepare.max_length, prepare.max_prompt_tokens)
-        for asked in [prepare.max_length or prepare.max_prompt_tokens]
-        if asked
-    ]
+    limits = []
+    if prepare.max_length or prepare.max_prompt_tokens:
+        limits = [cleaning.too_long(prepare.tokenizer_name_or_path, prepare.max_length, prepare.max_prompt_tokens)]
     overlap = cleaning.Overlap(prepare.overlap_ngram)
     for split, count in counts.items():
         where, training = f"{prepare.name} ({split})", split == "train"

@@ -223,6 +223,7 @@ def test_a_chain_of_thoughts_that_ends_wrong_is_left_out_and_one_without_an_answ
         ("<think>\nand on and on", "unclosed think"),
         ("It is \\boxed{3}.", "no think"),
         ("<think>\n\n</think>\n\\boxed{3}", "no think"),
+        ("<think></think>\n\\boxed{3}", "no think"),
         ("<think>\nhm\n</think>\nWho knows.", "no final answer"),
         ("<think>\nI write <answer>4</answer>\n</think>\n\\boxed{3}", "tags inside the thinking"),
     ],

@@ -24,7 +24,8 @@ def traced(trace: str) -> tuple[str, str] | str:
     before, closed, said = trace.rpartition("</think>")
     if not closed:
         return "unclosed think" if "<think>" in trace else "no think"
-    thinking = before.partition("<think>")[2] or before  # some copies lack the opening tag, which the prompt had
+    _, opened, inside = before.partition("<think>")
+    thinking = inside if opened else before  # some copies lack the opening tag, which the prompt had
     answer = reasoning.final_answer(said)
     if not thinking.strip():
         return "no think"
