@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 
-from suite import checkpoint
+from suite import checkpoint, turns
 from suite.columns import text_of
 from suite.run import tokenizer as load_tokenizer
 
@@ -80,6 +80,26 @@ def require_vllm(because: str, mode: str = "colocate") -> None:
         )
 
 
+def let_vllm_take_new_weights() -> None:
+    """Before a colocated run on a CPU: have vLLM's linear layers multiply by the weights they were loaded with.
+
+    Where the CPU has the instructions, vLLM 0.31 packs each weight once and multiplies by the packed copy. New weights
+    then find no parameter to go to ("'Parameter' object has no attribute 'weight_loader'"), and the head would go on
+    answering with the old ones, in silence.
+    """
+    from vllm.platforms import current_platform
+
+    if not current_platform.is_cpu():
+        return
+    import torch
+    from vllm.model_executor.layers import utils
+
+    def unpacked(layer, remove_weight: bool) -> None:
+        layer.cpu_linear = torch.nn.functional.linear
+
+    utils.dispatch_cpu_unquantized_gemm = unpacked
+
+
 def load(name: str, *, use_vllm: bool = False, batch_size: int = 64, dtype: str = "auto", **vllm_options):
     """The engine for a checkpoint directory or a model on the Hub. Raises `ValueError` for a broken directory."""
     checkpoint.check_whole(name)
@@ -121,8 +141,13 @@ def stop_ids(tokenizer, generation_config) -> list[int]:
 
 
 def own_stop_ids(tokenizer) -> list[int]:
-    """The ids that a tokenizer by itself says end a completion."""
-    return [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+    """The ids that a tokenizer by itself says end a completion: its EOS, and what its template ends turns with.
+
+    In a base model the two differ; GRPO stops its rollouts at both, and what is measured must be what is trained.
+    """
+    ends = turns.end_of_turn(tokenizer) if tokenizer.chat_template else None
+    own = [tokenizer.eos_token_id, None if ends is None else tokenizer.convert_tokens_to_ids(ends)]
+    return list(dict.fromkeys(token for token in own if token is not None))
 
 
 def seed_of(sampling: Sampling, number: int) -> int:

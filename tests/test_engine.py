@@ -40,16 +40,16 @@ def test_a_completion_ends_at_the_stop_token_and_counts_it(loaded):
     assert loaded._completion([50, 51]).finished is False
 
 
-def test_every_declared_stop_token_stops():
-    class Named:
-        eos_token_id = 7
+def test_every_declared_stop_token_stops_and_so_does_the_end_of_a_turn(tokenizer_dir):
+    """As it comes, the tokenizer of a base model ends texts, and its template ends turns."""
+    from transformers import AutoTokenizer, GenerationConfig
 
-    class Several:
-        eos_token_id = [7, 9]
-
-    assert engine.stop_ids(Named, Several) == [7, 9]
-    Several.eos_token_id = None
-    assert engine.stop_ids(Named, Several) == [7]
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_dir)
+    text, turn = tokenizer.convert_tokens_to_ids(["<|endoftext|>", "<|im_end|>"])
+    assert engine.stop_ids(tokenizer, GenerationConfig(eos_token_id=[9, text])) == [9, text, turn]
+    assert engine.stop_ids(tokenizer, GenerationConfig(eos_token_id=9)) == [9, text, turn]
+    tokenizer.chat_template = None
+    assert engine.stop_ids(tokenizer, GenerationConfig()) == [text]
 
 
 def test_without_vllm_use_vllm_is_one_clear_error(monkeypatch, miniqwen_dir):

@@ -16,7 +16,7 @@ import pytest
 
 from suite import engine, evaluate
 from suite.engine import Sampling
-from tests.conftest import ON_CPU, TINY, save_model, write_yaml
+from tests.conftest import HEADS_OF_32, ON_CPU, base_flavoured, save_model, write_yaml
 
 PROMPTS = [[{"role": "user", "content": text}] for text in ("12+34", "9+1", "77+88", "41+93", "60+2")] + ["12+34=", "T"]
 SMALL = {"max_model_len": 128, "max_num_seqs": 16}
@@ -39,20 +39,13 @@ def cpu_vllm():
         pytest.skip("vLLM here is not the CPU's; these tests are about that one")
 
 
-def wider(model_class, config_class, tokenizer_dir: Path, target: Path, **shape) -> Path:
-    """vLLM's attention on the CPU has no kernel for heads of 16, the tiny shape's; here they are of 32."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in {"hidden_size": 32 * TINY["num_attention_heads"], **shape}.items():
-            patch.setitem(TINY, name, value)
-        return save_model(model_class, config_class, tokenizer_dir, target)
-
-
 @pytest.fixture(scope="session")
 def wide_miniqwen_dir(tokenizer_dir, tmp_path_factory) -> Path:
     """A miniqwen with what two engines could read differently: a second stop token, and a repetition penalty."""
     from suite.model import MiniQwenConfig, MiniQwenForCausalLM
 
-    path = wider(MiniQwenForCausalLM, MiniQwenConfig, tokenizer_dir, tmp_path_factory.mktemp("wide") / "miniqwen")
+    target = tmp_path_factory.mktemp("wide") / "miniqwen"
+    path = save_model(MiniQwenForCausalLM, MiniQwenConfig, tokenizer_dir, target, **HEADS_OF_32)
     declared = json.loads((path / "generation_config.json").read_text())
     declared |= {"eos_token_id": [second_stop(path), declared["eos_token_id"]], "repetition_penalty": 1.5}
     (path / "generation_config.json").write_text(json.dumps(declared))
@@ -180,12 +173,34 @@ def test_auto_keeps_the_type_the_weights_were_saved_in(served, reference):
     assert served.llm.llm_engine.model_config.dtype == reference.model.dtype
 
 
+@pytest.fixture(scope="session")
+def tuned_base_dir(tokenizer_dir, arithmetic_dir, tmp_path_factory) -> Path:
+    """200 steps of SFT on chats, from a base model that ends texts and not turns; no key says where a turn ends."""
+    from suite.train import sft
+
+    home = tmp_path_factory.mktemp("tuned")
+    config = write_yaml(
+        home / "sft.yaml",
+        model_name_or_path=str(base_flavoured(tokenizer_dir, home / "base")),
+        dataset_name=str(arithmetic_dir),
+        learning_rate=2e-3,
+        per_device_train_batch_size=16,
+        max_steps=200,
+        logging_steps=50,
+        save_strategy="no",
+        output_dir=str(home / "sft"),
+    )
+    sft.main(["--config", str(config), *ON_CPU])
+    return home / "sft"
+
+
 @pytest.mark.slow
-def test_evaluate_with_vllm_measures_what_evaluate_with_transformers_does(
-    cpu_vllm, wide_miniqwen_dir, arithmetic_dir, tmp_path
+def test_a_tuned_base_model_stops_at_the_end_of_a_turn_in_transformers_and_in_vllm(
+    cpu_vllm, tuned_base_dir, arithmetic_dir, tmp_path
 ):
-    words = ["--checkpoints", wide_miniqwen_dir, "--dataset_name", arithmetic_dir, "--max_rows", 12]
-    words += ["--max_completion_length", 32, "--num_generations", 2]
+    """And evaluate measures the same with both."""
+    words = ["--checkpoints", tuned_base_dir, "--dataset_name", arithmetic_dir, "--max_rows", 40]
+    words += ["--max_completion_length", 64, "--num_generations", 2]
     words = [str(word) for word in words]
     evaluate.main([*words, "--output_dir", "transformers"])
     vllm_words = ["--use_vllm", "true", "--vllm_max_model_length", 128, "--output_dir", "vllm"]
@@ -199,23 +214,23 @@ def test_evaluate_with_vllm_measures_what_evaluate_with_transformers_does(
         rows = [json.loads(line) for line in (tmp_path / by / "rows.jsonl").read_text().splitlines()]
         measured = {name: result["metrics"][name] for name in ("accuracy", "format", "tokens", "truncated")}
         greedy[by] = measured, [row for row in rows if row["kind"] == "greedy"]
-        assert len(rows) == 12 * 3
+        assert len(rows) == 40 * 3
+        assert measured["truncated"]["value"] <= 0.05, rows[:3]
     assert greedy["vllm"] == greedy["transformers"]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["MiniQwen", "Qwen2"])
-def test_colocated_grpo_samples_from_the_weights_it_just_trained(
-    cpu_vllm, tokenizer_dir, arithmetic_dir, tmp_path, kind
+@pytest.mark.parametrize("kind", ["a random miniqwen", "a tuned Qwen2"])
+def test_colocated_grpo_samples_from_the_weights_it_just_trained_and_stops_where_they_do(
+    cpu_vllm, tokenizer_dir, tuned_base_dir, arithmetic_dir, tmp_path, kind
 ):
-    import transformers
+    from suite.model import MiniQwenConfig, MiniQwenForCausalLM
 
-    import suite.model
-
-    library = suite.model if kind == "MiniQwen" else transformers
-    classes = getattr(library, f"{kind}ForCausalLM"), getattr(library, f"{kind}Config")
-    # Colocated, vLLM rounds the float32 weights to bfloat16, and the larger the logits, the more that shows.
-    start = wider(*classes, tokenizer_dir, tmp_path / "start", initializer_range=0.05)
+    start = tuned_base_dir
+    if kind == "a random miniqwen":
+        # Colocated, vLLM rounds the float32 weights to bfloat16, and the larger the logits, the more that shows.
+        shape = {**HEADS_OF_32, "initializer_range": 0.05}
+        start = save_model(MiniQwenForCausalLM, MiniQwenConfig, tokenizer_dir, tmp_path / "start", **shape)
     Path("letters.py").write_text(  # a random model earns nothing from `accuracy`, and then nothing is learned
         "def letters_reward(completions, **columns):\n"
         "    return [float(sum(map(ord, c[0]['content'])) % 7) for c in completions]\n"
@@ -230,7 +245,7 @@ def test_colocated_grpo_samples_from_the_weights_it_just_trained(
         vllm_max_model_length=128,
         num_generations=4,
         per_device_train_batch_size=8,
-        max_completion_length=24,
+        max_completion_length=64,
         learning_rate=0.01,
         lr_scheduler_type="constant",
         max_steps=2,
@@ -246,6 +261,8 @@ def test_colocated_grpo_samples_from_the_weights_it_just_trained(
     differences = [entry[DIFFERENCE] for entry in log if DIFFERENCE in entry]
     assert len(differences) == 2
     assert max(differences) < 0.01, differences  # 0.70 in step 2 where the weights are not synced
+    clipped = [entry["completions/clipped_ratio"] for entry in log if "completions/clipped_ratio" in entry]
+    assert clipped[0] <= 0.25 if kind == "a tuned Qwen2" else clipped[0] > 0.5, clipped
     moved = difference_of_logprobs(start, Path("run"))
     assert moved > 0.1, f"the weights moved logprobs by {moved} only: step 2 would not show a sync that is missing"
 

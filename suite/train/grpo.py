@@ -25,27 +25,29 @@ def main(argv=None) -> None:
     tokenizer = run.starting_point(model, config, train_rows)
     if config.use_vllm:  # it reads the tokenizer from disk, where a base model's EOS is not yet the end of a turn
         config.generation_kwargs = stopping_at(tokenizer.eos_token_id, config.generation_kwargs)
+        engine.let_vllm_take_new_weights()
     run.say("\n".join([*doubts(config, model), arithmetic(config, train_rows)]))
 
     from trl import GRPOTrainer, get_peft_config, get_quantization_config
 
     from suite.trainers.reward_schedule import RewardSchedule
 
-    trainer = GRPOTrainer(
-        model=model.model_name_or_path,
-        reward_funcs=rewards.load_all(
-            reward.reward_funcs,
-            reward.reward_kwargs,
-            think_opened=run.opens_thinking(tokenizer, config.chat_template_kwargs),
-        ),
-        args=config,
-        train_dataset=train_rows,
-        eval_dataset=test_rows,
-        processing_class=tokenizer,
-        quantization_config=get_quantization_config(model),
-        peft_config=get_peft_config(model),
-        callbacks=callbacks,
-    )
+    with run.every_rank_reads_weights():
+        trainer = GRPOTrainer(
+            model=model.model_name_or_path,
+            reward_funcs=rewards.load_all(
+                reward.reward_funcs,
+                reward.reward_kwargs,
+                think_opened=run.opens_thinking(tokenizer, config.chat_template_kwargs),
+            ),
+            args=config,
+            train_dataset=train_rows,
+            eval_dataset=test_rows,
+            processing_class=tokenizer,
+            quantization_config=get_quantization_config(model),
+            peft_config=get_peft_config(model),
+            callbacks=callbacks,
+        )
     if reward.reward_schedule:
         trainer.add_callback(RewardSchedule(trainer, reward.reward_funcs, reward.reward_schedule))
     run.finish(trainer, config, record)
