@@ -247,7 +247,7 @@ def test_every_rank_has_workers_of_its_own(tmp_path):
         "import torch.distributed as dist\nfrom suite.rewards import verify\ndist.init_process_group('gloo')\n"
         f"said = [r'\\sqrt{{8}}', '{SLOW}', r'\\sqrt{{2}}']\n"
         "v = verify.judge(said, [r'2\\sqrt{2}', 'x^2+2x+1', r'2\\sqrt{2}'], seconds=1)\n"
-        "dist.barrier()\nprint([x.right for x in v], v[1].by, flush=True)\n"
+        "dist.barrier()\nprint(f'{[x.right for x in v]} {v[1].by}\\n', end='', flush=True)\n"
     )
     done = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)],
@@ -257,5 +257,5 @@ def test_every_rank_has_workers_of_its_own(tmp_path):
         timeout=300,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    # The ranks may write into one another's lines.
+    # In one write each, or the ranks write into one another's lines.
     assert done.stdout.count("[True, False, False] timeout") == 2, done.stdout

@@ -111,7 +111,7 @@ def _equal(gold: str, answer: str) -> bool:
     numbers = quantity(gold), quantity(answer)
     if all(numbers) and not any(n.percent for n in numbers):
         return numbers[0].value == numbers[1].value
-    in_lists = lists.same(gold, answer, _equal)
+    in_lists = lists.same(gold, answer, same)
     if in_lists is not None:
         return in_lists
     letters, others = set(_LETTERS.findall(gold)), set(_LETTERS.findall(answer))
@@ -209,7 +209,8 @@ def _by_our_rules(gold, answer) -> bool | None:
 
 def _proportional(gold: Eq, answer: Eq) -> bool | None:
     """`2x+4y=6` and `x+2y=3`: one side less the other is the same up to a factor. None for sets and tuples."""
-    if not all(isinstance(side, Expr) for side in (gold.lhs, gold.rhs, answer.lhs, answer.rhs)):
+    sides = (gold.lhs, gold.rhs, answer.lhs, answer.rhs)
+    if not all(isinstance(side, Expr) and not isinstance(side, MatrixBase) for side in sides):
         return None
     ratio = (gold.lhs - gold.rhs) / (answer.lhs - answer.rhs)
     if ratio.free_symbols and _clearly_different(ratio, _at(ratio, 2)):
@@ -240,8 +241,11 @@ def _with_unit(value):
 
 
 def _clearly_different(gold, answer) -> bool:
-    """Whether two expressions have other values at one point: `simplify` may take a second to find no way from one to
-    the other, and half of what a model says is wrong."""
+    """Whether two expressions, or entries of two matrices, have other values at one point: `simplify` may take a
+    second to find no way from one to the other, and half of what a model says is wrong. And math-verify takes very
+    small numbers for one, 2^{-97} for 2^{-98}."""
+    if isinstance(gold, MatrixBase) and isinstance(answer, MatrixBase) and gold.shape == answer.shape:
+        return any(_clearly_different(g, a) for g, a in zip(gold, answer, strict=True))
     if not isinstance(gold, Expr) or not isinstance(answer, Expr):
         return False
     if gold.has(UnevaluatedExpr) or answer.has(UnevaluatedExpr):  # a percent sign
@@ -251,7 +255,9 @@ def _clearly_different(gold, answer) -> bool:
     a, b = _at(gold, 0).evalf(20), _at(answer, 0).evalf(20)
     if not (a.is_Number and b.is_Number and a.is_finite and b.is_finite):
         return False
-    return bool(abs(a - b) > 1e-9 * (1 + abs(a)))
+    if any(value.is_Float and value._prec == 1 for value in (a, b)):  # so near to 0 that no digit of it is sure
+        return False
+    return bool(abs(a - b) > 1e-9 * max(abs(a), abs(b)))
 
 
 def _region(value) -> Set | None:

@@ -204,6 +204,8 @@ def _compare(answer: str, gold: str, tolerance: float) -> Verdict | tuple[str, s
         return Verdict(False, "text")
     if _too_much(answer) or _too_much(gold):
         return Verdict(False, "refused")
+    if number and number.percent and "%" not in gold:
+        number = number._replace(percent=False)
     return _as_latex(gold, gold_number), _as_latex(answer, number)
 
 

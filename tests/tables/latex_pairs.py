@@ -50,6 +50,9 @@ PAIRS: list[tuple[str, str, bool]] = [
     (r"x^{\frac{3}{2}}", r"x\sqrt{x}", True),
     (r"3\sqrt{5}", r"\sqrt{45}", True),
     (r"\sqrt{\frac{2}{3}}", r"\frac{\sqrt{6}}{3}", True),
+    (r"\frac{1}{2^{98}}", r"4^{-49}", True),
+    (r"\frac{1}{2^{98}}", r"\frac{1}{2^{97}}", False),
+    (r"\frac{1}{2^{98}}", "0", False),
     (r"\sqrt{12}", r"3\sqrt{2}", False),
     (r"\sqrt{12}", "3.46", False),
     (r"\sqrt{12}", "3.4641016", False),
@@ -344,6 +347,7 @@ PAIRS: list[tuple[str, str, bool]] = [
 DIFFERENCES: dict[tuple[str, str], str] = {
     (r"\frac{1}{3}", "0.333333333"): "a rounded value is not the exact one; math-verify rounds to six places",
     (r"\sqrt{12}", "3.4641016"): "a rounded value is not the exact one; math-verify rounds to six places",
+    (r"\frac{1}{2^{98}}", r"\frac{1}{2^{97}}"): "two small numbers are two; math-verify takes them for one",
     (r"\{2,5\}", r"\lbrace 2,5 \rbrace"): "another way to write the braces of a set, which math-verify cannot read",
     (r"\{2,5\}", "(2,5)"): "a set is neither a tuple nor an interval",
     (r"(0,1)", r"\{0,1\}"): "an interval is no set of its two ends",

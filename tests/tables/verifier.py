@@ -266,6 +266,8 @@ CASES: dict[str, list[tuple[str, str, bool]]] = {
         ("33.3%", "1/3", False),
         (r"33\frac{1}{3}\%", "33.3%", False),
         ("20%", "-20%", False),
+        (r"\sqrt{2500}", r"50\%", True),
+        (r"\left(\frac{1}{2}\right)", r"50\%", False),
     ],
     "currency": [
         ("18", "$18", True),
@@ -502,6 +504,10 @@ CASES: dict[str, list[tuple[str, str, bool]]] = {
         (r"\frac{3^{2025}-1}{2}", r"\frac{1}{2}(3^{2025}-1)", True),
         ("2^{2024}", "2^{2023}", False),
         (r"\frac{3^{2025}-1}{2}", r"\frac{1}{2}(3^{2025}+1)", False),
+        (r"\frac{1}{2^{98}}", "2^{-98}", True),
+        (r"\frac{1}{2^{98}}", "0", False),
+        (r"\frac{1}{2^{98}}", r"-\frac{1}{2^{98}}", False),
+        (r"\left(\frac16\right)^{10}", r"\left(\frac16\right)^{9}", False),
     ],
     "polynomials and expressions": [
         ("x^2-1", "(x-1)(x+1)", True),
@@ -632,6 +638,8 @@ CASES: dict[str, list[tuple[str, str, bool]]] = {
         (r"\begin{pmatrix}1\\2\end{pmatrix}", r"\begin{pmatrix}1&2\end{pmatrix}", False),
         (r"\begin{pmatrix}1\\2\end{pmatrix}", r"\begin{pmatrix}1\\-2\end{pmatrix}", False),
         (r"\begin{pmatrix}1\\2\end{pmatrix}", r"\begin{pmatrix}2\\1\end{pmatrix}", False),
+        (r"\begin{pmatrix}2^{-98}\\1\end{pmatrix}", r"\begin{pmatrix}\frac{1}{2^{98}}\\1\end{pmatrix}", True),
+        (r"\begin{pmatrix}2^{-98}\\1\end{pmatrix}", r"\begin{pmatrix}0\\1\end{pmatrix}", False),
     ],
     "equations and names": [
         ("5", "x=5", True),
@@ -670,6 +678,8 @@ CASES: dict[str, list[tuple[str, str, bool]]] = {
         ("x=5", "5=y", False),
         ("42", "40+2=x", False),
         (r"3\pi", r"\text{Area} = 4\pi", False),
+        ("a=2, b=-3", "b=-3, a=2", True),
+        ("a=2, b=-3", "1+a=2, b=-3", False),
     ],
     "complex numbers": [
         ("3+4i", "4i+3", True),
@@ -699,6 +709,7 @@ CASES: dict[str, list[tuple[str, str, bool]]] = {
         ("1+i", r"\sqrt{2}e^{i\pi/4}", True),
         ("x^2+1", "(x+i)(x+i)", False),
         ("1+i", r"\sqrt{2}e^{-i\pi/4}", False),
+        (r"1 \pm 2i", r"2=1 \pm 2i", False),
     ],
     "normalised words": [
         ("Paris", "paris", True),
