@@ -262,6 +262,17 @@ def model_init_kwargs(model, config) -> dict:
     }
 
 
+def every_rank_reads_weights():
+    """A context in which to make a trainer that loads a second model beside the policy: a reference, a reward model.
+
+    Under FSDP with `fsdp_cpu_ram_efficient_loading` only rank 0 reads weights, and accelerate sends the policy's to the
+    others. TRL shards a reference as it lies there: the shares of the other ranks are noise, and nothing says so.
+    """
+    from accelerate.utils import patch_environment
+
+    return patch_environment(fsdp_cpu_ram_efficient_loading="false")
+
+
 def callbacks(extra) -> list:
     """The callbacks that our own keys ask for. Raises `ValueError` where `max_seconds` names no finished run."""
     if extra.max_seconds is None:

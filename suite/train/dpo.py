@@ -26,16 +26,17 @@ def main(argv=None) -> None:
 
     # No `ref_model`: TRL loads the starting model a second time, frozen; with LoRA it is the model without its
     # adapter, and with `precompute_ref_log_probs: true` it is asked once, before training, and not kept.
-    trainer = DPOTrainer(
-        model=model.model_name_or_path,
-        args=config,
-        train_dataset=train_rows,
-        eval_dataset=test_rows,
-        processing_class=tokenizer,
-        quantization_config=get_quantization_config(model),
-        peft_config=get_peft_config(model),
-        callbacks=callbacks,
-    )
+    with run.every_rank_reads_weights():
+        trainer = DPOTrainer(
+            model=model.model_name_or_path,
+            args=config,
+            train_dataset=train_rows,
+            eval_dataset=test_rows,
+            processing_class=tokenizer,
+            quantization_config=get_quantization_config(model),
+            peft_config=get_peft_config(model),
+            callbacks=callbacks,
+        )
     run.finish(trainer, config, record)
 
 
