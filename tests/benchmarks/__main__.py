@@ -11,13 +11,16 @@ BENCHMARKS = {
     "sft": ("scripts", "sft"),
     "dpo": ("scripts", "dpo"),
     "grpo": ("scripts", "grpo"),
+    "packing": ("keys", "packing"),
+    "tag_weight": ("keys", "tag_weight"),
+    "true_shapes": ("true_shapes",),
 }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="name", help=", ".join(BENCHMARKS))
-    parser.add_argument("--rounds", type=int, default=9, help="rounds of each benchmark (9)")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds of each benchmark (5)")
     arguments = parser.parse_args()
     unknown = [name for name in arguments.names if name not in BENCHMARKS]
     if unknown:

@@ -60,9 +60,10 @@ def rounds(ours: Callable[[], float], theirs: Callable[[], float], n: int = 9, t
     """Call both once to warm up, then in turns; both return seconds. A round is the mean of `turns` calls of each."""
     ours(), theirs()
     measured = []
-    for _ in range(n):
-        a, b = zip(*((ours(), theirs()) for _ in range(turns)), strict=True)
-        measured.append((fmean(a), fmean(b)))
+    for i in range(n):
+        first, second = (ours, theirs) if i % 2 == 0 else (theirs, ours)  # what a neighbour begins hits both alike
+        a, b = zip(*((first(), second()) for _ in range(turns)), strict=True)
+        measured.append((fmean(a), fmean(b)) if first is ours else (fmean(b), fmean(a)))
     return Rounds.of([a for a, _ in measured], [b for _, b in measured])
 
 
@@ -110,5 +111,7 @@ def own_peak() -> float:
     return _mebibytes(resource.getrusage(resource.RUSAGE_SELF))
 
 
-def told(what: str, measured: Series, goal: str, met: bool) -> None:
-    print(f"{what:<48} {measured!s:<26} goal {goal:<8} {'met' if met else 'MISSED'}", flush=True)
+def told(what: str, measured: Series, goal: str | None = None, met: bool | None = None) -> None:
+    """One line for a number, and whether it reached its goal, if it has one."""
+    verdict = "" if goal is None else f"goal {goal:<8} {'met' if met else 'MISSED'}"
+    print(f"{what:<48} {measured!s:<26} {verdict}".rstrip(), flush=True)

@@ -58,7 +58,7 @@ def rows(stage: str) -> list[dict]:
     return found
 
 
-def main(n: int = 9, *stages: str) -> None:
+def main(n: int, *stages: str) -> None:
     for stage in stages or OF_STAGE:
         compare(stage, n)
 
