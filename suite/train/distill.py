@@ -53,12 +53,15 @@ def main(argv=None) -> None:
         turns.check_masks(itertools.islice(train_rows, 1000), tokenizer)
     student_rows, teacher_rows = check_teacher(model, config, tokenizer)
     config.generation_kwargs = sampling(config, tokenizer, student_rows)
+    if config.use_vllm:
+        engine.let_vllm_take_new_weights()
 
     from trl import get_peft_config, get_quantization_config
 
     from suite.trainers.distillation import WhiteBoxTrainer, load_teacher
 
-    teacher = load_teacher(config, model.attn_implementation, student_rows)
+    with run.every_rank_reads_weights():
+        teacher = load_teacher(config, model.attn_implementation, student_rows)
     config.teacher_model_init_kwargs = None  # TRL takes them for a teacher that is still to be loaded
     trainer = WhiteBoxTrainer(
         model=model.model_name_or_path,

@@ -16,7 +16,6 @@ Adam undoes constant factors. TRL projects tiles of tokens and vocabulary, so no
 import random
 
 import torch
-from accelerate.utils import patch_environment
 from trl import DistillationTrainer
 from trl.chat_template_utils import get_training_chat_template, has_generation_markers
 from trl.data_utils import common_prefix_length, is_conversational
@@ -127,9 +126,7 @@ def load_teacher(config, attn_implementation: str | None, rows: int):
     }
     if config.world_size > 1:
         how["device_map"] = None  # each rank holds a whole teacher, or its shard under ZeRO-3
-    # Under FSDP only rank 0 reads weights, and what FSDP shards gets them from there. TRL keeps a teacher whole.
-    with patch_environment(FSDP_CPU_RAM_EFFICIENT_LOADING="false"):
-        teacher = create_model_from_path(config.teacher_model_name_or_path, **how)
+    teacher = create_model_from_path(config.teacher_model_name_or_path, **how)
     teacher.resize_token_embeddings(rows, mean_resizing=False)
     return teacher.eval().requires_grad_(False)
 
