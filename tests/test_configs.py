@@ -143,6 +143,18 @@ def served_length(path: Path) -> int:
     return int(re.search(r"--max-model-len (\d+)", command)[1])
 
 
+def test_the_server_is_started_with_what_the_trainer_needs():
+    from trl.scripts.vllm_serve import ScriptArguments, build_command
+
+    path = Path("configs/qwen2.5-7b/grpo-server.yaml")
+    ours = shlex.split(next(line for line in lines_of(path) if "vllm serve" in line).removeprefix("# "))
+    theirs = build_command(ScriptArguments(model=written_in(path)["model_name_or_path"]))
+    needed = theirs[theirs.index("--weight-transfer-config") :]
+    assert "processed_logprobs" in needed  # else the importance ratio forgets the temperature
+    assert ours[:4] == ["VLLM_SERVER_DEV_MODE=1", "vllm", "serve", written_in(path)["model_name_or_path"]]
+    assert ours[-len(needed) :] == needed
+
+
 def test_what_a_config_reads_is_made_by_another_or_by_the_line_it_names():
     outputs = {written_in(p).get("output_dir") for p in CONFIGS}
     for path in CONFIGS:
