@@ -150,6 +150,46 @@ def test_a_closed_think_block_before_a_completion_changes_nothing(thought, compl
     assert rewards[0] == rewards[1]
 
 
+RUNS = [
+    "~",
+    "\n",
+    "\\ ",
+    "A ",
+    "A,",
+    "a ",
+    "e",
+    "1 ",
+    "1,",
+    "=",
+    "选",
+    "或",
+    "{",
+    "$",
+    "|",
+    "\\text{",
+    "per ",
+    "squared ",
+]
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_ten_thousand_characters_are_read_in_linear_time(run):
+    """By the patterns here, not by the workers. A quarter of a second is nothing to one that has to look twice."""
+    many = run * (4_700 // len(run))
+    for said in (
+        2 * many,
+        f"5{many}x",
+        rf"\{{x\mid{2 * many}\}}",
+        f"x={many}",
+        f"{many}=x",
+        *(many + 4_700 * a for a in "e A"),
+    ):
+        for gold in ("Paris", "5 m", "A, C"):
+            start = time.process_time()
+            judge([said], [gold], choices=[["5", "7"]])
+            assert time.process_time() - start < 0.25, (said[:20], gold)
+
+
 @pytest.mark.parametrize("gold", [None, "", "  ", "\n", "#### ", "1+1=2\n####", r"\boxed{4", math.nan, [42]])
 def test_a_gold_that_cannot_be_read_gives_no_verdict(gold):
     assert accuracy_reward(["<answer>42</answer>", r"\boxed{4}", "", "<answer></answer>"], [gold] * 4) == [None] * 4

@@ -14,7 +14,7 @@ _ANOTHER = re.compile(
     r"(?i:^\W*(?:or|and|is|not|no|maybe|perhaps|wrong|incorrect|或|和|错|不))|(?<![A-Za-z])[B-HJ](?![A-Za-z])"
     r"|(?<![A-Za-z])[(\[]?[A-Ja-j][)\].:](?![A-Za-z])"
 )
-_SEVERAL = re.compile(r"[A-J](?:\s*(?:,|&|and|和|;)?\s*[A-J])+")
+_SEVERAL = re.compile(r"[A-J](?:\s*(?:(?:,|&|and|和|;)\s*)?[A-J])+")
 
 
 def options(choices) -> dict[str, str]:

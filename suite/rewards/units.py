@@ -39,6 +39,8 @@ _SHORT = "kw kwh hz pa kpa mol rad ha cc am pm ms ns nm dm gb mb kb tb".split()
 UNITS = {*_SHORT, *(word for spelled in SYNONYMS.values() for word in spelled.split())} - {"/"}
 _LETTERS = "mgshlLNJVWKACF"
 _MEGA = re.compile(r"\bM(?=(?:g|W|B|b|J|V|L|l|Pa|Hz|eV)\b)")  # a million times what the small m makes a thousandth
+_SQUARE = re.compile(r"(?<![A-Za-z])([A-Za-z]+)\s*(?:\^\s*\{?2\}?|\s(?i:squared)\b)")
+_CUBIC = re.compile(r"(?<![A-Za-z])([A-Za-z]+)\s*(?:\^\s*\{?3\}?|\s(?i:cubed)\b)")
 MONEY = ("dollar", "euro", "pound", "yuan", "rupee", "cent")
 _SMALL_WORDS = ("of", "the", "a", "an", "old", "us", "each")
 
@@ -75,8 +77,8 @@ def changes(words: str) -> bool:
 @functools.lru_cache(maxsize=20_000)
 def spell(text: str) -> str:
     """One spelling for `cm^2`, `sq. cm`, `square centimeters` and `平方厘米`."""
-    text = re.sub(r"([A-Za-z]+)\s*(?:\^\s*\{?2\}?|\s(?i:squared)\b)", r"square \1", _MEGA.sub("mega", text))
-    text = re.sub(r"([A-Za-z]+)\s*(?:\^\s*\{?3\}?|\s(?i:cubed)\b)", r"cubic \1", text)
+    text = _SQUARE.sub(r"square \1", _MEGA.sub("mega", text))
+    text = _CUBIC.sub(r"cubic \1", text)
     text = re.sub(r"\s*/\s*", " / ", re.sub(r"\b([ap])\.\s*m\b\.?", r"\1m", text.casefold()).replace(".", " "))
     words = []
     for word in re.findall(r"[^\W\d_]+|/", text):

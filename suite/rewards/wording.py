@@ -114,10 +114,11 @@ def named(text: str) -> tuple[str, str]:
 def normal(text: str) -> str:
     """A text without spacing, except where a space keeps two numbers or words apart; prose without case and quotes."""
     text = plain(text).replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac").strip('"` .,')
+    text = " ".join(text.split())  # before any pattern meets ten thousand spaces
     text = re.sub(r"\s*\b([apAP])\.?\s*([mM])\b\.?$", lambda m: f" {m[1]}m".lower(), text)  # 3:30 p.m.
     if _PROSE.search(text) and not _OPERATORS.search(text) and not PRODUCT.fullmatch(text.rstrip("!")):
         text = text.casefold().strip("'!")  # x and X are two names, y' is no y and x! a factorial
-    return re.sub(r"(?<=[^\w\s])\s+|\s+(?=[^\w\s])", "", " ".join(text.split()))
+    return re.sub(r"(?<=[^\w\s])\s+|\s+(?=[^\w\s])", "", text)
 
 
 def split_unit(text: str) -> tuple[str, str]:
