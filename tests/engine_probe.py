@@ -1,29 +1,42 @@
-"""Runs a stage and writes down what it ran on: `accelerate launch ... -m tests.engine_probe FACTS MODULE WORDS...`.
+"""Runs stages one after another in the same processes and writes down what each ran on.
 
-MODULE.main(WORDS) is called as it is; only the Trainer it builds is given one more callback, which looks at the wrapped
-model when training begins. Rank R writes FACTS.R, a JSON file.
+`accelerate launch ... -m tests.engine_probe OUT CONFIG... [-- WORDS...]`, or plain `python -m` in one process. A config
+is named as the house names them, `<stage>[-variant].yaml`; the stage's own `main` runs it into OUT/<name>, with WORDS
+behind it. Rank R writes OUT/<name>.R.json when the engine has wrapped the model and no step was taken yet. Completions
+that lie beside a config, `<stage>.rollouts.json`, are replayed by every rank instead of being sampled.
 """
 
 import importlib
 import json
+import os
 import sys
 from pathlib import Path
 
 import torch
+from accelerate import PartialState
+from accelerate.utils import DistributedType
 from transformers import Trainer, TrainerCallback
 
 from suite import args
 
 
-def look(trainer) -> dict:
-    """What makes an engine that engine, read off the live objects."""
-    parameters = list(trainer.model_wrapped.parameters())
+def make_fsdp2_real() -> None:
+    """To be called once in every process, before a TRL config is made, for that one asks for the device.
+
+    On a machine without GPUs accelerate 1.15 takes `use_cpu: true` for plain data parallelism and drops the FSDP plugin
+    without a word. Two methods of its `PartialState` decide that; here they say "several devices, over gloo, on the
+    CPU". Everything after that (sharding, DTensor parameters, gathering for a save) is the libraries' own code.
+    """
+    torch.distributed.init_process_group("gloo")
+    PartialState._prepare_backend = lambda self, cpu, sagemaker, backend=None: ("gloo", DistributedType.MULTI_GPU)
+    PartialState.set_device = lambda self: setattr(self, "device", torch.device("cpu"))
+
+
+def look(model) -> dict:
+    """What an engine has made of a model's parameters."""
+    parameters = list(model.parameters())
     return {
-        "wrapper": type(trainer.model_wrapped).__name__,
-        "world_size": torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1,
-        "is_fsdp_enabled": trainer.is_fsdp_enabled,
-        "is_deepspeed_enabled": trainer.is_deepspeed_enabled,
-        "zero_stage": trainer.model_wrapped.zero_optimization_stage() if trainer.is_deepspeed_enabled else None,
+        "wrapper": type(model).__name__,
         "parameters": len(parameters),
         "ds_shapes": sum(hasattr(p, "ds_shape") for p in parameters),
         "dtensors": sum(type(p).__name__ == "DTensor" for p in parameters),
@@ -31,7 +44,7 @@ def look(trainer) -> dict:
         "local_elements": sum((p.to_local() if hasattr(p, "to_local") else p).numel() for p in parameters),
         "sharded_modules": [  # FSDP2 gives what it shards a class of its own
             type(module).__name__
-            for module in trainer.model_wrapped.modules()
+            for module in model.modules()
             if any(base.__name__ == "FSDPModule" for base in type(module).__mro__)
         ],
     }
@@ -44,19 +57,65 @@ class Probe(TrainerCallback):
         self.trainer, self.path = trainer, path
 
     def on_train_begin(self, args, state, control, **kwargs):
-        self.path.write_text(json.dumps(look(self.trainer)), encoding="utf-8")
+        trainer = self.trainer
+        reference = getattr(trainer, "ref_model", None)  # SFT's trainer has no such thing
+        facts = {
+            **look(trainer.model_wrapped),
+            "world_size": torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1,
+            "is_fsdp_enabled": trainer.is_fsdp_enabled,
+            "is_deepspeed_enabled": trainer.is_deepspeed_enabled,
+            "zero_stage": trainer.model_wrapped.zero_optimization_stage() if trainer.is_deepspeed_enabled else None,
+            "reference": look(reference) if reference is not None else None,
+        }
+        self.path.write_text(json.dumps(facts), encoding="utf-8")
 
 
-def main(argv: list[str]) -> None:
-    facts, module, *words = argv
+def tell(config: Path, out: Path):
+    """A `Trainer.train` that looks at its engine first."""
     train = Trainer.train
 
     def train_and_tell(trainer, *args, **kwargs):
-        trainer.add_callback(Probe(trainer, Path(f"{facts}.{trainer.args.process_index}")))
+        trainer.add_callback(Probe(trainer, out / f"{config.stem}.{trainer.args.process_index}.json"))
         return train(trainer, *args, **kwargs)
 
-    Trainer.train = train_and_tell
-    importlib.import_module(module).main(words)
+    return train_and_tell
+
+
+def replay(path: Path):
+    """A `GRPOTrainer._generate_single_turn` that reads [optimizer step][completion] of all ranks together."""
+    steps = json.loads(path.read_text(encoding="utf-8"))
+
+    def generate(trainer, prompt_ids, *unused, **unused_too):
+        first = trainer.accelerator.process_index * len(prompt_ids)
+        mine = steps[trainer.state.global_step][first : first + len(prompt_ids)]
+        assert len(mine) == len(prompt_ids), f"{path} has {len(mine)} completions for {len(prompt_ids)} prompts"
+        return mine, None
+
+    return generate
+
+
+def main(argv: list[str]) -> None:
+    at = argv.index("--") if "--" in argv else len(argv)
+    (out, *configs), words = map(Path, argv[:at]), argv[at + 1 :]
+    out.mkdir(exist_ok=True)
+    if os.environ.get("ACCELERATE_USE_FSDP") == "true":
+        make_fsdp2_real()
+    # A stage ends with the process group; here the next one still needs it.
+    PartialState.destroy_process_group = lambda self, group=None: None
+    plain = Trainer.train
+    for config in configs:
+        Trainer.train = tell(config, out)
+        stage = config.stem.partition("-")[0]
+        rollouts = config.with_name(f"{stage}.rollouts.json")
+        if rollouts.is_file():
+            from trl import GRPOTrainer
+
+            GRPOTrainer._generate_single_turn = replay(rollouts)
+        main_of_stage = importlib.import_module(f"suite.train.{stage}").main
+        main_of_stage(["--config", str(config), *words, "--output_dir", str(out / config.stem)])
+        Trainer.train = plain
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":

@@ -1,110 +1,112 @@
-"""Two processes under DDP, ZeRO-2, ZeRO-3 and FSDP2 learn what one process learns, by the files of accelerate_configs/.
+"""SFT, DPO and GRPO on two processes under DDP, ZeRO-2, ZeRO-3 and FSDP2 learn what one process learns.
 
-Each engine is launched once and looked at by several tests. An engine that is not there falls back to another in
-silence (FSDP2 without a GPU to DDP, a wrong launch to one process), so every test first asserts what it looks at.
+Each engine is launched once, runs every stage in the same two processes and is looked at by many tests.
 """
 
+import functools
 import json
-import os
-import signal
+import random
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import ON_CPU, ROOT, run_suite, write_yaml
+from tests.engines import CONFIGS, ENGINES, ENVIRONMENT, OVERRIDES, assert_real, facts, launcher, logged, run
 
 pytestmark = pytest.mark.slow
 
-ENGINES = ("ddp", "zero2", "zero3", "fsdp2")
-CONFIGS = ROOT / "accelerate_configs"
-# What makes a GPU file run on two CPU processes; port 0 takes a free one.
-OVERRIDES = ["--num_processes", "2", "--mixed_precision", "no", "--main_process_port", "0"]
-# Two processes on few cores: more threads only stand in each other's way.
-ENVIRONMENT = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "TOKENIZERS_PARALLELISM": "false"}
-SECONDS = 400  # the first DeepSpeed run on a machine compiles a gloo op: one minute, or three on busy cores
-
-
-def launch(engine: str, *words, cwd: Path) -> str:
-    """`accelerate launch` of a module with a file of accelerate_configs/; what it printed. Leaves no process behind."""
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", CONFIGS / f"{engine}.yaml"]
-    process = subprocess.Popen(
-        [str(word) for word in (*command, *OVERRIDES, "-m", *words)],
-        cwd=cwd,
-        env={**os.environ, **ENVIRONMENT},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        printed, _ = process.communicate(timeout=SECONDS)
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-    assert process.returncode == 0, printed[-4000:]
-    return printed
+STEPS = 4
+STAGES = ("sft", "dpo", "grpo")
+ADAPTERS = tuple(f"{stage}-lora" for stage in STAGES)
+COLUMNS = {None: "one process", "ddp": "DDP", "zero2": "ZeRO-2", "zero3": "ZeRO-3", "fsdp2": "FSDP2"}
 
 
 @pytest.fixture(scope="module")
-def config(tmp_path_factory, miniqwen_dir, arithmetic_dir) -> Path:
-    """SFT for five steps of eight answers of unequal length: four at a time, twice."""
-    return write_yaml(
-        tmp_path_factory.mktemp("config") / "sft.yaml",
-        model_name_or_path=str(miniqwen_dir),
-        dataset_name=str(arithmetic_dir),
-        eos_token="<|im_end|>",
-        learning_rate=1e-3,
-        lr_scheduler_type="constant",
-        per_device_train_batch_size=4,
-        gradient_accumulation_steps=2,
-        max_steps=5,
-        logging_steps=1,
-        save_strategy="no",
-    )
+def preferences_dir(arithmetic_dir, tmp_path_factory) -> Path:
+    """The sums again: worked out is better than zeros, of unequal number."""
+    from datasets import Dataset, load_dataset
 
-
-@pytest.fixture(scope="module")
-def alone(config, tmp_path_factory) -> Path:
-    """The checkpoint of one process."""
-    from suite.train import sft
-
-    target = tmp_path_factory.mktemp("alone") / "sft"
-    sft.main(["--config", str(config), *ON_CPU, "--output_dir", str(target)])
+    target = tmp_path_factory.mktemp("data") / "preferences"
+    target.mkdir()
+    sums = load_dataset("parquet", data_files=str(arithmetic_dir / "train.parquet"), split="train")
+    rows = [
+        {
+            "prompt": row["prompt"],
+            "chosen": row["completion"],
+            "rejected": [{"role": "assistant", "content": "0" * (1 + number % 9)}],
+        }
+        for number, row in enumerate(sums)
+    ]
+    Dataset.from_list(rows).to_parquet(str(target / "train.parquet"))
     return target
 
 
-@pytest.fixture(scope="module", params=ENGINES)
-def launched(request, config, tmp_path_factory) -> tuple[str, list[dict], Path]:
-    """(engine, what each rank saw of it, checkpoint) of the same SFT on two processes, two answers at a time."""
-    engine, target = request.param, tmp_path_factory.mktemp(request.param)
-    stage = ("tests.fsdp2_launcher", "sft") if engine == "fsdp2" else ("suite.train.sft",)
-    words = ["--config", config, *ON_CPU, "--per_device_train_batch_size", "2", "--output_dir", "sft"]
-    launch(engine, "tests.engine_probe", "facts", *stage, *words, cwd=target)
-    ranks = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(target.glob("facts.*"))]
-    return engine, ranks, target / "sft"
+def rollouts(tokenizer_dir: Path, completions: int) -> list[list[list[int]]]:
+    """[step][completion]: any tokens, of unequal number, ended as a model would end them."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_dir)
+    plain = sorted(set(range(len(tokenizer))) - set(tokenizer.get_added_vocab().values()))
+    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    rng = random.Random(0)
+    return [[[*rng.choices(plain, k=rng.randint(3, 15)), end] for _ in range(completions)] for _ in range(STEPS)]
 
 
-def assert_real(engine: str, ranks: list[dict]) -> None:
-    """Two ranks, both of them under this engine and no other."""
-    assert [facts["world_size"] for facts in ranks] == [2, 2], ranks
-    for facts in ranks:
-        sharded = engine == "fsdp2"
-        assert facts["is_fsdp_enabled"] == sharded, facts
-        assert facts["dtensors"] == (facts["parameters"] if sharded else 0), facts
-        assert facts["is_deepspeed_enabled"] == engine.startswith("zero"), facts
-        assert facts["zero_stage"] == {"zero2": 2, "zero3": 3}.get(engine), facts
-        assert facts["ds_shapes"] == (facts["parameters"] if engine == "zero3" else 0), facts
-    wrapper = {"ddp": "DistributedDataParallel", "fsdp2": "FSDPMiniQwenForCausalLM"}.get(engine, "DeepSpeedEngine")
-    assert {facts["wrapper"] for facts in ranks} == {wrapper}
+@pytest.fixture(scope="module")
+def configs(tmp_path_factory, miniqwen_dir, tokenizer_dir, arithmetic_dir, preferences_dir) -> list[Path]:
+    """Each stage whole and as LoRA, four rows at a time, accumulated: half as many at a time on two processes."""
+    directory = tmp_path_factory.mktemp("config")
+    common = {
+        "model_name_or_path": str(miniqwen_dir),
+        "dataset_name": str(arithmetic_dir),
+        "learning_rate": 1e-3,
+        "lr_scheduler_type": "constant",
+        "per_device_train_batch_size": 4,
+        "gradient_accumulation_steps": 2,
+        "max_steps": STEPS,
+        "logging_steps": 1,
+        "save_strategy": "no",
+    }
+    lora = {"use_peft": True, "lora_target_modules": "all-linear", "lora_dropout": 0.0, "learning_rate": 1e-2}
+    own = {
+        "sft": {},
+        "dpo": {"dataset_name": str(preferences_dir)},
+        "grpo": {
+            "reward_funcs": ["tests.engines.letters_reward"],
+            "num_generations": 4,
+            "gradient_accumulation_steps": 3,  # 12 completions a step: of three groups, the second lies on both ranks
+            "max_completion_length": 16,
+            "beta": 0.5,  # at ratio 1 the rest of the loss does not know the weights
+        },
+    }
+    (directory / "grpo.rollouts.json").write_text(json.dumps(rollouts(tokenizer_dir, 12)), encoding="utf-8")
+    whole = [write_yaml(directory / f"{stage}.yaml", **common | own[stage]) for stage in STAGES]
+    return whole + [write_yaml(directory / f"{stage}-lora.yaml", **common | own[stage] | lora) for stage in STAGES]
 
 
-def logged(run: Path, key: str) -> list[float]:
-    """One value per optimizer step."""
-    history = json.loads((run / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
-    return [entry[key] for entry in history if key in entry]
+@pytest.fixture(scope="module")
+def runs(configs, tmp_path_factory):
+    """Engine, or None for one process -> the directory of its runs. Each is launched once, when it is asked for."""
+
+    @functools.cache
+    def launched(engine: str | None) -> tuple[Path, Exception | None]:
+        target = tmp_path_factory.mktemp(engine or "alone")
+        halved = ["--per_device_train_batch_size", 2] if engine else []
+        words = ["-m", "tests.engine_probe", target, *configs, "--", *ON_CPU, *halved]
+        try:
+            run([*launcher(engine), *words], cwd=target)
+        except (AssertionError, subprocess.TimeoutExpired) as error:
+            return target, error
+        return target, None
+
+    def out(engine: str | None) -> Path:
+        target, error = launched(engine)
+        if error:  # to everyone who asks, without another launch
+            raise error
+        return target
+
+    return out
 
 
 def parameters(checkpoint: Path) -> dict:
@@ -118,35 +120,90 @@ def parameters(checkpoint: Path) -> dict:
     return dict(model.named_parameters(remove_duplicate=False))
 
 
-def test_two_processes_have_the_loss_of_one_at_every_step(launched, alone):
-    engine, ranks, run = launched
-    assert_real(engine, ranks)
-    assert len(logged(alone, "loss")) == 5
-    assert logged(run, "loss") == pytest.approx(logged(alone, "loss"), abs=1e-3)
-    assert logged(run, "grad_norm") == pytest.approx(logged(alone, "grad_norm"), abs=1e-3)
-
-
-def test_from_pretrained_reads_the_weights_that_one_process_learned(launched, alone, miniqwen_dir):
+def assert_same_and_moved(two: dict, one: dict, start: dict) -> None:
+    """Two checkpoints agree, and a tolerance is worth nothing where a weight hardly moved."""
     import torch
 
-    engine, ranks, run = launched
-    assert_real(engine, ranks)
-    start, one, two = parameters(miniqwen_dir), parameters(alone), parameters(run)
     assert two.keys() == one.keys()
     for name, weight in two.items():
         torch.testing.assert_close(weight, one[name], atol=1e-4, rtol=0, msg=lambda m, name=name: f"{name}: {m}")
-        # A tolerance is worth nothing where the weight hardly moved.
         assert (one[name] - start[name]).abs().max() > 1e-3, name
 
 
-def test_what_is_sharded_is_held_in_halves(launched):
-    engine, ranks, _ = launched
+@pytest.mark.parametrize("stage", STAGES + ADAPTERS)
+@pytest.mark.parametrize("engine", ENGINES)
+def test_two_processes_have_the_loss_of_one_at_every_step(runs, engine, stage):
+    one, two = runs(None), runs(engine)
+    assert_real(None, facts(one, stage))
+    assert_real(engine, facts(two, stage))
+    for key in ("loss", "grad_norm"):
+        expected = logged(one / stage, key)
+        assert len(expected) == STEPS and len(set(expected)) == STEPS, expected
+        assert logged(two / stage, key) == pytest.approx(expected, rel=1e-3), key
+
+
+@pytest.mark.parametrize("stage", ["dpo", "grpo", "dpo-lora", "grpo-lora"])
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_reference_is_the_starting_model_on_every_rank(runs, engine, stage):
+    """TRL shards a reference as each rank has read it: whoever read nothing holds noise."""
+    ranks = facts(runs(engine), stage)
     assert_real(engine, ranks)
-    held = [facts["local_elements"] / facts["elements"] if facts["elements"] else 0 for facts in ranks]
-    # ZeRO-3's parameters are empty between layers; ZeRO-2 and DDP keep all of them everywhere.
-    assert held == {"fsdp2": [0.5, 0.5], "zero3": [0, 0]}.get(engine, [1, 1])
-    layers = [name for name in ranks[0]["sharded_modules"] if "DecoderLayer" in name]
-    assert layers == (["FSDPMiniQwenDecoderLayer"] * 2 if engine == "fsdp2" else [])
+    assert [rank["reference"] is None for rank in ranks] == [stage in ADAPTERS] * 2  # LoRA's is the model without it
+    first, *later = logged(runs(engine) / stage, "kl" if stage.startswith("grpo") else "rewards/margins")
+    assert first == pytest.approx(0, abs=1e-5)
+    assert later[-1] > 0.05
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_group_that_lies_on_both_ranks_is_one_group(runs, engine):
+    one, two = runs(None) / "grpo", runs(engine) / "grpo"
+    assert_real(engine, facts(two.parent, "grpo"))
+    assert logged(one, "frac_reward_zero_std") == [0] * STEPS  # rewards differ inside every group
+    for key in ("frac_reward_zero_std", "reward", "reward_std", "completions/mean_length"):
+        assert logged(two, key) == pytest.approx(logged(one, key), rel=1e-5), key
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("engine", ENGINES)
+def test_from_pretrained_reads_the_weights_that_one_process_learned(runs, engine, stage, miniqwen_dir):
+    one, two = runs(None), runs(engine)
+    assert_real(engine, facts(two, stage))
+    assert_same_and_moved(parameters(two / stage), parameters(one / stage), parameters(miniqwen_dir))
+
+
+@pytest.mark.parametrize("stage", ADAPTERS)
+@pytest.mark.parametrize("engine", ENGINES)
+def test_stock_peft_reads_the_adapter_that_one_process_learned(runs, engine, stage, miniqwen_dir):
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    def adapter(checkpoint: Path) -> dict:
+        base = AutoModelForCausalLM.from_pretrained(miniqwen_dir, dtype="float32")
+        model = PeftModel.from_pretrained(base, checkpoint)
+        return {name: weight for name, weight in model.named_parameters() if "lora_" in name}
+
+    assert_real(engine, facts(runs(engine), stage))
+    learned, found = adapter(runs(None) / stage), adapter(runs(engine) / stage)
+    assert len(learned) == 2 * 7 * 2  # A and B of seven projections in two layers
+    start = {name: weight * ("lora_A" in name) for name, weight in learned.items()}  # B begins at zero
+    moved = {name for name in learned if "lora_B" in name}
+    assert_same_and_moved(*({name: w[name] for name in moved} for w in (found, learned, start)))
+    for name in learned.keys() - moved:
+        assert (found[name] - learned[name]).abs().max() < 1e-4, name
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("engine", ENGINES)
+def test_what_is_sharded_is_held_in_halves(runs, engine, stage):
+    ranks = facts(runs(engine), stage)
+    assert_real(engine, ranks)
+    for rank in ranks:
+        for model in (rank, rank["reference"]) if stage != "sft" else (rank,):
+            held = model["local_elements"] / model["elements"] if model["elements"] else 0
+            # ZeRO-3's parameters are empty between layers; ZeRO-2 and DDP keep all of them everywhere.
+            assert held == {"fsdp2": 0.5, "zero3": 0}.get(engine, 1)
+        layers = [name for name in rank["sharded_modules"] if "DecoderLayer" in name]
+        assert layers == (["FSDPMiniQwenDecoderLayer"] * 2 if engine == "fsdp2" else [])
 
 
 @pytest.mark.parametrize("kind", ["qwen2_dir", "miniqwen_dir"])
@@ -167,8 +224,8 @@ def test_fsdp2_without_a_named_class_wraps_the_decoder_layers_of_both_models(kin
     assert [m for m in model.modules() if wrapped_alone(m)] == list(model.model.layers)
 
 
-def test_a_misspelt_key_ends_two_processes_with_one_line(config, tmp_path):
-    words = ["sft", "--config", config, *ON_CPU, "--learning_rat", "1", "--output_dir", tmp_path / "sft"]
+def test_a_misspelt_key_ends_two_processes_with_one_line(configs, tmp_path):
+    words = ["sft", "--config", configs[0], *ON_CPU, "--learning_rat", "1", "--output_dir", tmp_path / "sft"]
     ended = run_suite(*words, "--launch", CONFIGS / "ddp.yaml", *OVERRIDES, env=ENVIRONMENT, timeout=120)
     assert ended.returncode != 0
     printed = (ended.stdout + ended.stderr).splitlines()
@@ -176,3 +233,19 @@ def test_a_misspelt_key_ends_two_processes_with_one_line(config, tmp_path):
         "suite: Unknown key 'learning_rat' in the command line. Did you mean 'learning_rate'?"
     ]
     assert not (tmp_path / "sft").exists()
+
+
+def test_the_page_on_engines_shows_these_losses(runs):
+    measured = {stage: [logged(runs(engine) / stage, "loss")[-1] for engine in COLUMNS] for stage in STAGES}
+    page = (ROOT / "docs" / "engines.md").read_text(encoding="utf-8")
+    shown = {
+        cells[0].lower(): [float(cell) for cell in cells[1:]]
+        for line in page.splitlines()
+        if (cells := [cell.strip() for cell in line.strip("|").split("|")])[0].lower() in STAGES
+    }
+    fresh = [f"| {stage.upper()} | " + " | ".join(f"{loss:.5f}" for loss in measured[stage]) + " |" for stage in STAGES]
+    head = f"| | {' | '.join(COLUMNS.values())} |"
+    told = "docs/engines.md shows other losses; these are today's:\n" + "\n".join([head, "|---" * 6 + "|", *fresh])
+    assert shown.keys() == measured.keys(), told
+    for stage in STAGES:
+        assert shown[stage] == pytest.approx(measured[stage], rel=1e-3, abs=1e-5), told
