@@ -12,9 +12,6 @@ class MiniQwenConfig(PreTrainedConfig):
 
     model_type = "miniqwen"
     keys_to_ignore_at_inference = ["past_key_values"]
-    # Unannotated on purpose: TRL reads `config.auto_map` of a model it does not know by name, and an annotated field
-    # would be written to config.json as null, which AutoConfig cannot read back.
-    auto_map = {}
 
     vocab_size: int = 6400
     hidden_size: int = 512
@@ -53,6 +50,9 @@ class MiniQwenConfig(PreTrainedConfig):
                 f"num_attention_heads {self.num_attention_heads} is not divisible by num_key_value_heads "
                 f"{self.num_key_value_heads}; each key/value head serves a whole group of query heads."
             )
+        # Where transformers notes on saving which class lies in which file beside the weights. TRL reads it of a model
+        # it does not know by name. No annotated field: that would be written as null, which AutoConfig cannot read.
+        self.auto_map = {}
         super().__post_init__(**kwargs)
 
     @property

@@ -26,7 +26,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils.generic import can_return_tuple
 from transformers.utils.output_capturing import capture_outputs
 
-from suite.model.configuration import MiniQwenConfig
+from .configuration import MiniQwenConfig  # relative: both files travel with a checkpoint, where there is no `suite`
 
 
 class MiniQwenRMSNorm(nn.RMSNorm):
