@@ -33,7 +33,7 @@ def check_whole(path: str | Path) -> None:
     if not any((path / name).is_file() for name in ("config.json", "adapter_config.json")):
         raise ValueError(f"'{path}' is no checkpoint: it has neither config.json nor adapter_config.json.")
     if (path / INDEX).is_file():
-        files = sorted(set(_read_json(path / INDEX).get("weight_map", {}).values()))
+        files = sorted(set(read_json(path / INDEX).get("weight_map", {}).values()))
         if not files:
             raise ValueError(f"'{path / INDEX}' names no weights. Take another checkpoint.")
     else:
@@ -44,19 +44,20 @@ def check_whole(path: str | Path) -> None:
         _check_safetensors(path / name)
     for name in ("config.json", "adapter_config.json", "tokenizer.json", "generation_config.json"):
         if (path / name).is_file():
-            _read_json(path / name)
+            read_json(path / name)
 
 
 def refuse_adapter(path: str | Path | None) -> None:
     """Raise `ValueError` for a directory that holds only a LoRA adapter, which no stage can start from."""
     if path and (Path(path) / "adapter_config.json").is_file() and not (Path(path) / "config.json").is_file():
         raise ValueError(
-            f"'{path}' holds a LoRA adapter and no model of its own. Merge it first (PEFT's `merge_and_unload`), or "
-            "start from its base model."
+            f"'{path}' holds a LoRA adapter and no model of its own. Merge it first (`suite export {path} "
+            "--output_dir DIRECTORY`), or start from its base model."
         )
 
 
-def _read_json(path: Path) -> dict:
+def read_json(path: Path) -> dict:
+    """The object in a JSON file of a checkpoint. Raises `ValueError` where it is cut off."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError):

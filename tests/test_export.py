@@ -1,11 +1,16 @@
 """What leaves the suite is a plain directory: stock transformers loads it, and it answers as before."""
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from suite import export
+from tests.conftest import base_flavoured
 
 # A process in which nobody installed the suite, however the one that runs the tests came by it.
 WITHOUT_SUITE = """
@@ -57,3 +62,157 @@ print(type(model).__module__.split(".")[0])
 AutoModelForCausalLM.from_pretrained("again", trust_remote_code=True)
 """
     assert in_a_process_without_suite(code, tmp_path).split()[-1] == "transformers_modules"
+
+
+def adapter_of(base: Path, target: Path, by: float = 0.05, tokenizer=None, **lora) -> Path:
+    """A LoRA of every linear layer as training leaves it; moved `by` so much."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    import suite.model  # noqa: F401
+
+    torch.manual_seed(0)
+    lora = {"r": 4, "target_modules": "all-linear", "task_type": "CAUSAL_LM", **lora}
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained(base), LoraConfig(**lora))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter += by * torch.randn_like(parameter)
+    model.save_pretrained(target)
+    ends_turns = tokenizer or AutoTokenizer.from_pretrained(base)
+    ends_turns.eos_token = "<|im_end|>"
+    ends_turns.save_pretrained(target)
+    return target
+
+
+@pytest.fixture(scope="module")
+def base_dir(tokenizer_dir, tmp_path_factory):
+    """Ends texts, as Qwen2.5's base models do, in bfloat16."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    path = base_flavoured(tokenizer_dir, tmp_path_factory.mktemp("base"))
+    AutoModelForCausalLM.from_pretrained(path).to(torch.bfloat16).save_pretrained(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def lora_dir(base_dir, tmp_path_factory):
+    return adapter_of(base_dir, tmp_path_factory.mktemp("lora"))
+
+
+def export_(*words) -> None:
+    export.main([str(word) for word in words])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float32", "auto"])
+def test_a_merged_adapter_answers_as_the_adapter_did_and_ends_turns(lora_dir, base_dir, dtype):
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    export_(lora_dir, "--output_dir", "out", "--dtype", dtype, "--max_shard_size", "100KB")
+    assert len(list(Path("out").glob("*.safetensors"))) > 2 and not list(Path().glob(".out*"))
+    base = AutoModelForCausalLM.from_pretrained(base_dir, dtype="float32")
+    with torch.no_grad():
+        before = base(torch.tensor(IDS)).logits
+        adapted = PeftModel.from_pretrained(base, lora_dir)(torch.tensor(IDS)).logits
+    apart, moved = (logits_of("out") - adapted).abs().max(), (adapted - before).abs().max()
+    assert apart < (1e-4 if dtype == "float32" else 0.2 * moved) and moved > 0.1
+    stored = AutoModelForCausalLM.from_pretrained("out", dtype="auto")
+    assert stored.dtype == (torch.float32 if dtype == "float32" else torch.bfloat16)
+    tokenizer = AutoTokenizer.from_pretrained("out")
+    turn, text = tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|endoftext|>"])
+    assert (tokenizer.eos_token_id, stored.config.eos_token_id) == (turn, turn)
+    assert stored.generation_config.eos_token_id == [turn, text]
+
+
+@pytest.mark.slow
+def test_a_miniqwen_becomes_a_stock_qwen2_with_its_tensors_and_logits(miniqwen_dir, tmp_path):
+    import torch
+    from safetensors.torch import load_file
+
+    lora = adapter_of(miniqwen_dir, tmp_path / "lora")
+    for source, name in ((miniqwen_dir, "plain"), (lora, "merged")):
+        export_(source, "--output_dir", name, "--as", "qwen2")
+        assert not list(Path(name).glob("*.py"))
+        torch.save(logits_of(name), f"{name}.pt")
+    assert torch.load("plain.pt").sub(logits_of(miniqwen_dir)).abs().max() < 1e-4
+    here, there = load_file("plain/model.safetensors"), load_file(miniqwen_dir / "model.safetensors")
+    assert here.keys() == there.keys() and all(here[k].equal(there[k]) for k in here)
+    code = f"""
+for name in ("plain", "merged"):
+    model = AutoModelForCausalLM.from_pretrained(name)
+    assert type(model).__module__ == "transformers.models.qwen2.modeling_qwen2" and AutoTokenizer.from_pretrained(name)
+    assert model(torch.tensor({IDS})).logits.equal(torch.load(name + ".pt"))
+"""
+    in_a_process_without_suite(code, tmp_path)
+
+
+@pytest.mark.slow
+def test_a_model_that_pretrained_goes_on_ending_texts_and_another_is_told(base_dir, tmp_path, capsys):
+    from transformers import AutoTokenizer
+
+    def end_of(path):
+        return AutoTokenizer.from_pretrained(path).eos_token
+
+    export_(base_dir, "--output_dir", "turns")
+    assert end_of("turns") == "<|im_end|>" and "stops at '<|im_end|>'" in capsys.readouterr().out
+    export_(base_dir, "--output_dir", "texts", "--eos_token", "<|endoftext|>")
+    pretrained = shutil.copytree(base_dir, tmp_path / "pretrained")
+    (pretrained / "run.json").write_text('{"stage": "pretrain"}')
+    export_(pretrained, "--output_dir", "also", "--dtype", "float32")
+    assert end_of("texts") == end_of("also") == "<|endoftext|>"
+
+
+def test_what_cannot_be_exported_is_one_line_before_a_model_is_loaded(lora_dir, miniqwen_dir, qwen2_dir, tmp_path):
+    def told(*words) -> str:
+        with pytest.raises(ValueError) as caught:
+            export_(*words)
+        assert not Path("out").exists()
+        return str(caught.value)
+
+    def changed(name: str, **keys) -> Path:
+        path = shutil.copytree(lora_dir, tmp_path / name)
+        config = json.loads((path / "adapter_config.json").read_text())
+        (path / "adapter_config.json").write_text(json.dumps({**config, **keys}))
+        return path
+
+    out = ("--output_dir", "out")
+    (tmp_path / "there").mkdir()
+    assert "is there already" in told(lora_dir, "--output_dir", "there")
+    assert "output_dir is missing" in told(lora_dir)
+    assert "no checkpoint directory 'nowhere'" in told("nowhere", *out)
+    assert "There is: qwen2" in told(lora_dir, *out, "--as", "llama")
+    assert "this model is a qwen2 already" in told(lora_dir, *out, "--as", "qwen2")
+    assert "There are: auto, float32" in told(lora_dir, *out, "--dtype", "int8")
+    assert "so it has no base" in told(miniqwen_dir, *out, "--base", qwen2_dir)
+    assert "'runs/gone', is not there" in told(changed("moved", base_model_name_or_path="runs/gone"), *out)
+    assert "Name it: --base" in told(changed("nameless", base_model_name_or_path=None), *out)
+    assert "holds a LoRA adapter" in told(changed("stacked", base_model_name_or_path=str(lora_dir)), *out)
+    four_bits = shutil.copytree(qwen2_dir, tmp_path / "four")
+    config = json.loads((four_bits / "config.json").read_text())
+    (four_bits / "config.json").write_text(json.dumps({**config, "quantization_config": {"load_in_4bit": True}}))
+    assert "is stored quantized" in told(lora_dir, *out, "--base", four_bits)
+    ours = changed("ours")
+    base = json.loads((ours / "adapter_config.json").read_text())["base_model_name_or_path"]
+    (ours / "run.json").write_text(json.dumps({"inputs": {base: "0123456789abcdef"}}))
+    assert "is not the base that" in told(ours, *out)
+
+
+@pytest.mark.slow
+def test_an_adapter_that_does_not_fit_or_does_nothing_is_refused(lora_dir, base_dir, qwen2_dir, tmp_path):
+    out = ("--output_dir", "out")
+    with pytest.raises(ValueError, match="does not fit its base"):
+        export_(lora_dir, *out, "--base", qwen2_dir)  # another width
+    with pytest.raises(ValueError, match="changes nothing"):
+        export_(adapter_of(base_dir, tmp_path / "untrained", by=0.0), *out)
+    with pytest.raises(ValueError, match="Merging .* went wrong: .*differs by up to"):  # one tensor with two meanings
+        export_(adapter_of(base_dir, tmp_path / "head", target_modules=["lm_head"]), *out)
+    assert not Path("out").exists()
+    with pytest.raises(ValueError, match="the merge did nothing.*`dtype: float32` keeps it"):
+        export_(adapter_of(base_dir, tmp_path / "faint", by=1e-6), *out)
+    assert not Path("out").exists() and (Path(".out.partial") / "config.json").is_file()
+    export_(tmp_path / "faint", *out, "--dtype", "float32")

@@ -10,6 +10,8 @@ FLOORS = {
     1: {
         "run",
         "turns",
+        "look",
+        "merge",
         "engine",
         "endpoint",
         "answers",

@@ -1,0 +1,126 @@
+"""A checkpoint becomes a plain model directory: an adapter merged into its base, a miniqwen as stock Qwen2.
+
+    suite export runs/x/sft-lora --output_dir runs/x/merged
+    suite export runs/x/grpo --output_dir runs/x/plain --as qwen2 --dtype bfloat16
+
+What is written is read back before it gets its name: the model on disk answers as the one in memory, not as the base of
+its adapter, and stops where a turn ends. `--as` is short for `--model_type`. Works on the CPU, in float32: four bytes a
+parameter.
+"""
+
+import os
+import shutil
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from suite import args, checkpoint, look, merge, run, turns
+
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+
+@dataclass
+class ExportArguments:
+    checkpoint: str = field(metadata={"help": "The directory of a model, or of an adapter."})
+    output_dir: str | None = field(default=None, metadata={"help": "Where the plain directory goes; must not exist."})
+    base: str | None = field(default=None, metadata={"help": "The adapter's base model, where it has moved."})
+    dtype: str = field(
+        default="auto", metadata={"help": f"Of the weights: {', '.join(DTYPES)}. auto: as the (base) model is stored."}
+    )
+    model_type: str | None = field(default=None, metadata={"help": "qwen2: write a miniqwen as stock Qwen2."})
+    eos_token: str | None = field(
+        default=None, metadata={"help": "What the model stops at, where it ends texts and no turns."}
+    )
+    chat_template_path: str | None = field(default=None, metadata={"help": "A .jinja file to take its place."})
+    keeps_thoughts: bool = field(
+        default=True, metadata={"help": "Refuse a chat template that leaves <think> blocks out of earlier turns."}
+    )
+    max_shard_size: str = field(default="5GB", metadata={"help": "Weights go into files of at most this size."})
+
+    def __post_init__(self):
+        if self.dtype not in DTYPES:
+            raise ValueError(f"dtype: there is no '{self.dtype}' here. There are: {', '.join(DTYPES)}.")
+        if self.model_type not in (None, "qwen2"):
+            raise ValueError(f"--as: a model cannot be written as '{self.model_type}'. There is: qwen2.")
+        if self.output_dir is None:
+            raise ValueError("output_dir is missing: where is the plain directory to go?")
+        if Path(self.output_dir).exists():
+            raise ValueError(f"output_dir {self.output_dir} is there already. Choose another, or remove it.")
+
+
+def arguments() -> tuple[type, ...]:
+    return (ExportArguments,)
+
+
+def main(argv=None) -> None:
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words and not words[0].startswith("--"):
+        words = ["--checkpoint", *words]
+    words = ["--model_type" if word == "--as" else word.replace("--as=", "--model_type=", 1) for word in words]
+    keys, _ = args.parse(arguments(), words, needs_config=False)
+    source = Path(keys.checkpoint)
+    if not source.is_dir():
+        raise ValueError(f"There is no checkpoint directory '{source}'.")
+    checkpoint.check_whole(source)
+    base = merge.base_of(source, keys.base)
+    if keys.model_type == "qwen2":
+        merge.check_is_miniqwen(merge.config_of(base or source)["model_type"])
+    write(keys, base, tokenizer_of(source, base, keys))
+
+
+def tokenizer_of(source: Path, base: str | None, keys: ExportArguments):
+    """The tokenizer beside a checkpoint, or its base's, with what the model is to stop at as its EOS.
+
+    A base model ends texts, and what was trained on conversations ends turns: only of a run that pretrained, or where
+    `eos_token` says so, is the tokenizer's own EOS kept.
+    """
+    own = base is None or (source / "tokenizer_config.json").is_file()
+    found = run.tokenizer(str(source) if own else base)
+    if keys.chat_template_path is not None:
+        path = Path(keys.chat_template_path)
+        if not path.is_file():
+            raise ValueError(f"chat_template_path: there is no file '{path}'.")
+        found.chat_template = path.read_text(encoding="utf-8")
+    ends_texts = keys.eos_token is not None or merge.record_of(source).get("stage") == "pretrain"
+    before = found.eos_token
+    turns.settle(found, conversational=bool(found.chat_template) and not ends_texts, eos_token=keys.eos_token)
+    if found.eos_token != before:
+        print(f"it stops at '{found.eos_token}', where its tokenizer said '{before}'.")
+    return found
+
+
+def write(keys: ExportArguments, base: str | None, tokenizer) -> Path:
+    """The plain directory, under a hidden name until the look at it has found nothing."""
+    import torch
+
+    source, target = Path(keys.checkpoint), Path(keys.output_dir)
+    partial = target.with_name(f".{target.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    model, *before = merge.merged(source, base, tokenizer) if base else (merge.loaded(source),)
+    stored = merge.config_of(base or source)
+    name = keys.dtype if keys.dtype != "auto" else stored.get("dtype") or stored.get("torch_dtype") or "float32"
+    dtype = getattr(torch, name)
+    # Rounded first and asked in float32 then: so the model on disk, asked in float32, has to say the same.
+    expected = look.logits(merge.cast(merge.cast(model, dtype), torch.float32), tokenizer)
+    merge.cast(model, dtype)
+    if keys.model_type == "qwen2":
+        model = merge.as_qwen2(model)
+    merge.settle_stops(model, tokenizer)
+    model.save_pretrained(partial, max_shard_size=keys.max_shard_size)
+    tokenizer.save_pretrained(partial)
+    look.demand(
+        partial,
+        look.at_files(
+            partial, memory=model.state_dict(), eos_token=tokenizer.eos_token, keeps_thoughts=keys.keeps_thoughts
+        ),
+    )
+    del model
+    look.demand(partial, look.at_model(partial, expected, *before))
+    os.replace(partial, target)
+    size = sum(file.stat().st_size for file in target.glob("*.safetensors"))
+    print(f"{target}: {size / 1e6:,.1f} MB of weights in {name}, read back and asked.")
+    return target
+
+
+if __name__ == "__main__":
+    sys.exit(args.answer_for(main))

@@ -1,0 +1,156 @@
+"""From what a run leaves to a plain model: an adapter merged into its base, a miniqwen in Qwen2's class."""
+
+import json
+from pathlib import Path
+
+from suite import checkpoint, look
+
+# What says of a miniqwen that it is one; every other field of its configuration is Qwen2's.
+_ITS_OWN = ("model_type", "architectures", "auto_map", "transformers_version")
+
+
+def record_of(source: Path) -> dict:
+    """The record of the run that made a directory, or made it as one of its checkpoints; empty for a foreign one."""
+    there = [d / "run.json" for d in (source, source.absolute().parent) if (d / "run.json").is_file()]
+    return json.loads(there[0].read_text(encoding="utf-8")) if there else {}
+
+
+def base_of(source: Path, given: str | None = None) -> str | None:
+    """The base model of an adapter; None for a whole model.
+
+    Raises `ValueError` where the base is not there, is itself an adapter or stored quantized, or is not the one the
+    adapter was trained on. A base that was quantized only in memory (QLoRA) is taken as it is stored, unquantized.
+    """
+    if not (source / "adapter_config.json").is_file():
+        if given is not None:
+            raise ValueError(f"base: '{source}' is a whole model and no adapter, so it has no base.")
+        return None
+    trained_on = checkpoint.read_json(source / "adapter_config.json").get("base_model_name_or_path")
+    name = given or trained_on
+    if not name:
+        raise ValueError(f"'{source}' does not say which model it adapts. Name it: --base DIRECTORY.")
+    if checkpoint.is_local(name) and not Path(name).is_dir():
+        raise ValueError(f"The base of '{source}', '{name}', is not there. Where is it? --base DIRECTORY.")
+    checkpoint.check_whole(name)
+    checkpoint.refuse_adapter(name)
+    if "quantization_config" in config_of(name):
+        raise ValueError(
+            f"The base '{name}' is stored quantized, and merging into rounded weights loses what the adapter learned. "
+            "Name the model it was quantized from: --base DIRECTORY."
+        )
+    then, now = record_of(source).get("inputs", {}).get(trained_on), checkpoint.fingerprint(name)
+    if then not in (None, trained_on, now):
+        raise ValueError(
+            f"'{name}' is not the base that '{source}' was trained on: it is another model, or its files have changed "
+            f"(fingerprint {then} then, {now} now). Name the one that was: --base DIRECTORY."
+        )
+    return name
+
+
+def config_of(name: str | Path) -> dict:
+    """config.json of a directory; of a model on the Hub what it says there."""
+    if checkpoint.is_local(str(name)):
+        return checkpoint.read_json(Path(name) / "config.json")
+    from transformers import PreTrainedConfig
+
+    try:
+        return PreTrainedConfig.get_config_dict(name)[0]
+    except OSError as error:  # the network and the Hub's own refusals
+        raise ValueError(f"Cannot load the configuration of '{name}': {error}") from error
+
+
+def loaded(name: str | Path, dtype: str = "auto"):
+    """A model on the CPU."""
+    from transformers import AutoModelForCausalLM
+
+    import suite.model  # noqa: F401  (the Auto classes learn miniqwen)
+
+    try:
+        return AutoModelForCausalLM.from_pretrained(name, dtype=dtype)
+    except OSError as error:  # the network and the Hub's own refusals
+        raise ValueError(f"Cannot load '{name}': {error}") from error
+
+
+def merged(source: Path, base: str, tokenizer):
+    """(the base with the adapter merged into its weights, logits of the adapter beside its base, of the base alone).
+
+    All in float32, the sum too, so that only what is written is rounded. Raises
+    `ValueError` for an adapter that does not fit, that changes nothing, or that merged answers otherwise than beside
+    its base.
+    """
+    from peft import PeftModel
+
+    model = loaded(base, "float32")
+    try:
+        model = PeftModel.from_pretrained(model, source)
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(f"The adapter '{source}' does not fit its base '{base}': {_first_line(error)}") from error
+    _check_places(model, source, base)
+    adapted = look.logits(model, tokenizer)
+    with model.disable_adapter():
+        alone = look.logits(model, tokenizer)
+    if adapted.equal(alone):
+        raise ValueError(f"The adapter '{source}' changes nothing: its base answers the same without it.")
+    try:
+        model = model.merge_and_unload(safe_merge=True)
+    except ValueError as error:  # PEFT found values that are not finite
+        raise ValueError(f"'{source}' cannot be merged: {_first_line(error)}") from error
+    findings = look.at_logits("the merged model", look.logits(model, tokenizer), adapted)
+    if findings:
+        raise ValueError(f"Merging '{source}' into '{base}' went wrong: {findings[0]}. Nothing was written.")
+    return model, adapted, alone
+
+
+def cast(model, dtype):
+    """The model with its parameters in `dtype`. `model.to` would round the angles of RoPE, too, which no file holds."""
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype)
+    return model
+
+
+def _first_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
+
+
+def _check_places(model, source: Path, base: str) -> None:
+    """PEFT only warns of tensors that find no place, and leaves places without a tensor at their random beginning."""
+    from peft import get_peft_model_state_dict
+    from safetensors import safe_open
+
+    with safe_open(source / "adapter_model.safetensors", framework="pt") as file:
+        there = set(file.keys())
+    places = set(get_peft_model_state_dict(model))
+    for names, what in ((there - places, "has no place for"), (places - there, "asks of the adapter for")):
+        if names:
+            raise ValueError(
+                f"The adapter '{source}' does not fit its base '{base}', which {what} {sorted(names)[0]} "
+                f"(and {len(names) - 1} more)."
+            )
+
+
+def as_qwen2(model):
+    """The same tensors in transformers' own class, which vLLM and every converter know."""
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    check_is_miniqwen(model.config.model_type)
+    fields = {key: value for key, value in model.config.to_dict().items() if key not in _ITS_OWN}
+    plain = Qwen2ForCausalLM(Qwen2Config(**fields, use_sliding_window=False))
+    cast(plain, model.dtype).load_state_dict(model.state_dict())
+    plain.generation_config = model.generation_config
+    return plain
+
+
+def check_is_miniqwen(model_type: str) -> None:
+    if model_type != "miniqwen":
+        raise ValueError(f"--as qwen2 is for a miniqwen, and this model is a {model_type} already: leave it away.")
+
+
+def settle_stops(model, tokenizer) -> None:
+    """Let the model's configurations stop at the tokenizer's EOS first, and at what they stopped at besides."""
+    ends = tokenizer.eos_token_id
+    before = model.generation_config.eos_token_id
+    others = [i for i in (before if isinstance(before, list) else [before]) if i not in (None, ends)]
+    model.config.eos_token_id = ends
+    model.generation_config.eos_token_id = [ends, *others] if others else ends
+    if tokenizer.pad_token_id is not None:
+        model.config.pad_token_id = model.generation_config.pad_token_id = tokenizer.pad_token_id
