@@ -141,7 +141,7 @@ def texts(rows: list[dict]) -> list[str]:
     return [turn["content"] for row in rows for turn in [*row["prompt"], *row["completion"]]]
 
 
-def digits_reward(completions: list, **columns) -> list[float]:
-    """The share of digits: a reward that every script can import, and that differs inside a group from the start."""
+def letters_reward(completions: list, **columns) -> list[float]:
+    """The share of Latin letters: a reward that every script can import, and that differs inside a group of noise."""
     said = [turns[0]["content"] for turns in completions]
-    return [sum(c.isdigit() for c in text) / max(1, len(text)) for text in said]
+    return [sum(c.isascii() and c.isalpha() for c in text) / max(1, len(text)) for text in said]

@@ -23,7 +23,7 @@ OF_STAGE = {
     "sft": {"max_length": 128, "max_steps": 40},
     "dpo": {"max_length": 128},
     "grpo": {
-        "reward_funcs": [f"{runs.__name__}.digits_reward"],
+        "reward_funcs": [f"{runs.__name__}.letters_reward"],
         "num_generations": 4,
         "max_completion_length": 32,
     },
