@@ -8,6 +8,7 @@ does.
 import itertools
 from pathlib import Path
 
+from suite import columns
 from suite.checkpoint import is_local
 
 _SAID = "What the assistant said."
@@ -75,7 +76,7 @@ def _templated(tokenizer, chat_template_path: str | None) -> tuple:
 def check_masks(rows, tokenizer, chat_template_path: str | None = None) -> None:
     """For `assistant_only_loss`: raise `ValueError` where a row has no assistant, or the template hides the end.
 
-    `rows` have `messages` or `prompt` and `completion`, all of them conversations.
+    `rows` have `messages` or `prompt` and `completion`; plain text, in which nobody takes turns, is refused, too.
     """
     from trl.chat_template_utils import (
         get_training_chat_template,
@@ -83,6 +84,18 @@ def check_masks(rows, tokenizer, chat_template_path: str | None = None) -> None:
         is_chat_template_stop_token_trained,
     )
 
+    for number, row in enumerate(rows, 1):
+        if not columns.is_conversational(row):
+            raise ValueError(
+                "assistant_only_loss: the rows are plain text, in which nobody takes turns. Leave it away: of a "
+                "`prompt` and its `completion` only the completion is trained, anyway."
+            )
+        turns = row["messages"] if "messages" in row else [*row["prompt"], *row["completion"]]
+        if not any(turn["role"] == "assistant" and turn.get("content") for turn in turns):
+            raise ValueError(
+                f"assistant_only_loss: row {number} has no assistant turn, so nothing in it could be learned. "
+                "`suite prepare` leaves such rows out."
+            )
     source, template = _templated(tokenizer, chat_template_path)
     template = template or source.chat_template
     marked = template if has_generation_markers(template) else get_training_chat_template(source)
@@ -92,13 +105,6 @@ def check_masks(rows, tokenizer, chat_template_path: str | None = None) -> None:
             "model would never learn to stop. Put it between {% generation %} and {% endgeneration %}, or set "
             "`assistant_only_loss: false`."
         )
-    for number, row in enumerate(rows, 1):
-        turns = row["messages"] if "messages" in row else [*row["prompt"], *row["completion"]]
-        if not any(turn["role"] == "assistant" and turn.get("content") for turn in turns):
-            raise ValueError(
-                f"assistant_only_loss: row {number} has no assistant turn, so nothing in it could be learned. "
-                "`suite prepare` leaves such rows out."
-            )
 
 
 def check_trained(rows, eos_token: str, eos_token_id: int, looked_at: int = 1000) -> None:

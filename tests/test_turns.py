@@ -77,6 +77,11 @@ def test_masks_are_checked_row_by_row_and_the_template_once(tokenizer):
         turns.check_masks([good], tokenizer)
 
 
+def test_plain_text_has_no_turns_to_mask(tokenizer):
+    with pytest.raises(ValueError, match="the rows are plain text"):
+        turns.check_masks([{"prompt": "2+2=", "completion": "4"}], tokenizer)
+
+
 def test_an_unknown_template_without_marks_is_refused_for_assistant_only_loss(tokenizer):
     tokenizer.chat_template = CHATML.replace("\n", "\n\n")
     with pytest.raises(ValueError, match="template"):
