@@ -126,6 +126,19 @@ def rows(script, mixture, shapes: tuple[str, ...], *, with_test: bool = False):
     return found[0], found[1] if with_test else None
 
 
+def check_left_out(rows, kept) -> None:
+    """Say how many rows TRL has dropped because `max_length` leaves nothing of them to train; it drops them silently.
+
+    Raises `ValueError` where that is all of them. Of rows that stream nobody knows the number.
+    """
+    if not hasattr(rows, "__len__") or len(kept) == len(rows):
+        return
+    told = f"{len(rows) - len(kept)} of {len(rows)} rows are left out: their prompt alone fills `max_length`."
+    if len(kept) == 0:
+        raise ValueError(f"{told} Raise it.")
+    say(told)
+
+
 def _mixed(mixture, shapes: tuple[str, ...]) -> tuple:
     """(the splits of TRL's `datasets:` mixture, the one of `shapes` that all its parts have).
 

@@ -107,30 +107,39 @@ def check_masks(rows, tokenizer, chat_template_path: str | None = None) -> None:
         )
 
 
-def check_trained(rows, eos_token: str, eos_token_id: int, looked_at: int = 1000) -> None:
-    """Raise `ValueError` where tokenized rows (a column of labels) teach nothing, or never how a conversation ends.
+def check_trained(rows, eos_token: str, eos_token_id: int, *, split: bool = False, looked_at: int = 1000) -> str | None:
+    """How many tokenized rows (a column of labels) are cut off before their end, as a line to say, if any are.
 
-    Looks at the first rows only, a packed one document by document; says aloud how many are cut off before their end.
+    Looks at the first rows only, a packed one document by document. With `split`, packing has cut documents anywhere
+    and lost nothing: a piece may well hold a prompt alone, or end in mid-sentence. Raises `ValueError` where rows teach
+    nothing, or never how a conversation ends.
     """
-    found = [labels for row in itertools.islice(rows, looked_at) for labels in _documents(row)]
-    empty = sum(all(label == -100 for label in labels) for labels in found)
+    found = [
+        [label for label in labels if label != -100]
+        for row in itertools.islice(rows, looked_at)
+        for labels in _documents(row)
+    ]
+    if split:  # what is trained of all the pieces, as of one document
+        found = [[label for labels in found for label in labels]]
+    empty = sum(not labels for labels in found)
     if empty or not found:
         raise ValueError(
-            f"{empty or 'All'} of the first {len(found) or 'rows'} rows have no token in the loss: the prompt alone "
-            "fills `max_length`, or the mask is empty. Raise `max_length`, or leave such rows out."
+            f"{f'{empty} of the first {len(found)} rows' if found else 'All rows'} have no token in the loss: the "
+            "prompt alone fills `max_length`, or the mask is empty. Raise `max_length`, or leave such rows out."
         )
     # The last two: templates write a line break behind the token that ends a turn.
-    ending = sum(eos_token_id in [label for label in labels if label != -100][-2:] for labels in found)
+    ending = sum(eos_token_id in (labels if split else labels[-2:]) for labels in found)
     if not ending:
         raise ValueError(
             f"None of the first {len(found)} rows ends with the end of a turn, '{eos_token}', in the loss: a model "
             "trained on them never stops. `max_length` cuts it off, or the chat template leaves it out."
         )
-    if ending < len(found):
-        print(
-            f"{len(found) - ending} of the first {len(found)} rows are cut off by `max_length` before '{eos_token}': "
-            "they do not teach the model to stop."
-        )
+    if ending == len(found):
+        return None
+    return (
+        f"{len(found) - ending} of the first {len(found)} rows are cut off by `max_length` before '{eos_token}': "
+        "they do not teach the model to stop."
+    )
 
 
 def _documents(row: dict) -> list[list[int]]:

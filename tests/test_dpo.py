@@ -94,6 +94,12 @@ def test_the_model_after_dpo_stops_at_the_end_of_a_turn_though_its_base_ends_tex
     assert tokenizer.eos_token_id in GenerationConfig.from_pretrained("run").eos_token_id
 
 
+def test_a_max_length_that_no_prompt_leaves_room_in_is_refused_and_the_directory_stays_free(miniqwen_dir, pairs_dir):
+    with pytest.raises(ValueError, match="64 of 64 rows are left out: their prompt alone fills `max_length`"):
+        dpo.main(words(miniqwen_dir, pairs_dir, max_length=4))
+    assert not Path("run/run.json").exists()
+
+
 def test_an_adapter_directory_and_rows_of_another_shape_are_refused(miniqwen_dir, arithmetic_dir, pairs_dir):
     with pytest.raises(ValueError, match="needs the shape 'prompt.chosen.rejected'"):
         dpo.main(words(miniqwen_dir, arithmetic_dir))

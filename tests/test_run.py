@@ -160,6 +160,16 @@ def test_parts_that_do_not_mix_are_refused_by_their_names(parts, entries, shapes
         mixed(parts, shapes, *({"path": name} for name in entries))
 
 
+def test_rows_that_a_trainer_has_dropped_are_counted_and_a_run_without_any_is_refused(capsys):
+    run.check_left_out([1, 2, 3], [1, 2, 3])
+    run.check_left_out(iter([1]), [1])
+    assert capsys.readouterr().out == ""
+    run.check_left_out([1, 2, 3], [2])
+    assert "2 of 3 rows are left out: their prompt alone fills `max_length`" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="3 of 3 rows are left out"):
+        run.check_left_out([1, 2, 3], [])
+
+
 def test_an_empty_data_set_is_refused(tmp_path):
     import pyarrow
     import pyarrow.parquet

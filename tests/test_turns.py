@@ -88,18 +88,29 @@ def test_an_unknown_template_without_marks_is_refused_for_assistant_only_loss(to
         turns.check_masks([{"messages": [ASKED, SAID]}], tokenizer)
 
 
-def test_rows_that_never_train_the_end_are_refused_and_some_that_do_not_are_counted(capsys):
-    turns.check_trained([{"labels": [-100, 5, 9]}] * 3, "<|im_end|>", 9)
-    turns.check_trained([{"labels": [-100, 5, 9, -100, 6, 9, 2], "seq_lengths": [3, 4]}], "<|im_end|>", 9)
-    assert capsys.readouterr().out == ""
-    turns.check_trained([{"labels": [-100, 5, 9]}, {"labels": [-100, 5, 6]}], "<|im_end|>", 9)
-    assert "1 of the first 2 rows are cut off" in capsys.readouterr().out
+def test_rows_that_never_train_the_end_are_refused_and_some_that_do_not_are_counted():
+    assert turns.check_trained([{"labels": [-100, 5, 9]}] * 3, "<|im_end|>", 9) is None
+    packed = {"labels": [-100, 5, 9, -100, 6, 9, 2], "seq_lengths": [3, 4]}
+    assert turns.check_trained([packed], "<|im_end|>", 9) is None
+    told = turns.check_trained([{"labels": [-100, 5, 9]}, {"labels": [-100, 5, 6]}], "<|im_end|>", 9)
+    assert "1 of the first 2 rows are cut off" in told
     with pytest.raises(ValueError, match="None of the first 2 rows ends with the end of a turn"):
         turns.check_trained([{"labels": [-100, 5]}] * 2, "<|im_end|>", 9)
     with pytest.raises(ValueError, match="None of the first 1 rows"):  # the user's turn ends, the assistant's does not
         turns.check_trained([{"labels": [4, 9, 3, 5, 6, 7]}], "<|im_end|>", 9)
     with pytest.raises(ValueError, match="1 of the first 2 rows have no token in the loss"):
         turns.check_trained([{"labels": [-100, -100]}, {"labels": [9]}], "<|im_end|>", 9)
+    with pytest.raises(ValueError, match="All rows have no token in the loss"):
+        turns.check_trained([], "<|im_end|>", 9)
+
+
+def test_where_packing_splits_documents_a_piece_need_not_end_nor_train():
+    pieces = [{"labels": [-100, -100], "seq_lengths": [2]}, {"labels": [5, 9, 3]}, {"labels": [-100, 5, 6]}]
+    assert turns.check_trained(pieces, "<|im_end|>", 9, split=True) is None
+    with pytest.raises(ValueError, match="no token in the loss"):
+        turns.check_trained(pieces[:1], "<|im_end|>", 9, split=True)
+    with pytest.raises(ValueError, match="ends with the end of a turn"):
+        turns.check_trained(pieces[2:], "<|im_end|>", 9, split=True)
 
 
 def test_qwens_own_template_ends_turns_where_its_base_tokenizer_does_not(shared_data):

@@ -37,6 +37,7 @@ def main(argv=None) -> None:
             peft_config=get_peft_config(model),
             callbacks=callbacks,
         )
+    run.check_left_out(train_rows, trainer.train_dataset)
     run.finish(trainer, config, record)
 
 

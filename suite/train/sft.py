@@ -62,7 +62,12 @@ def main(argv=None) -> None:
         callbacks=callbacks,
         **how,
     )
-    turns.check_trained(trainer.train_dataset, tokenizer.eos_token, tokenizer.eos_token_id)
+    if not config.packing:
+        run.check_left_out(train_rows, trainer.train_dataset)
+    split = config.packing and config.packing_strategy != "bfd"
+    cut = turns.check_trained(trainer.train_dataset, tokenizer.eos_token, tokenizer.eos_token_id, split=split)
+    if cut:
+        run.say(cut)
     run.finish(trainer, config, record)
 
 
