@@ -103,6 +103,11 @@ def say(line: str) -> None:
         print(line, flush=True)
 
 
+def sources(script, mixture) -> list[str | None]:
+    """The data directories, or names on the Hub, that a run's rows come from."""
+    return [script.dataset_name, *(entry.path for entry in mixture.datasets or [])]
+
+
 def rows(script, mixture, shapes: tuple[str, ...], *, with_test: bool = False):
     """(training rows, test rows or None) of `dataset_name` or of TRL's `datasets:` mixture, in one of `shapes`.
 

@@ -81,6 +81,20 @@ def test_resume_true_notices_that_an_input_changed(tmp_path, arithmetic_dir):
         run.begin("sft", Config(config.output_dir, True), {}, str(arithmetic_dir))
 
 
+def test_the_parts_of_a_mixture_are_inputs_of_a_run_as_a_data_set_is(arithmetic_dir):
+    @dataclass
+    class Part:
+        path: str
+
+    assert run.sources(Script(str(arithmetic_dir)), Mixture([])) == [str(arithmetic_dir)]
+    sources = run.sources(Script(), Mixture([Part(str(arithmetic_dir)), Part("owner/name")]))
+    record = run.begin("sft", Config("run"), {}, *sources)
+    assert record["inputs"] == {
+        str(arithmetic_dir): checkpoint.fingerprint(arithmetic_dir),
+        "owner/name": "owner/name",
+    }
+
+
 def test_rows_have_only_the_columns_of_their_shape(arithmetic_dir):
     rows, test = run.rows(Script(str(arithmetic_dir)), Mixture([]), ("text",), with_test=True)
     assert rows.column_names == ["text"] and len(test) == 100

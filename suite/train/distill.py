@@ -42,7 +42,9 @@ def main(argv=None) -> None:
     if config.use_vllm:
         engine.require_vllm("use_vllm: true", config.vllm_mode)
     teacher_name = config.teacher_model_name_or_path
-    record = run.begin("distill", config, written, model.model_name_or_path, teacher_name, script.dataset_name)
+    record = run.begin(
+        "distill", config, written, model.model_name_or_path, teacher_name, *run.sources(script, mixture)
+    )
     if record is None:
         return
     callbacks = run.callbacks(extra)

@@ -13,7 +13,7 @@ def arguments() -> tuple[type, ...]:
 
 def main(argv=None) -> None:
     script, config, model, mixture, extra, written = args.parse(arguments(), argv)
-    record = run.begin("dpo", config, written, model.model_name_or_path, script.dataset_name)
+    record = run.begin("dpo", config, written, model.model_name_or_path, *run.sources(script, mixture))
     if record is None:
         return
     callbacks = run.callbacks(extra)

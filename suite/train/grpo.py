@@ -15,7 +15,7 @@ def main(argv=None) -> None:
     funcs = rewards.load_all(reward.reward_funcs, reward.reward_kwargs)  # a bad knob is found before all else
     if config.use_vllm:
         engine.require_vllm("use_vllm: true", config.vllm_mode)
-    record = run.begin("grpo", config, written, model.model_name_or_path, script.dataset_name)
+    record = run.begin("grpo", config, written, model.model_name_or_path, *run.sources(script, mixture))
     if record is None:
         return
     callbacks = run.callbacks(extra)

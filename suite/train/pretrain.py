@@ -16,7 +16,12 @@ def arguments() -> tuple[type, ...]:
 def main(argv=None) -> None:
     script, config, model, mixture, scratch, extra, written = args.parse(arguments(), argv)
     record = run.begin(
-        "pretrain", config, written, model.model_name_or_path, scratch.tokenizer_name_or_path, script.dataset_name
+        "pretrain",
+        config,
+        written,
+        model.model_name_or_path,
+        scratch.tokenizer_name_or_path,
+        *run.sources(script, mixture),
     )
     if record is None:
         return

@@ -27,7 +27,7 @@ def arguments() -> tuple[type, ...]:
 
 def main(argv=None) -> None:
     script, config, model, mixture, tags, extra, written = args.parse(arguments(), argv)
-    record = run.begin("sft", config, written, model.model_name_or_path, script.dataset_name)
+    record = run.begin("sft", config, written, model.model_name_or_path, *run.sources(script, mixture))
     if record is None:
         return
     callbacks = run.callbacks(extra)
