@@ -26,6 +26,7 @@ def test_the_whole_life_runs_and_every_stage_leaves_a_checkpoint(life):
         assert record["finished"] and record["steps"] > 0
         assert (home / "runs/smoke" / stage / "model.safetensors").is_file()
     assert (home / "runs/smoke/sft-lora/adapter_model.safetensors").is_file()
+    assert json.loads((home / "data/smoke-rft/sample.json").read_text())["answers"]["kept"] > 0
     assert "$ suite grpo --config" in said
 
 
@@ -76,6 +77,7 @@ def test_running_it_again_reuses_everything_and_says_so(life):
     done = run_suite("run", SMOKE, cwd=home)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("holds this very run, complete") == 5
+    assert done.stdout.count("holds these very answers already") == 1
     assert (
         done.stdout.count("evaluated in this very way before") == 3 and "holds these very rows already" in done.stdout
     )

@@ -152,6 +152,17 @@ def test_vllm_stops_at_every_declared_id_and_counts_it(served, reference):
 
 
 @pytest.mark.slow
+def test_completions_come_one_by_one_and_who_stops_listening_leaves_none_behind(served):
+    sampling, prompts = Sampling(max_new_tokens=48, temperature=1.0, seed=2), PROMPTS * 6
+    answers = served.stream(prompts, sampling)
+    number, first = next(answers)
+    assert served.llm.llm_engine.has_unfinished_requests()
+    answers.close()
+    assert not served.llm.llm_engine.has_unfinished_requests()
+    assert served.complete(prompts, sampling)[number] == [first]
+
+
+@pytest.mark.slow
 def test_vllm_samples_n_a_prompt_and_the_same_seed_repeats(served):
     def sample(seed):
         return served.complete(PROMPTS, Sampling(max_new_tokens=16, temperature=1.0, n=3, seed=seed))
