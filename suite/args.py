@@ -338,6 +338,7 @@ def parse(
     if only:
         return (*(d(**{f.name: values[f.name] for f in fields(d) if f.init}) for d in only), values)
     _check_precision(values)
+    _check_streaming(values)
     _check_group_size(values)
     filled = parser.parse_args_into_dataclasses(args=words, look_for_args_file=False)
     for instance in filled:
@@ -399,6 +400,13 @@ def _check_precision(values: dict) -> None:
             "bf16 is TRL's default, and this run is on a CPU. Set `bf16: false` and `use_cpu: true`, or write "
             "`bf16: true` out if you mean it."
         )
+
+
+def _check_streaming(values: dict) -> None:
+    """TRL finds out when the model is loaded."""
+    for key in ("dataset_streaming", "streaming"):
+        if values.get(key) and values.get("max_steps", 1) <= 0:
+            raise ValueError(f"{key}: true, so nobody knows how many rows there are. Set `max_steps`.")
 
 
 def _check_group_size(values: dict) -> None:

@@ -45,6 +45,11 @@ def settle(
             "The chat template writes no token of its own behind an assistant's turn, so a model cannot learn to stop. "
             "Set `chat_template_path` to a template that does, such as that of Qwen/Qwen2.5-0.5B-Instruct."
         )
+    if ends not in tokenizer.get_vocab():
+        raise ValueError(
+            f"chat_template_path: that template ends a turn with '{ends}', which is no token of this model. Take a "
+            "template of the model's own family."
+        )
     if eos_token not in (None, ends):
         raise ValueError(
             f"eos_token: '{eos_token}' is not what ends a turn: the chat template writes '{ends}' there, and a model "

@@ -51,6 +51,7 @@ def test_values_reach_the_fields_they_name_and_the_command_line_wins(tmp_path):
         ({"max_steps": 2.5}, "max_steps: 2.5 is a float"),
         ({"max_steps": True}, "max_steps: True is a bool"),
         ({"packing": 1}, "packing: 1 is a int"),
+        ({"dataset_streaming": True}, "dataset_streaming: .* nobody knows how many rows .* Set `max_steps`"),
         ({"run_name": 7}, "run_name: 7 .* in quotes"),
         ({"learning_rate": "fast"}, "learning_rate: 'fast'"),
         ({"learning_rate": None}, "learning_rate: None"),

@@ -62,6 +62,17 @@ def test_a_template_from_a_file_decides_in_the_place_of_the_tokenizers_own(token
         turns.settle(tokenizer, conversational=True, chat_template_path=str(tmp_path / "endless.jinja"))
 
 
+def test_a_template_of_another_family_whose_end_is_no_token_here_is_refused(tokenizer, tokenizer_dir, tmp_path):
+    from transformers import AutoTokenizer
+
+    other = AutoTokenizer.from_pretrained(tokenizer_dir)
+    other.add_tokens(["<|eot|>"], special_tokens=True)
+    other.chat_template = other.chat_template.replace("<|im_end|>", "<|eot|>")
+    other.save_pretrained(tmp_path / "other")
+    with pytest.raises(ValueError, match="'<.eot.>', which is no token of this model"):
+        turns.settle(tokenizer, conversational=True, chat_template_path=str(tmp_path / "other"))
+
+
 ASKED = {"role": "user", "content": "2+2"}
 SAID = {"role": "assistant", "content": "4"}
 
