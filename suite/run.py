@@ -9,7 +9,7 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
-from suite import checkpoint, columns, reasoning, turns
+from suite import checkpoint, columns, look, reasoning, turns
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate")
 # What may differ between a run and its continuation.
@@ -239,7 +239,8 @@ def starting_point(model, config, rows, *, eos_token: str | None = None, chat_te
     """The tokenizer of the model a run starts from, with the EOS of this run; `config` learns how to load the model.
 
     `rows` are the training rows, whose first tells conversations from plain text. Raises `ValueError` for a checkpoint
-    that is not whole or only an adapter, a missing package, and an end of turn that no template agrees with.
+    that is not whole or only an adapter, a missing package, an end of turn that no template agrees with, and a template
+    that leaves out what is to be learned.
     """
     checkpoint.check_whole(model.model_name_or_path)
     checkpoint.refuse_adapter(model.model_name_or_path)
@@ -251,6 +252,8 @@ def starting_point(model, config, rows, *, eos_token: str | None = None, chat_te
         needs_template=conversational and chat_template_path is None,
     )
     turns.settle(found, conversational=conversational, eos_token=eos_token, chat_template_path=chat_template_path)
+    if conversational:
+        turns.check_said(rows, found, chat_template_path)
     config.model_init_kwargs = model_init_kwargs(model, config)
     return found
 
@@ -333,11 +336,38 @@ def finish(trainer, config, record: dict) -> None:
     trainer.save_model(config.output_dir)
     trainer.save_state()
     if is_main:
+        _look_at_save(trainer, record["stage"])
         note_finished(config.output_dir, seconds=result.metrics["train_runtime"], steps=trainer.state.global_step)
     if config.push_to_hub:
         trainer.push_to_hub()
     trainer.accelerator.wait_for_everyone()
     trainer.accelerator.end_training()
+
+
+def _look_at_save(trainer, stage: str) -> None:
+    """Read back what was saved, tensor by tensor on the CPU. Raises `ValueError` with all that is not as it should be.
+
+    Only where turns were trained through the chat template does it matter that the template keeps think blocks.
+    """
+    begun = time.monotonic()
+    findings = look.at_files(
+        trainer.args.output_dir,
+        memory=_in_memory(trainer),
+        eos_token=trainer.processing_class.eos_token,
+        keeps_thoughts=stage in ("sft", "dpo"),
+    )
+    look.demand(trainer.args.output_dir, findings)
+    say(f"{trainer.args.output_dir}: read back, {time.monotonic() - begun:.1f} s.")
+
+
+def _in_memory(trainer):
+    """The tensors that were saved, by name; None where this process holds only a share of each."""
+    if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+        return None
+    from peft import PeftModel, get_peft_model_state_dict
+
+    model = trainer.accelerator.unwrap_model(trainer.model, keep_torch_compile=False)
+    return get_peft_model_state_dict(model) if isinstance(model, PeftModel) else model.state_dict()
 
 
 def claim(output_dir: str, record: dict) -> None:

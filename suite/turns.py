@@ -78,6 +78,27 @@ def _templated(tokenizer, chat_template_path: str | None) -> tuple:
         raise ValueError(f"chat_template_path: cannot load the tokenizer of '{path}': {error}") from error
 
 
+def check_said(rows, tokenizer, chat_template_path: str | None = None, looked_at: int = 100) -> None:
+    """Raise `ValueError` where the template leaves out part of what an assistant says last, which is to be learned.
+
+    R1-Distill's cuts away all before </think>: right for earlier turns, and SFT on traces would never see a thought.
+    White space aside, for templates trim. Looks at the first rows only.
+    """
+    source, template = _templated(tokenizer, chat_template_path)
+    for number, row in enumerate(itertools.islice(rows, looked_at), 1):
+        answers = [row[key] for key in ("completion", "chosen", "rejected") if key in row]
+        for turns in [row["messages"]] if "messages" in row else [[*row["prompt"], *said] for said in answers]:
+            if not turns or turns[-1]["role"] != "assistant":
+                continue
+            text = source.apply_chat_template(turns, chat_template=template, tokenize=False)
+            if "".join((turns[-1].get("content") or "").split()) not in "".join(text.split()):
+                raise ValueError(
+                    f"The chat template leaves out part of what the assistant says in row {number}, as R1-Distill's "
+                    "does with all before </think>, so it would not be learned. Set `chat_template_path` (SFT) to one "
+                    "that keeps it, or start from a model whose template does."
+                )
+
+
 def check_masks(rows, tokenizer, chat_template_path: str | None = None) -> None:
     """For `assistant_only_loss`: raise `ValueError` where a row has no assistant, or the template hides the end.
 

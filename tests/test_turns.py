@@ -77,6 +77,25 @@ ASKED = {"role": "user", "content": "2+2"}
 SAID = {"role": "assistant", "content": "4"}
 
 
+def test_a_template_that_cuts_thoughts_away_is_refused_for_rows_that_have_them(tokenizer):
+    thought = {"role": "assistant", "content": "<think>two and two</think>\n\n4"}
+    rows = [
+        {"messages": [ASKED, SAID]},
+        {"messages": [ASKED, thought]},
+        {"prompt": [ASKED], "completion": [thought]},
+        {"prompt": [ASKED], "chosen": [thought], "rejected": [SAID]},
+        {"prompt": [ASKED], "solution": "4"},
+    ]
+    turns.check_said(rows, tokenizer)
+    tokenizer.chat_template = (
+        "{% for m in messages %}<|im_start|>{{ m.content.split('</think>')[-1] | trim }}<|im_end|>{% endfor %}"
+    )
+    turns.check_said([rows[0], rows[4], {"messages": [ASKED, thought, ASKED, SAID]}], tokenizer)
+    for row in rows[1:4]:
+        with pytest.raises(ValueError, match="leaves out part of what the assistant says in row 1"):
+            turns.check_said([row], tokenizer)
+
+
 def test_masks_are_checked_row_by_row_and_the_template_once(tokenizer):
     good = {"messages": [ASKED, SAID]}
     turns.check_masks([good, {"prompt": [ASKED], "completion": [SAID]}], tokenizer)
