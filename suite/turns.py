@@ -17,11 +17,22 @@ _SAID = "What the assistant said."
 def end_of_turn(tokenizer, chat_template: str | None = None) -> str | None:
     """The token that a chat template (the tokenizer's own, or another) writes behind what an assistant said, if any."""
     asked = [{"role": "user", "content": "?"}, {"role": "assistant", "content": _SAID}]
-    text = tokenizer.apply_chat_template(asked, chat_template=chat_template, tokenize=False)
+    text = _rendered(tokenizer, asked, chat_template)
     behind = text.rpartition(_SAID)[2]
     added = set(tokenizer.get_added_vocab().values())
     ids = tokenizer(behind, add_special_tokens=False)["input_ids"]
     return next((tokenizer.convert_ids_to_tokens(i) for i in ids if i in added), None)
+
+
+def _rendered(tokenizer, turns: list[dict], chat_template: str | None) -> str:
+    """A conversation as text. Raises `ValueError` for a broken template, and for one that refuses these roles."""
+    from jinja2 import TemplateError
+
+    try:
+        return tokenizer.apply_chat_template(turns, chat_template=chat_template, tokenize=False)
+    except TemplateError as error:
+        roles = ", ".join(turn["role"] for turn in turns)
+        raise ValueError(f"The chat template cannot write a conversation of the roles {roles}: {error}") from error
 
 
 def settle(
@@ -79,18 +90,18 @@ def _templated(tokenizer, chat_template_path: str | None) -> tuple:
 
 
 def check_said(rows, tokenizer, chat_template_path: str | None = None, looked_at: int = 100) -> None:
-    """Raise `ValueError` where the template leaves out part of what an assistant says last, which is to be learned.
+    """Raise `ValueError` where the template refuses a row, or leaves out part of the last answer in it.
 
     R1-Distill's cuts away all before </think>: right for earlier turns, and SFT on traces would never see a thought.
     White space aside, for templates trim. Looks at the first rows only.
     """
     source, template = _templated(tokenizer, chat_template_path)
     for number, row in enumerate(itertools.islice(rows, looked_at), 1):
-        answers = [row[key] for key in ("completion", "chosen", "rejected") if key in row]
+        answers = [row[key] for key in ("completion", "chosen", "rejected") if key in row] or [[]]
         for turns in [row["messages"]] if "messages" in row else [[*row["prompt"], *said] for said in answers]:
-            if not turns or turns[-1]["role"] != "assistant":
+            text = _rendered(source, turns, template)
+            if turns[-1]["role"] != "assistant":
                 continue
-            text = source.apply_chat_template(turns, chat_template=template, tokenize=False)
             if "".join((turns[-1].get("content") or "").split()) not in "".join(text.split()):
                 raise ValueError(
                     f"The chat template leaves out part of what the assistant says in row {number}, as R1-Distill's "

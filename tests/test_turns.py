@@ -96,6 +96,19 @@ def test_a_template_that_cuts_thoughts_away_is_refused_for_rows_that_have_them(t
             turns.check_said([row], tokenizer)
 
 
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [("{% for m in messages %}{{ m.content", "roles user, assistant: unexpected end of template"),
+     (CHATML + "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}",
+      "roles system, user: no system")],
+)  # fmt: skip
+def test_a_broken_template_and_one_that_refuses_a_role_are_told_in_a_line(tokenizer, template, message):
+    tokenizer.chat_template = template
+    with pytest.raises(ValueError, match=message):
+        turns.settle(tokenizer, conversational=True)
+        turns.check_said([{"prompt": [{"role": "system", "content": "Sum."}, ASKED], "solution": "4"}], tokenizer)
+
+
 def test_masks_are_checked_row_by_row_and_the_template_once(tokenizer):
     good = {"messages": [ASKED, SAID]}
     turns.check_masks([good, {"prompt": [ASKED], "completion": [SAID]}], tokenizer)
