@@ -89,13 +89,26 @@ def arithmetic(config, rows) -> str:
 def doubts(config, model) -> list[str]:
     """One line for each setting that makes the importance ratio, or the KL, say something else than it means."""
     found = []
-    for key, honest in (("top_p", 1.0), ("top_k", 0), ("min_p", None), ("repetition_penalty", 1.0)):
-        value = getattr(config, key)
+    honest_ones = {
+        "temperature": config.temperature,
+        "top_p": 1.0,
+        "top_k": 0,
+        "min_p": None,
+        "repetition_penalty": 1.0,
+    }
+    drawn = {key: getattr(config, key) for key in honest_ones} | (config.generation_kwargs or {})  # which TRL lets win
+    for key, honest in honest_ones.items():
+        value = drawn[key]
         if value not in (honest, None) and not (key == "top_k" and value < 0) and not (key == "min_p" and value == 0):
             found.append(
                 f"warning: {key} {value} cuts or bends the distribution that rollouts are drawn from, and the policy's "
                 f"own probabilities do not know it: the importance ratio is biased. Honest: {key} {honest}."
             )
+    if config.use_vllm and not config.vllm_importance_sampling_correction:
+        found.append(
+            "warning: vllm_importance_sampling_correction false takes what vLLM sampled for the policy's own samples, "
+            "and their probabilities differ by the kernels' rounding. Honest: vllm_importance_sampling_correction true."
+        )
     if model.use_peft and model.lora_dropout > 0:
         found.append(
             f"warning: lora_dropout {model.lora_dropout} makes the policy that is trained another one than the policy "
