@@ -126,7 +126,8 @@ def rows(script, mixture, shapes: tuple[str, ...], *, with_test: bool = False):
     found = []
     for name in wanted:
         if name not in splits:
-            raise ValueError(f"{where} has no split '{name}'. There are: {', '.join(splits)}.")
+            way = " Set `test_split_size`." if mixture.datasets and name == script.dataset_test_split else ""
+            raise ValueError(f"{where} has no split '{name}'. There are: {', '.join(splits)}.{way}")
         found.append(_shaped(splits[name], shapes, f"{where} ({name})"))
     return found[0], found[1] if with_test else None
 

@@ -135,14 +135,14 @@ def parts(tmp_path_factory):
     return home
 
 
-def mixed(parts, shapes, *entries, **keys):
-    """The training rows of a mixture, by TRL's own keys in a config file."""
+def mixed(parts, shapes, *entries, with_test=False, **keys):
+    """The rows of a mixture, by TRL's own keys in a config file."""
     from trl import DatasetMixtureConfig, ScriptArguments
 
     datasets = [{**entry, "path": str(parts / entry["path"])} for entry in entries]
     config = write_yaml(parts / "mix.yaml", datasets=datasets, **keys)
     script, mixture, _ = parse((ScriptArguments, DatasetMixtureConfig), ["--config", str(config)])
-    return run.rows(script, mixture, shapes)
+    return run.rows(script, mixture, shapes, with_test=with_test)
 
 
 def test_prepared_directories_mix_by_trls_own_keys_and_what_only_one_has_is_cut_away(parts):
@@ -155,6 +155,10 @@ def test_prepared_directories_mix_by_trls_own_keys_and_what_only_one_has_is_cut_
         parts, shapes, {"path": "sums", "split": "test"}, {"path": "pairs", "columns": ["prompt", "completion"]}
     )
     assert len(rows) == 14 and all(row["completion"] for row in rows)
+    with pytest.raises(ValueError, match="no split 'test'.*Set `test_split_size`"):
+        mixed(parts, shapes, {"path": "sums"}, with_test=True)
+    rows, test = mixed(parts, shapes, {"path": "sums"}, with_test=True, test_split_size=0.25)
+    assert len(test) * 3 == len(rows)
 
 
 @pytest.mark.parametrize(
