@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from suite import look
-from tests.conftest import shaken
+from tests.conftest import ON_CPU, shaken, write_yaml
 
 # As DeepSeek-R1-Distill's: what an assistant said is cut behind its last </think>.
 STRIPS_THOUGHTS = (
@@ -131,3 +131,28 @@ def test_a_model_that_answers_otherwise_or_does_not_stop_is_found_when_it_is_ask
     assert look.at_model(saved, alone, alone, adapted) == []
     change(saved / "generation_config.json", eos_token_id=tokenizer.convert_tokens_to_ids("<|endoftext|>"))
     assert look.at_model(saved, alone) == ["generation runs on past '<|im_end|>', the end of a turn"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("keys", "finding"),
+    [
+        ({"learning_rate": 3e38, "max_grad_norm": 0.0}, "model.norm.weight has 64 of 64 values that are not finite"),
+        ({"learning_rate": 1e30, "use_peft": True}, "lora_B.weight has .* values that are not finite"),
+        ({"chat_template_path": "strips.jinja"}, "leaves <think> blocks out"),
+    ],
+)
+def test_a_run_that_saved_something_else_than_it_should_ends_in_an_error_and_keeps_it(
+    miniqwen_dir, arithmetic_dir, tmp_path, keys, finding
+):
+    from suite.train import sft
+
+    (tmp_path / "strips.jinja").write_text(STRIPS_THOUGHTS + "{% if add_generation_prompt %}<|im_start|>{% endif %}")
+    config = write_yaml(
+        tmp_path / "sft.yaml", model_name_or_path=str(miniqwen_dir), dataset_name=str(arithmetic_dir), output_dir="run",
+        max_steps=2, lora_target_modules="all-linear", lora_r=2, save_strategy="no", **keys,
+    )  # fmt: skip
+    with pytest.raises(ValueError, match=f"What was saved in 'run' is not what it should be: .*{finding}"):
+        sft.main(["--config", str(config), *ON_CPU])
+    assert list((tmp_path / "run").glob("*model.safetensors"))
+    assert not json.loads((tmp_path / "run" / "run.json").read_text()).get("finished")
