@@ -104,13 +104,15 @@ def fingerprint(path: str | Path) -> str:
     return digest.hexdigest()[:16]
 
 
+def steps(run_dir: str | Path) -> list[Path]:
+    """The checkpoints in a run directory, whole or not, in the order of their steps."""
+    there = (p for p in Path(run_dir).glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", p.name))
+    return sorted(there, key=lambda p: int(p.name.partition("-")[2]))
+
+
 def last(run_dir: str | Path) -> Path | None:
     """The whole checkpoint with the highest step in a run directory."""
-    steps = sorted(
-        (p for p in Path(run_dir).glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", p.name)),
-        key=lambda p: int(p.name.partition("-")[2]),
-    )
-    for path in reversed(steps):
+    for path in reversed(steps(run_dir)):
         try:
             check_whole(path)
         except ValueError:

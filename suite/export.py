@@ -2,6 +2,7 @@
 
     suite export runs/x/sft-lora --output_dir runs/x/merged
     suite export runs/x/grpo --output_dir runs/x/plain --as qwen2 --dtype bfloat16
+    suite export runs/x/sft-lora --output_dir runs/x/merged --push me/model --push_adapter me/model-lora
 
 What is written is read back before it gets its name: the model on disk answers as the one in memory, not as the base of
 its adapter, and stops where a turn ends. `--as` is short for `--model_type`. Works on the CPU, in float32: four bytes a
@@ -14,7 +15,7 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from suite import args, checkpoint, look, merge, run, turns
+from suite import args, checkpoint, hub, look, merge, run, turns
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
@@ -36,15 +37,38 @@ class ExportArguments:
         default=True, metadata={"help": "Refuse a chat template that leaves <think> blocks out of earlier turns."}
     )
     max_shard_size: str = field(default="5GB", metadata={"help": "Weights go into files of at most this size."})
+    push: str | None = field(
+        default=None, metadata={"help": "owner/name on the Hub for output_dir or, without one, for the checkpoint."}
+    )
+    push_adapter: str | None = field(
+        default=None, metadata={"help": "owner/name on the Hub for the adapter as it is, beside the merged model."}
+    )
+    hub_private_repo: bool | None = field(
+        default=None, metadata={"help": "Whether a new repository is private; by default as the account has it."}
+    )
+    hub_revision: str | None = field(default=None, metadata={"help": "The branch to push to, instead of main."})
+    hub_step_revisions: bool = field(
+        default=False, metadata={"help": "Push each checkpoint-N of the run, too, as the branch step-N."}
+    )
+    hub_replace: bool = field(default=False, metadata={"help": "Put it in the place of what the repository holds."})
 
     def __post_init__(self):
         if self.dtype not in DTYPES:
             raise ValueError(f"dtype: there is no '{self.dtype}' here. There are: {', '.join(DTYPES)}.")
         if self.model_type not in (None, "qwen2"):
             raise ValueError(f"--as: a model cannot be written as '{self.model_type}'. There is: qwen2.")
-        if self.output_dir is None:
-            raise ValueError("output_dir is missing: where is the plain directory to go?")
-        if Path(self.output_dir).exists():
+        if self.output_dir is None and self.push is None:
+            raise ValueError("output_dir is missing: where is the plain directory to go? (Or `push` what is there.)")
+        if self.output_dir is None and (self.model_type or self.push_adapter):
+            raise ValueError("output_dir is missing: --as and push_adapter go with a plain directory that is written.")
+        for key in ("push", "push_adapter"):
+            if getattr(self, key) is not None:
+                hub.check_name(key, getattr(self, key))
+        if self.hub_step_revisions and self.output_dir is not None and self.push_adapter is None:
+            raise ValueError("hub_step_revisions: the steps are the run's own; push them without an output_dir.")
+        if self.push is not None and self.push == self.push_adapter:
+            raise ValueError("push and push_adapter: a model and its adapter need a repository each.")
+        if self.output_dir is not None and Path(self.output_dir).exists():
             raise ValueError(f"output_dir {self.output_dir} is there already. Choose another, or remove it.")
 
 
@@ -65,7 +89,29 @@ def main(argv=None) -> None:
     base = merge.base_of(source, keys.base)
     if keys.model_type == "qwen2":
         merge.check_is_miniqwen(merge.config_of(base or source)["model_type"])
-    write(keys, base, tokenizer_of(source, base, keys))
+    if keys.push_adapter is not None and base is None:
+        raise ValueError(f"push_adapter: '{source}' is a whole model and no adapter.")
+    if keys.push or keys.push_adapter:
+        hub.check_access()  # before the work, not behind it
+    if keys.output_dir is not None:
+        write(keys, base, tokenizer_of(source, base, keys))
+    push(keys, source, base)
+
+
+def push(keys: ExportArguments, source: Path, base: str | None) -> None:
+    """Send what is asked for; an adapter goes beside the name of its base, which must be known to who loads it."""
+    written = Path(keys.output_dir) if keys.output_dir else source
+    how = {"private": keys.hub_private_repo, "replace": keys.hub_replace}
+    sent = [(repo, path) for repo, path in ((keys.push, written), (keys.push_adapter, source)) if repo]
+    if base is not None and checkpoint.is_local(base) and source in [path for _, path in sent]:
+        print(f"its base '{base}' is a directory here: who loads the adapter must have it, too.")
+    for repo, path in sent:
+        if path == source:  # what was written has been looked at
+            look.demand(path, look.at_files(path, keeps_thoughts=keys.keeps_thoughts))
+        for step in checkpoint.steps(source) if path == source and keys.hub_step_revisions else ():
+            checkpoint.check_whole(step)
+            print(hub.push(step, repo, revision=f"step-{step.name.partition('-')[2]}", **how), flush=True)
+        print(hub.push(path, repo, revision=keys.hub_revision, **how))
 
 
 def tokenizer_of(source: Path, base: str | None, keys: ExportArguments):

@@ -12,6 +12,7 @@ FLOORS = {
         "turns",
         "look",
         "merge",
+        "hub",
         "engine",
         "endpoint",
         "answers",

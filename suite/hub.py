@@ -1,0 +1,127 @@
+"""To the Hub: what is sent, under which name, and every refusal of the Hub's as one line.
+
+The token is the one that `hf auth login` or HF_TOKEN gives to huggingface_hub; nothing here reads or writes it.
+"""
+
+import hashlib
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+# Weights as safetensors and what is needed to read them; no pickle, which can run code where it is loaded.
+SENT = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.py", "*.md", "*.png")
+KEPT = (".*", "run.json", "trainer_state.json", "results.json")
+_THEIRS = (".gitattributes", "README.md")  # what the Hub writes itself, or people edit there
+
+
+def check_name(key: str, repo: str) -> None:
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo):
+        raise ValueError(f"{key}: '{repo}' names no repository; it must be owner/name.")
+
+
+def check_access() -> str:
+    """The name of the account whose token is used. Raises `ValueError` where there is no network, or no good token."""
+    from huggingface_hub import HfApi
+
+    with one_line("the Hub"):
+        return HfApi().whoami()["name"]
+
+
+def push(
+    directory: Path, repo: str, *, private: bool | None = None, revision: str | None = None, replace: bool = False
+) -> str:
+    """Send a checkpoint directory to a model repository, and return its address.
+
+    `private` None is as the account has it; a `revision` that is not there yet begins empty. A repository that is there
+    is gone on with where it holds nothing but what is sent, as an interrupted push leaves it; else it takes `replace`.
+    What the Hub has already is not sent again. Raises `ValueError` for every refusal; no local file is changed.
+    """
+    from huggingface_hub import HfApi
+
+    api = HfApi()
+    files = files_of(directory)
+    with one_line(repo):
+        there = api.repo_exists(repo)
+        if not there:
+            api.create_repo(repo, private=private, exist_ok=True)
+        if revision is not None:
+            first = api.list_repo_commits(repo)[-1].commit_id
+            api.create_branch(repo, branch=revision, revision=first, exist_ok=True)
+        if (there or revision is not None) and not replace:
+            _check_is_ours(api, repo, revision, files)
+        api.upload_folder(
+            repo_id=repo,
+            folder_path=directory,
+            allow_patterns=sorted(files),
+            delete_patterns=["*.safetensors", "*.safetensors.index.json", "*.bin"] if replace else None,
+            revision=revision,
+            commit_message=f"{directory.name}, by qwen-suite",
+        )
+    return f"{api.endpoint}/{repo}" + (f"/tree/{revision}" if revision else "")
+
+
+def files_of(directory: Path) -> dict[str, Path]:
+    """What of a directory is sent, by its name there."""
+    sent = [p for p in sorted(directory.iterdir()) if p.is_file() and any(p.match(pattern) for pattern in SENT)]
+    return {path.name: path for path in sent if not any(path.match(pattern) for pattern in KEPT)}
+
+
+def _check_is_ours(api, repo: str, revision: str | None, files: dict[str, Path]) -> None:
+    """Raise `ValueError` where a repository holds a file that is not, byte for byte, one of ours."""
+    from huggingface_hub.hf_api import RepoFile
+
+    for entry in api.list_repo_tree(repo, revision=revision, recursive=True):
+        if not isinstance(entry, RepoFile) or entry.path in _THEIRS:
+            continue
+        if entry.path not in files or _differs(entry, files[entry.path]):
+            raise ValueError(
+                f"{repo} is there already and holds something else: its {entry.path} is not the one to be sent. "
+                "Choose another name, a `hub_revision`, or put this in its place with `hub_replace: true`."
+            )
+
+
+def _differs(entry, path: Path) -> bool:
+    """By size, then by the hash that the Hub keeps: of large files SHA-256, of small ones git's."""
+    if entry.size != path.stat().st_size:
+        return True
+    if entry.lfs is not None:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest() != entry.lfs.sha256
+    content = path.read_bytes()
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest() != entry.blob_id  # noqa: S324 (git's own)
+
+
+@contextmanager
+def one_line(repo: str) -> Iterator[None]:
+    """Turn what huggingface_hub raises into one `ValueError` that says what to do. No message of it shows the token."""
+    import httpx
+    from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
+
+    try:
+        yield
+    except LocalTokenNotFoundError:
+        raise ValueError(
+            "No token for the Hub: run `hf auth login`, or set the environment variable HF_TOKEN. Nothing was sent."
+        ) from None
+    except (HfHubHTTPError, httpx.TransportError, OfflineModeIsEnabled, RuntimeError) as error:
+        raise ValueError(f"{_refusal(error, repo)} What is on this machine is untouched.") from None
+
+
+def _refusal(error: Exception, repo: str) -> str:
+    import httpx
+    from huggingface_hub import constants
+    from huggingface_hub.errors import HfHubHTTPError
+
+    if isinstance(error, RuntimeError) and error.__cause__ is not None:  # the upload of one file
+        return f"Sending to {repo} broke off ({error}) Run the same command again: what has arrived is not sent twice."
+    if isinstance(error, httpx.TransportError):
+        return f"The Hub at {constants.ENDPOINT} cannot be reached ({type(error).__name__})."
+    if not isinstance(error, HfHubHTTPError):
+        return f"The Hub was not asked: {error}"
+    status = error.response.status_code
+    if status == 401:
+        return "The Hub does not know this token (401): run `hf auth login` again, or set HF_TOKEN to a valid one."
+    if status == 403:
+        return f"This token may not write to {repo} (403): it needs the right to write, and the account the repository."
+    return f"The Hub refuses {repo} ({status}): {error.server_message or 'without a reason'}."
