@@ -58,7 +58,7 @@ def run(directory: Path, name: str, **settings) -> runs.Run:
 def packing(directory: Path, length: float, n: int) -> None:
     for pack in PACKS:
         steps = {"max_length": pack, "max_steps": TOKENS // pack}
-        single = max(1, round(pack / length))
+        single = max(1, int(pack / length))
         packed = run(directory, f"packed-{pack}", packing=True, per_device_train_batch_size=1, **steps)
         padded = run(directory, f"padded-{pack}", packing=False, per_device_train_batch_size=single, **steps)
         rounds(packed, padded, n)
