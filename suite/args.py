@@ -52,6 +52,9 @@ class RunArguments:
             "help": "Stop after so many seconds of training, or after as many as the run in this directory took."
         },
     )
+    hub_step_revisions: bool = field(
+        default=False, metadata={"help": "With push_to_hub: each saved step is a branch of its own, step-N."}
+    )
 
     def __post_init__(self):
         if self.max_seconds is None or "/" in self.max_seconds:  # a run, which may not have been made yet

@@ -12,6 +12,7 @@ from pathlib import Path
 # Weights as safetensors and what is needed to read them; no pickle, which can run code where it is loaded.
 SENT = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.py", "*.md", "*.png")
 KEPT = (".*", "run.json", "trainer_state.json", "results.json")
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
 _THEIRS = (".gitattributes", "README.md")  # what the Hub writes itself, or people edit there
 
 
@@ -26,6 +27,21 @@ def check_access() -> str:
 
     with one_line("the Hub"):
         return HfApi().whoami()["name"]
+
+
+def full_name(repo: str) -> str:
+    """owner/name of a repository of the account whose token is used; it must have a token, and a network."""
+    name = check_access()
+    repo = repo if "/" in repo else f"{name}/{repo}"
+    check_name("hub_model_id", repo)
+    return repo
+
+
+def leave_pickles_out() -> None:
+    """Have every upload of this process leave pickles out: a Trainer sends its training_args.bin, and more."""
+    from huggingface_hub.utils import DEFAULT_IGNORE_PATTERNS
+
+    DEFAULT_IGNORE_PATTERNS.extend(pattern for pattern in PICKLES if pattern not in DEFAULT_IGNORE_PATTERNS)
 
 
 def push(
@@ -105,6 +121,8 @@ def one_line(repo: str) -> Iterator[None]:
             "No token for the Hub: run `hf auth login`, or set the environment variable HF_TOKEN. Nothing was sent."
         ) from None
     except (HfHubHTTPError, httpx.TransportError, OfflineModeIsEnabled, RuntimeError) as error:
+        if type(error) is RuntimeError and not isinstance(error.__cause__, HfHubHTTPError | httpx.HTTPError):
+            raise  # not of the Hub's making
         raise ValueError(f"{_refusal(error, repo)} What is on this machine is untouched.") from None
 
 
@@ -113,7 +131,7 @@ def _refusal(error: Exception, repo: str) -> str:
     from huggingface_hub import constants
     from huggingface_hub.errors import HfHubHTTPError
 
-    if isinstance(error, RuntimeError) and error.__cause__ is not None:  # the upload of one file
+    if type(error) is RuntimeError:  # the upload of one file
         return f"Sending to {repo} broke off ({error}) Run the same command again: what has arrived is not sent twice."
     if isinstance(error, httpx.TransportError):
         return f"The Hub at {constants.ENDPOINT} cannot be reached ({type(error).__name__})."

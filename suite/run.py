@@ -9,11 +9,14 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
-from suite import checkpoint, columns, look, reasoning, turns
+from suite import checkpoint, columns, hub, look, reasoning, turns
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate")
 # What may differ between a run and its continuation.
-FREE_KEYS = {"resume_from_checkpoint", "output_dir"}
+FREE_KEYS = {
+    "resume_from_checkpoint", "output_dir", "push_to_hub", "hub_model_id", "hub_strategy", "hub_private_repo",
+    "hub_revision", "hub_always_push", "hub_step_revisions",
+}  # fmt: skip
 
 
 def begin(stage: str, config, written: dict, *inputs: str | None) -> dict | None:
@@ -23,6 +26,8 @@ def begin(stage: str, config, written: dict, *inputs: str | None) -> dict | None
     with a `ValueError`, unless `resume_from_checkpoint` says to go on and nothing that makes the run has changed.
     Nothing is written yet: a run whose rows or model turn out to be wrong leaves no trace.
     """
+    if hasattr(config, "push_to_hub"):  # what makes a tokenizer has no such key
+        _check_hub(config, written)
     record = {
         "stage": stage,
         "config": {key: value for key, value in written.items() if key not in FREE_KEYS},
@@ -32,6 +37,27 @@ def begin(stage: str, config, written: dict, *inputs: str | None) -> dict | None
     record = json.loads(json.dumps(record, default=str))
     record["identity"] = hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:16]
     return record if _look(Path(config.output_dir), record, config) else None
+
+
+def _check_hub(config, written: dict) -> None:
+    """Find out now, and not behind the training, that the Hub would refuse; and let no pickle and no token through."""
+    if config.hub_token is not None:
+        raise ValueError(
+            "hub_token: a token in a config ends up in files. Run `hf auth login`, or set the environment variable "
+            "HF_TOKEN, and leave the key away."
+        )
+    if not config.push_to_hub:
+        if written.get("hub_step_revisions"):
+            raise ValueError("hub_step_revisions goes with `push_to_hub: true`.")
+        return
+    if config.hub_strategy == "checkpoint":
+        raise ValueError(
+            "hub_strategy: checkpoint sends the optimizer's state, which is a pickle, and only safetensors are sent. "
+            "There are: end, every_save, all_checkpoints."
+        )
+    if int(os.environ.get("RANK", 0)) == 0:
+        config.hub_model_id = hub.full_name(config.hub_model_id or Path(config.output_dir).absolute().name)
+    hub.leave_pickles_out()
 
 
 def _look(directory: Path, record: dict, config) -> bool:
@@ -297,14 +323,34 @@ def every_rank_reads_weights():
 
 def callbacks(extra) -> list:
     """The callbacks that our own keys ask for. Raises `ValueError` where `max_seconds` names no finished run."""
+    asked = [_step_revisions()] if extra.hub_step_revisions else []
     if extra.max_seconds is None:
-        return []
+        return asked
     if "/" not in extra.max_seconds:
-        return [_stop_after(float(extra.max_seconds))]
+        return [*asked, _stop_after(float(extra.max_seconds))]
     seconds = (_old_run(Path(extra.max_seconds)) or {}).get("seconds")
     if seconds is None:
         raise ValueError(f"max_seconds: '{extra.max_seconds}' holds no finished run, so it has no length.")
-    return [_stop_after(seconds)]
+    return [*asked, _stop_after(seconds)]
+
+
+def _step_revisions():
+    from transformers import TrainerCallback
+
+    class StepRevisions(TrainerCallback):
+        """Pushes each checkpoint as the branch step-N. A Hub that refuses does not end a run."""
+
+        def on_save(self, args, state, control, **kwargs):
+            if not state.is_world_process_zero:
+                return
+            step = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            try:
+                how = {"private": args.hub_private_repo, "revision": f"step-{state.global_step}"}
+                say(hub.push(step, args.hub_model_id, **how))
+            except ValueError as error:
+                say(f"{step.name} was not pushed: {error} `suite export` pushes it later, too.")
+
+    return StepRevisions()
 
 
 def _stop_after(seconds: float):
@@ -334,31 +380,30 @@ def finish(trainer, config, record: dict) -> None:
     if is_main:
         claim(config.output_dir, record)
     result = trainer.train(resume_from_checkpoint=config.resume_from_checkpoint)
-    trainer.save_model(config.output_dir)
+    trainer.save_model(config.output_dir, _internal_call=True)  # else it would be pushed before anyone looked at it
     trainer.save_state()
     if is_main:
-        _look_at_save(trainer, record["stage"])
+        _look_at_save(trainer)
         note_finished(config.output_dir, seconds=result.metrics["train_runtime"], steps=trainer.state.global_step)
     if config.push_to_hub:
-        trainer.push_to_hub()
+        with hub.one_line(config.hub_model_id):
+            trainer.push_to_hub()
     trainer.accelerator.wait_for_everyone()
     trainer.accelerator.end_training()
 
 
-def _look_at_save(trainer, stage: str) -> None:
+def _look_at_save(trainer) -> None:
     """Read back what was saved, tensor by tensor on the CPU. Raises `ValueError` with all that is not as it should be.
 
-    Only where turns were trained through the chat template does it matter that the template keeps think blocks.
+    A template that leaves think blocks out of earlier turns is only told of: rows that have some to learn were refused
+    before they were trained on.
     """
-    begun = time.monotonic()
-    findings = look.at_files(
-        trainer.args.output_dir,
-        memory=_in_memory(trainer),
-        eos_token=trainer.processing_class.eos_token,
-        keeps_thoughts=stage in ("sft", "dpo"),
-    )
-    look.demand(trainer.args.output_dir, findings)
-    say(f"{trainer.args.output_dir}: read back, {time.monotonic() - begun:.1f} s.")
+    begun, directory, tokenizer = time.monotonic(), trainer.args.output_dir, trainer.processing_class
+    memory = _in_memory(trainer)
+    look.demand(directory, look.at_files(directory, memory=memory, eos_token=tokenizer.eos_token, keeps_thoughts=False))
+    for finding in look.at_thoughts(tokenizer):
+        say(f"note: {finding}")
+    say(f"{directory}: read back, {time.monotonic() - begun:.1f} s.")
 
 
 def _in_memory(trainer):

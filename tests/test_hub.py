@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from suite import checkpoint, export, hub
+from tests.conftest import ON_CPU, write_yaml
 from tests.hub_stand_in import READS, WRITES, a_hub
 from tests.test_export import IDS, adapter_of, in_a_process_without_suite, logits_of
 
@@ -23,6 +24,7 @@ def there(monkeypatch, tmp_path):
         monkeypatch.setattr(constants, "ENDPOINT", found.url)
         monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
         monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
+        monkeypatch.setattr("transformers.utils.hub._hf_api", None)  # it keeps the address it first saw
         monkeypatch.setenv("HF_TOKEN", WRITES)
         yield found
 
@@ -190,3 +192,43 @@ def test_a_push_that_was_killed_goes_on_and_sends_nothing_twice(qwen2_dir, tmp_p
         assert set(found.files("me/model")) > {path.name for path in sharded.glob("*.safetensors")}
         assert (back(found, tmp_path, "me/model") - logits_of(qwen2_dir)).abs().max() == 0
     assert checkpoint.fingerprint(sharded) == before
+
+
+def train(model: Path, rows: Path, **keys) -> None:
+    from suite.train import sft
+
+    config = write_yaml(
+        Path("sft.yaml"), model_name_or_path=str(model), dataset_name=str(rows), output_dir="run", max_steps=4,
+        save_steps=2, **keys,
+    )  # fmt: skip
+    sft.main(["--config", str(config), *ON_CPU])
+
+
+@pytest.mark.slow
+def test_a_run_pushes_as_it_trains_each_step_a_branch_and_neither_pickle_nor_token_leaves(
+    miniqwen_dir, arithmetic_dir, there, tmp_path, capfd
+):
+    train(miniqwen_dir, arithmetic_dir, push_to_hub=True, hub_step_revisions=True)
+    repo = there.repos["me/run"]
+    assert set(repo.branches) == {"main", "step-2", "step-4"}
+    for revision, path in (("main", "run"), ("step-2", "run/checkpoint-2"), ("step-4", "run/checkpoint-4")):
+        sent = there.files("me/run", revision)
+        assert sent["model.safetensors"] == (tmp_path / path / "model.safetensors").read_bytes()
+        assert "modeling.py" in sent and not [n for n in sent if n.endswith((".bin", ".pt", ".pth"))]
+    said = "".join(capfd.readouterr()).encode() + b"".join(p.read_bytes() for p in tmp_path.rglob("*") if p.is_file())
+    assert WRITES.encode() not in said and WRITES.encode() not in b"".join(there.files("me/run").values())
+
+
+def test_a_hub_that_would_refuse_does_so_before_a_model_is_loaded(miniqwen_dir, arithmetic_dir, there, monkeypatch):
+    def told(**keys) -> str:
+        with pytest.raises(ValueError) as caught:
+            train(miniqwen_dir, arithmetic_dir, **keys)
+        assert not Path("run").exists() and not there.repos
+        return str(caught.value)
+
+    assert "ends up in files" in told(push_to_hub=True, hub_token=WRITES)
+    assert "goes with `push_to_hub: true`" in told(hub_step_revisions=True)
+    assert "There are: end, every_save, all_checkpoints" in told(push_to_hub=True, hub_strategy="checkpoint")
+    assert "must be owner/name" in told(push_to_hub=True, hub_model_id="me/too/deep")
+    monkeypatch.delenv("HF_TOKEN")
+    assert "No token for the Hub" in told(push_to_hub=True)

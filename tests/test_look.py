@@ -139,7 +139,6 @@ def test_a_model_that_answers_otherwise_or_does_not_stop_is_found_when_it_is_ask
     [
         ({"learning_rate": 3e38, "max_grad_norm": 0.0}, "model.norm.weight has 64 of 64 values that are not finite"),
         ({"learning_rate": 1e30, "use_peft": True}, "lora_B.weight has .* values that are not finite"),
-        ({"chat_template_path": "strips.jinja"}, "leaves <think> blocks out"),
     ],
 )
 def test_a_run_that_saved_something_else_than_it_should_ends_in_an_error_and_keeps_it(
@@ -147,7 +146,6 @@ def test_a_run_that_saved_something_else_than_it_should_ends_in_an_error_and_kee
 ):
     from suite.train import sft
 
-    (tmp_path / "strips.jinja").write_text(STRIPS_THOUGHTS + "{% if add_generation_prompt %}<|im_start|>{% endif %}")
     config = write_yaml(
         tmp_path / "sft.yaml", model_name_or_path=str(miniqwen_dir), dataset_name=str(arithmetic_dir), output_dir="run",
         max_steps=2, lora_target_modules="all-linear", lora_r=2, save_strategy="no", **keys,
