@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,9 @@ BETA, EPSILON = 0.05, 0.2
 def words(model_dir, data_dir, *more, **keys) -> list[str]:
     """A run whose reward differs inside every group, whatever a random model says."""
     Path("letters.py").write_text(
+        "seen = []\n"
         "def letters_reward(completions, **columns):\n"
+        "    seen.extend(completions)\n"
         "    return [float(sum(map(ord, c[0]['content'])) % 7) for c in completions]\n"
     )
     keys = {
@@ -110,6 +113,7 @@ def test_the_loss_of_a_batch_is_the_papers_in_every_normalisation(miniqwen_dir, 
 def test_the_arithmetic_said_at_the_start_is_what_happens(miniqwen_dir, tmp_path, keys, capsys):
     from datasets import Dataset
 
+    sys.modules.pop("letters", None)  # an earlier test's, which has seen its completions
     rows = [{"prompt": [{"role": "user", "content": f"{i}+1"}], "solution": str(i + 1)} for i in range(25)]
     Dataset.from_list(rows).to_parquet(tmp_path / "data" / "train.parquet")
     grpo.main(words(miniqwen_dir, tmp_path / "data", max_completion_length=4, report_to="none", **keys))
@@ -117,6 +121,8 @@ def test_the_arithmetic_said_at_the_start_is_what_happens(miniqwen_dir, tmp_path
     steps = int(re.search(r"the run: ([\d,]+) steps", said)[1].replace(",", ""))
     rollout, group = map(int, re.search(r"rollout: (\d+) prompts x (\d+) completions", said).groups())
     assert json.loads(Path("run/run.json").read_text())["steps"] == steps
+    generated = int(re.search(r"([\d,]+) completions, at most", said)[1].replace(",", ""))
+    assert generated == len(sys.modules["letters"].seen)
     assert rollout * group == keys.get(
         "generation_batch_size", keys["per_device_train_batch_size"] * keys.get("gradient_accumulation_steps", 1)
     )

@@ -76,7 +76,8 @@ def arithmetic(config, rows) -> str:
         rollouts = len(rows) // (rollout // group)  # an epoch has whole ones, each trained on `num_iterations` times
         an_epoch = math.ceil(rollouts * config.num_iterations * rollout / completions)
         steps = steps if steps > 0 else math.ceil(config.num_train_epochs * an_epoch)
-    generated = math.ceil(steps * completions / config.num_iterations)
+    # A rollout is whole even where the last step needs only a part of it.
+    generated = math.ceil(steps * completions / (config.num_iterations * rollout)) * rollout
     return (
         f"each rollout: {rollout // group} prompts x {group} completions = {rollout}\n"
         f"each optimizer step: {completions} completions ({batch} a device x {config.world_size} processes x "
