@@ -120,23 +120,21 @@ def one_line(repo: str) -> Iterator[None]:
         raise ValueError(
             "No token for the Hub: run `hf auth login`, or set the environment variable HF_TOKEN. Nothing was sent."
         ) from None
-    except (HfHubHTTPError, httpx.TransportError, OfflineModeIsEnabled, RuntimeError) as error:
-        if type(error) is RuntimeError and not isinstance(error.__cause__, HfHubHTTPError | httpx.HTTPError):
-            raise  # not of the Hub's making
+    except (HfHubHTTPError, httpx.TransportError, OfflineModeIsEnabled, PermissionError, RuntimeError) as error:
         raise ValueError(f"{_refusal(error, repo)} What is on this machine is untouched.") from None
 
 
 def _refusal(error: Exception, repo: str) -> str:
     import httpx
     from huggingface_hub import constants
-    from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
-    if type(error) is RuntimeError:  # the upload of one file
-        return f"Sending to {repo} broke off ({error}) Run the same command again: what has arrived is not sent twice."
+    if isinstance(error, OfflineModeIsEnabled):
+        return "The Hub was not asked: HF_HUB_OFFLINE is set."
     if isinstance(error, httpx.TransportError):
         return f"The Hub at {constants.ENDPOINT} cannot be reached ({type(error).__name__})."
-    if not isinstance(error, HfHubHTTPError):
-        return f"The Hub was not asked: {error}"
+    if not isinstance(error, HfHubHTTPError):  # one file on its way, by LFS or by xet
+        return f"Sending to {repo} broke off ({error}). Run the same command again: what has arrived is not sent twice."
     status = error.response.status_code
     if status == 401:
         return "The Hub does not know this token (401): run `hf auth login` again, or set HF_TOKEN to a valid one."

@@ -38,7 +38,10 @@ class Repo:
 
 @dataclass
 class Hub:
-    """What the server remembers. `hold_after` uploads have arrived, the next ones wait until `release` is set."""
+    """What the server remembers. Once `hold_after` uploads have arrived, the next ones wait until `release` is set.
+
+    `full` has no room for one more.
+    """
 
     url: str = ""
     private_by_default: bool = False
@@ -46,6 +49,7 @@ class Hub:
     blobs: dict[str, bytes] = field(default_factory=dict)
     puts: list[str] = field(default_factory=list)
     seen: list[str] = field(default_factory=list)
+    full: bool = False
     hold_after: int | None = None
     held: threading.Event = field(default_factory=threading.Event)
     release: threading.Event = field(default_factory=threading.Event)
@@ -187,6 +191,8 @@ class Handler(BaseHTTPRequestHandler):
         self.answer(200, {"transfer": "basic", "objects": objects})
 
     def put(self, body, oid):
+        if self.hub.full:
+            return self.refuse(403, "", "no room")
         with self.hub.lock:  # one after the other, so that a test knows what has arrived
             if self.hub.hold_after is not None and len(self.hub.puts) >= self.hub.hold_after:
                 self.hub.held.set()
@@ -196,7 +202,7 @@ class Handler(BaseHTTPRequestHandler):
             assert hashlib.sha256(body).hexdigest() == oid
             self.hub.puts.append(oid)
             self.hub.blobs[oid] = body
-        self.answer(200)
+        return self.answer(200)
 
     def commit(self, body, repo, revision):
         files = dict(repo.commits[repo.at(revision)])

@@ -11,6 +11,7 @@ import pytest
 
 from suite import export
 from tests.conftest import base_flavoured
+from tests.test_look import STRIPS_THOUGHTS
 
 # A process in which nobody installed the suite, however the one that runs the tests came by it.
 WITHOUT_SUITE = """
@@ -165,6 +166,20 @@ def test_a_model_that_pretrained_goes_on_ending_texts_and_another_is_told(base_d
     (pretrained / "run.json").write_text('{"stage": "pretrain"}')
     export_(pretrained, "--output_dir", "also", "--dtype", "float32")
     assert end_of("texts") == end_of("also") == "<|endoftext|>"
+
+
+@pytest.mark.slow
+def test_a_template_that_strips_thoughts_is_refused_replaced_or_accepted(miniqwen_dir, tmp_path):
+    strips = shutil.copytree(miniqwen_dir, tmp_path / "strips")
+    keeps = shutil.copy(strips / "chat_template.jinja", tmp_path / "keeps.jinja")
+    (strips / "chat_template.jinja").write_text(STRIPS_THOUGHTS)
+    with pytest.raises(ValueError, match="leaves <think> blocks out.*The files are kept"):
+        export_(strips, "--output_dir", "out")
+    assert not Path("out").exists() and Path(".out.partial/model.safetensors").is_file()
+    export_(strips, "--output_dir", "out", "--chat_template_path", keeps)
+    export_(strips, "--output_dir", "as-it-is", "--keeps_thoughts", "false")
+    assert Path("out/chat_template.jinja").read_text() == Path(keeps).read_text()
+    assert Path("as-it-is/chat_template.jinja").read_text() == STRIPS_THOUGHTS
 
 
 def test_what_cannot_be_exported_is_one_line_before_a_model_is_loaded(lora_dir, miniqwen_dir, qwen2_dir, tmp_path):

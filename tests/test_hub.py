@@ -119,6 +119,19 @@ def test_without_a_network_it_is_one_line_before_any_work(run_dir, there, monkey
     assert not Path("out").exists()
 
 
+def test_an_upload_that_breaks_off_says_how_to_go_on_and_does(run_dir, there, monkeypatch):
+    there.full = True
+    with pytest.raises(ValueError, match="Sending to me/model broke off .*Run the same command again") as caught:
+        push(run_dir, "--push", "me/model")
+    assert "\n" not in str(caught.value) and set(there.files("me/model")) == {".gitattributes"}
+    there.full = False
+    push(run_dir, "--push", "me/model")
+    assert "model.safetensors" in there.files("me/model")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(ValueError, match="HF_HUB_OFFLINE is set"):
+        push(run_dir, "--push", "me/model")
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
