@@ -1,4 +1,4 @@
-"""SFT, DPO and GRPO on two processes under DDP, ZeRO-2, ZeRO-3 and FSDP2 learn what one process learns.
+"""SFT, DPO, GRPO and distillation on two processes under DDP, ZeRO-2, ZeRO-3 and FSDP2 learn what one process learns.
 
 Each engine is launched once, runs every stage in the same two processes and is looked at by many tests.
 """
@@ -11,13 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ON_CPU, ROOT, run_suite, write_yaml
+from tests.conftest import ON_CPU, ROOT, run_suite, save_model, write_yaml
 from tests.engines import CONFIGS, ENGINES, ENVIRONMENT, OVERRIDES, assert_real, facts, launcher, logged, run
 
 pytestmark = pytest.mark.slow
 
 STEPS = 4
 STAGES = ("sft", "dpo", "grpo")
+TAUGHT = ("distill",)
 ADAPTERS = tuple(f"{stage}-lora" for stage in STAGES)
 COLUMNS = {None: "one process", "ddp": "DDP", "zero2": "ZeRO-2", "zero3": "ZeRO-3", "fsdp2": "FSDP2"}
 
@@ -54,7 +55,16 @@ def rollouts(tokenizer_dir: Path, completions: int) -> list[list[list[int]]]:
 
 
 @pytest.fixture(scope="module")
-def configs(tmp_path_factory, miniqwen_dir, tokenizer_dir, arithmetic_dir, preferences_dir) -> list[Path]:
+def teacher_dir(tokenizer_dir, tmp_path_factory) -> Path:
+    """Surer of itself than the student, and of other things."""
+    from suite.model import MiniQwenConfig, MiniQwenForCausalLM
+
+    target = tmp_path_factory.mktemp("teacher")
+    return save_model(MiniQwenForCausalLM, MiniQwenConfig, tokenizer_dir, target, initializer_range=0.2)
+
+
+@pytest.fixture(scope="module")
+def configs(tmp_path_factory, miniqwen_dir, teacher_dir, tokenizer_dir, arithmetic_dir, preferences_dir) -> list[Path]:
     """Each stage whole and as LoRA, four rows at a time, accumulated: half as many at a time on two processes."""
     directory = tmp_path_factory.mktemp("config")
     common = {
@@ -79,9 +89,10 @@ def configs(tmp_path_factory, miniqwen_dir, tokenizer_dir, arithmetic_dir, prefe
             "max_completion_length": 16,
             "beta": 0.5,  # at ratio 1 the rest of the loss does not know the weights
         },
+        "distill": {"teacher_model_name_or_path": str(teacher_dir), "lmbda": 0.0, "beta": 0.5},
     }
     (directory / "grpo.rollouts.json").write_text(json.dumps(rollouts(tokenizer_dir, 12)), encoding="utf-8")
-    whole = [write_yaml(directory / f"{stage}.yaml", **common | own[stage]) for stage in STAGES]
+    whole = [write_yaml(directory / f"{stage}.yaml", **common | own[stage]) for stage in STAGES + TAUGHT]
     return whole + [write_yaml(directory / f"{stage}-lora.yaml", **common | own[stage] | lora) for stage in STAGES]
 
 
@@ -130,7 +141,7 @@ def assert_same_and_moved(two: dict, one: dict, start: dict) -> None:
         assert (one[name] - start[name]).abs().max() > 1e-3, name
 
 
-@pytest.mark.parametrize("stage", STAGES + ADAPTERS)
+@pytest.mark.parametrize("stage", STAGES + TAUGHT + ADAPTERS)
 @pytest.mark.parametrize("engine", ENGINES)
 def test_two_processes_have_the_loss_of_one_at_every_step(runs, engine, stage):
     one, two = runs(None), runs(engine)
