@@ -271,7 +271,7 @@ def starting_point(model, config, rows, *, eos_token: str | None = None, chat_te
     """
     checkpoint.check_whole(model.model_name_or_path)
     checkpoint.refuse_adapter(model.model_name_or_path)
-    _check_quantization(model)
+    _check_packages(model)
     conversational = columns.is_conversational(next(iter(rows)))
     found = tokenizer(
         model.model_name_or_path,
@@ -285,8 +285,13 @@ def starting_point(model, config, rows, *, eos_token: str | None = None, chat_te
     return found
 
 
-def _check_quantization(model) -> None:
-    """What would fail only after the weights were read."""
+def _check_packages(model) -> None:
+    """What would fail only after the weights were read, or without a way out."""
+    if model.attn_implementation == "flash_attention_2" and not (find_spec("flash_attn") or find_spec("kernels")):
+        raise ValueError(
+            "attn_implementation: flash_attention_2 needs the package flash-attn (or kernels), which is not installed. "
+            "`attn_implementation: sdpa` needs none."
+        )
     for key in ("load_in_4bit", "load_in_8bit"):
         if not getattr(model, key):
             continue

@@ -1,6 +1,7 @@
 """SFT: tags weigh what they should and nothing else does; what would train nothing is refused."""
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -185,6 +186,11 @@ def run_sft(model_dir, data_dir, *words, **keys):
         ({"tag_weight": 0}, "tag_weight: 0.0 must be a finite number above 0"),
         ({"tag_weight": 10}, "Set `assistant_only_loss: true`"),
         ({"tag_weight": 10, "assistant_only_loss": True, "loss_type": "dft"}, "loss_type: nll"),
+        pytest.param(
+            {"attn_implementation": "flash_attention_2"},
+            "needs the package flash-attn.*sdpa",
+            marks=pytest.mark.skipif(bool(find_spec("flash_attn") or find_spec("kernels")), reason="it is there"),
+        ),
         ({"load_in_4bit": True}, "load_in_4bit: quantized weights cannot be trained"),
         ({"eos_token": "<|endoftext|>"}, "writes '<.im_end.>' there"),
     ],
