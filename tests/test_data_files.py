@@ -91,6 +91,10 @@ def test_a_layout_may_be_named_where_rows_would_fit_two(tmp_path):
         ({"conversations": []}, "no answer at the end"),
         ({"conversations": [HUMAN, GPT], "chosen": GPT, "rejected": HUMAN}, "no question at the end"),
         ({"conversations": [HUMAN], "chosen": GPT, "rejected": GPT}, "chosen is rejected"),
+        ({"conversations": [HUMAN], "chosen": None, "rejected": GPT}, "turns that are none"),
+        ({"conversations": {"from": "human", "value": "Hello?"}}, "turns that are none"),
+        ({"conversations": ["Hello?", "Hello!"]}, "turns that are none"),
+        ({"conversations": [{"from": "human", "value": [{"type": "image"}]}, GPT]}, "a turn that is more than text"),
     ],
 )
 def test_a_row_that_is_no_example_is_left_out(row, reason, tmp_path):
@@ -117,11 +121,27 @@ def test_a_row_that_is_no_example_is_left_out(row, reason, tmp_path):
         ),
         ("a.csv", "text\nx", "a.csv' is no kind of file that can be read here. There are: .jsonl"),
         ("a.parquet", "PAR1", "a.parquet is cut off or broken"),
+        ("a.jsonl", "", "of 0 different questions: too few to divide"),
+        ("a.jsonl", '{"text": "x"}', "of 1 different questions: too few to divide"),
+        ("a.jsonl", '{"text": "你好"}'.encode("gbk"), "a.jsonl is not UTF-8"),
+        ("a.json", '[{"text": "你好"}]'.encode("utf-16"), "a.json is not UTF-8"),
+        ("a.jsonl.gz", b'{"text": "x"}', "a.jsonl.gz is no gzip file"),
+        ("a.json.gz", gzip.compress(b'[{"text": "x"}]')[:-9], "a.json.gz is .* cut off"),
+        (
+            "a.jsonl",
+            '{"instruction": "x", "output": "y", "history": ["z"]}\n{"instruction": "z", "output": "y"}',
+            "a.jsonl, line 1: `history` must be pairs",
+        ),
+        (
+            "a.jsonl",
+            '{"prompt": [{"from": "user", "value": "x"}], "completion": "y"}\n{"prompt": "z", "completion": "y"}',
+            "a.jsonl, line 1: `prompt` must be text, or turns of role and content",
+        ),
         ("a.jsonl", '{"text": "x"}\n{"text": "y"}', "test_size: 100 must lie between 1 and 1.*2 different questions"),
     ],
 )
 def test_an_error_names_the_place(name, content, message, tmp_path):
-    (tmp_path / name).write_text(content)
+    (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     knobs = {} if "test_size" in message else {"test_size": 1}
     with pytest.raises(ValueError, match=message):
         for split in ("test", "train"):
@@ -137,6 +157,8 @@ def test_files_of_every_kind_hold_the_same_rows(tmp_path):
     (tmp_path / "d.txt").write_text("".join(f"{row['text']}\n\n" for row in rows))
     (tmp_path / "e.jsonl.gz").write_bytes(gzip.compress(lines.encode()))
     (tmp_path / "f.json.gz").write_bytes(gzip.compress(json.dumps(rows).encode()))
+    (tmp_path / "h.jsonl").write_text(lines, encoding="utf-8-sig")
+    (tmp_path / "i.txt").write_text((tmp_path / "d.txt").read_text(), encoding="utf-8-sig")
     write_rows(tmp_path / "g.parquet", rows)
     for path in sorted(tmp_path.iterdir()):
         make = data.load("files")

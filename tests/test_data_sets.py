@@ -264,17 +264,32 @@ def test_openr1_gives_the_first_right_traces_of_a_problem(tmp_path):
     assert "Hm" in row["completion"][0]["content"]
     none = {**openr1_math(1), "is_reasoning_complete": [True, False, False]}
     assert [d.reason for d in load("openr1_math", [none], tmp_path)] == ["no right trace"]
+    missing = {**openr1_math(1), "generations": [None, None, trace(1)]}
+    (row,) = load("openr1_math", [missing], tmp_path)
+    assert row["solution"] == "3"
+    with pytest.raises(ValueError, match="row 1: 3 generations, 3 marks of an end, 1 of right"):
+        load("openr1_math", [{**openr1_math(1), "correctness_math_verify": [True]}], tmp_path)
 
 
 def test_omni_math_can_be_cut_by_difficulty(tmp_path):
     found = load("omni_math", [omni_math(n) for n in range(5)], tmp_path, min_difficulty=2, max_difficulty=4)
     assert [isinstance(row, Dropped) for row in found] == [True, False, False, False, True]
+    found = load("omni_math", [omni_math(1), {**omni_math(2), "difficulty": None}], tmp_path)
+    assert [isinstance(row, Dropped) for row in found] == [False, True]
+    with pytest.raises(ValueError, match="row 1: `difficulty` must be a number, and is 'hard'"):
+        load("omni_math", [{**omni_math(1), "difficulty": "hard"}], tmp_path)
 
 
 def test_ultrafeedback_pairs_share_their_prompt_and_differ(tmp_path):
     good, margin = ultrafeedback(1), {**ultrafeedback(2), "score_chosen": 7.5}
     same, apart = ultrafeedback(3), ultrafeedback(4)
     same["rejected"], apart["rejected"] = same["chosen"], ultrafeedback(5)["rejected"]
-    found = load("ultrafeedback", [good, margin, same, apart], tmp_path, min_margin=0.5)
+    unmarked = {**ultrafeedback(6), "score_chosen": None}
+    found = load("ultrafeedback", [good, margin, same, apart, unmarked], tmp_path, min_margin=0.5)
     assert found[0] == {"prompt": good["chosen"][:1], "chosen": good["chosen"][1:], "rejected": good["rejected"][1:]}
-    assert [d.reason for d in found[1:]] == ["margin", "chosen is rejected", "the answers have different prompts"]
+    assert [d.reason for d in found[1:]] == [
+        "margin",
+        "chosen is rejected",
+        "the answers have different prompts",
+        "margin",
+    ]

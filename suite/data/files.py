@@ -98,6 +98,12 @@ def _text(row: dict, place: str) -> dict:
 
 def _as_it_is(row: dict, place: str) -> dict:
     columns.check(row.keys(), columns.SHAPES, place)
+    for name in ("prompt", "completion", "chosen", "rejected", "messages"):
+        held = row.get(name)
+        if held is None or isinstance(held, str):  # an empty one is counted by `suite prepare`
+            continue
+        if not isinstance(held, list) or not all(map(_is_turn, held)):
+            raise ValueError(f"{place}: `{name}` must be text, or turns of role and content, and is {str(held)[:60]}.")
     return row
 
 
@@ -110,6 +116,10 @@ _READERS: dict[str, Callable[[dict, str], dict | reading.Dropped]] = {
 }
 
 
+def _is_turn(held) -> bool:
+    return isinstance(held, dict) and "role" in held and isinstance(held.get("content"), str | None)
+
+
 def _as_turns(answer) -> list:
     """An answer as turns: it may be one turn, several, or just its text."""
     if isinstance(answer, str):
@@ -119,19 +129,31 @@ def _as_turns(answer) -> list:
 
 def _messages(turns, row: dict, place: str) -> list[dict] | str:
     """Turns as TRL reads them, the row's `system` in front; or the reason why they cannot be read."""
-    messages = [{"role": "system", "content": row["system"]}] if row.get("system") else []
-    for turn in turns or []:
+    turns = [] if turns is None else turns
+    if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
+        return "turns that are none"
+    messages = _system(row, place)
+    for turn in turns:
         said = reading.text(turn, place, "from", "role").lower()
         if said not in ROLES:
             return f"role '{said}'"
+        if isinstance(reading.value(turn, place, "value", "content"), list | dict):
+            return "a turn that is more than text"
         messages.append({"role": ROLES[said], "content": reading.text(turn, place, "value", "content")})
     return messages
 
 
+def _system(row: dict, place: str) -> list[dict]:
+    return [{"role": "system", "content": reading.text(row, place, "system")}] if row.get("system") else []
+
+
 def _instruction(row: dict, place: str) -> list[dict]:
     """The prompt of an Alpaca row: system, the turns before, then instruction and input as one question."""
-    messages = [{"role": "system", "content": row["system"]}] if row.get("system") else []
-    for question, answer in row.get("history") or []:
+    messages = _system(row, place)
+    history = row.get("history") or []
+    if not isinstance(history, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in history):
+        raise ValueError(f"{place}: `history` must be pairs of question and answer, and is {str(history)[:60]}.")
+    for question, answer in history:
         messages += [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
     asked = [reading.text(row, place, "instruction"), str(row.get("input") or "").strip()]
     return [*messages, {"role": "user", "content": "\n".join(part for part in asked if part)}]

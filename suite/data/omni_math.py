@@ -22,7 +22,7 @@ def load(
     for place, row in reading.rows(split, source, by=("problem",), test_size=test_size, seed=seed):
         answer = reading.text(row, place, "answer")
         completion = traces.worked(reading.text(row, place, "solution"), answer)
-        if not min_difficulty <= float(reading.value(row, place, "difficulty")) <= max_difficulty:
+        if not min_difficulty <= reading.number(row, place, "difficulty") <= max_difficulty:
             yield reading.Dropped("difficulty", place)
         elif completion is None:
             yield reading.Dropped("no final answer or no solution", place)

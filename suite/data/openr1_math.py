@@ -39,4 +39,6 @@ def _right(row: dict, place: str) -> list[str]:
     said = reading.value(row, place, "generations") or []
     whole = row.get("is_reasoning_complete") or [True] * len(said)
     marks = row.get("correctness_math_verify") or row.get("correctness_llama") or [False] * len(said)
-    return [trace for trace, ended, right in zip(said, whole, marks, strict=True) if ended and right]
+    if not len(said) == len(whole) == len(marks):
+        raise ValueError(f"{place}: {len(said)} generations, {len(whole)} marks of an end, {len(marks)} of right.")
+    return [trace for trace, ended, right in zip(said, whole, marks, strict=True) if trace and ended and right]

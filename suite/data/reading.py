@@ -5,14 +5,16 @@ source has another schema than was thought); a row that has the column and nothi
 `Dropped`, which `suite prepare` counts by reason.
 """
 
+import contextlib
 import gzip
 import hashlib
 import json
 import random
 import re
+import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TextIO
 
 from suite import checkpoint
 
@@ -70,9 +72,20 @@ def value(row: dict, place: str, *names: str):
 
 
 def text(row: dict, place: str, *names: str) -> str:
-    """The same, as text without the space around it; None is no text."""
+    """The same, as text without the space around it; None is no text. Raises `ValueError` for a list or an object."""
     found = value(row, place, *names)
+    if isinstance(found, list | dict):
+        raise ValueError(f"{place}: {' or '.join(f'`{n}`' for n in names)} must be text, and is {str(found)[:60]}.")
     return "" if found is None else str(found).strip()
+
+
+def number(row: dict, place: str, name: str) -> float:
+    """The same, as a number; None is nan. Raises `ValueError` for what is none."""
+    found = value(row, place, name)
+    try:
+        return float("nan") if found is None else float(found)
+    except (TypeError, ValueError):
+        raise ValueError(f"{place}: `{name}` must be a number, and is {str(found)[:60]!r}.") from None
 
 
 def files(source: str) -> dict[str, list[Path]]:
@@ -141,11 +154,24 @@ def _read(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[str, dict]]:
     if kind == ".json":
         yield from _read_json(path)
         return
-    with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as lines:
+    with _opened(path) as lines:
         for number, line in enumerate(lines, 1):
             if line.strip():
                 place = f"{path}, line {number}"
                 yield place, {"text": line.strip()} if kind == ".txt" else _object(line, place)
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[TextIO]:
+    """A file as text. Raises `ValueError`, naming it, where its bytes are not UTF-8 or its gzip is broken."""
+    try:
+        # The mark that Windows puts at the beginning of UTF-8 (-sig) is no part of the first row.
+        with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8-sig") as text:
+            yield text
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 ({error}). Convert it: iconv -f GB18030 -t UTF-8, say.") from None
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise ValueError(f"{path} is no gzip file, or is cut off or broken: {error}") from None
 
 
 def _object(line: str, place: str) -> dict:
@@ -160,8 +186,8 @@ def _object(line: str, place: str) -> dict:
 
 def _read_json(path: Path) -> Iterator[tuple[str, dict]]:
     """A list of objects, all in memory; or, as some name their .jsonl files, an object a line."""
-    raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    content = raw.decode("utf-8")
+    with _opened(path) as text:
+        content = text.read()
     if not content.lstrip().startswith("["):
         for number, line in enumerate(content.split("\n"), 1):
             if line.strip():
@@ -202,9 +228,14 @@ def _digest(row: dict, place: str, by: tuple[str, ...]) -> bytes:
 
 def _draw(digests: Iterable[bytes], test_size: int, seed: int) -> set[bytes]:
     questions = sorted(set(digests))
+    if len(questions) < 2:
+        raise ValueError(
+            f"The source has one split, of {len(questions)} different questions: too few to divide it into a training "
+            "and a test set."
+        )
     if not 0 < test_size < len(questions):
         raise ValueError(
-            f"test_size: {test_size} must lie between 1 and {max(1, len(questions) - 1)}: the source has one split, of "
+            f"test_size: {test_size} must lie between 1 and {len(questions) - 1}: the source has one split, of "
             f"{len(questions)} different questions, and is divided."
         )
     return set(random.Random(seed).sample(questions, test_size))

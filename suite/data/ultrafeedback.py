@@ -28,11 +28,11 @@ def load(
             yield reading.Dropped("the answers have different prompts", place)
         elif chosen[-1] == rejected[-1]:
             yield reading.Dropped("chosen is rejected", place)
-        elif min_margin > 0 and _margin(row, place) < min_margin:
+        elif min_margin > 0 and not _margin(row, place) >= min_margin:  # nan, where a score is missing
             yield reading.Dropped("margin", place)
         else:
             yield {"prompt": chosen[:-1], "chosen": chosen[-1:], "rejected": rejected[-1:]}
 
 
 def _margin(row: dict, place: str) -> float:
-    return float(reading.value(row, place, "score_chosen")) - float(reading.value(row, place, "score_rejected"))
+    return reading.number(row, place, "score_chosen") - reading.number(row, place, "score_rejected")
