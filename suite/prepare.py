@@ -110,11 +110,14 @@ def write(prepare: PrepareArguments, load, knobs: dict) -> Path:
     if _identity(target) == identity and all((target / f"{split}.parquet").is_file() for split in SPLITS):
         print(f"{target} holds these very rows already; reusing them.")
         return target
-    if target.exists() and _identity(target) is None and any(target.iterdir()):
+    if target.exists() and _identity(target) is None and (not target.is_dir() or any(target.iterdir())):
         raise ValueError(f"{target} holds something that `suite prepare` did not write. Choose another output_dir.")
     partial = target.with_name(f".{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    try:
+        partial.mkdir(parents=True)
+    except OSError as error:
+        raise ValueError(f"Cannot write {target}: {error}. Choose another output_dir.") from None
     try:
         counts = _write_splits(prepare, lambda split: load(split, **knobs), partial)
         told = {split: counts[split].as_dict() for split in reversed(SPLITS)}
@@ -184,7 +187,10 @@ def _fingerprint(knobs: dict) -> str:
 
 def _identity(target: Path) -> str | None:
     record = target / "prepare.json"
-    return json.loads(record.read_text(encoding="utf-8"))["identity"] if record.is_file() else None
+    try:
+        return json.loads(record.read_text(encoding="utf-8"))["identity"] if record.is_file() else None
+    except (ValueError, KeyError, TypeError):  # somebody else's file of that name
+        return None
 
 
 def _with_system(row, system_prompt: str):
@@ -231,7 +237,10 @@ class _Parquet:
         import pyarrow.parquet
 
         names = dict.fromkeys(name for row in rows for name in row)
-        table = pyarrow.Table.from_pylist([{name: row.get(name) for name in names} for row in rows])
+        try:
+            table = pyarrow.Table.from_pylist([{name: row.get(name) for name in names} for row in rows])
+        except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError, UnicodeEncodeError) as error:
+            raise ValueError(f"{self.path.stem}: a column holds what cannot be in one table: {error}.") from None
         self.parts.append(self.path.with_name(f"{self.path.name}.{len(self.parts)}"))
         pyarrow.parquet.write_table(table, self.parts[-1])
 

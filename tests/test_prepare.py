@@ -222,6 +222,21 @@ def test_a_directory_that_prepare_did_not_write_is_left_alone(tmp_path):
     with pytest.raises(ValueError, match="did not write"):
         prepare.main(["arithmetic", "--output_dir", str(tmp_path / "out")])
     assert (tmp_path / "out" / "thesis.txt").read_text() == "mine"
+    (tmp_path / "out" / "prepare.json").write_text("[]")  # somebody else's, too
+    for taken in ("out", "out/thesis.txt"):
+        with pytest.raises(ValueError, match="did not write"):
+            prepare.main(["arithmetic", "--output_dir", str(tmp_path / taken)])
+    with pytest.raises(ValueError, match="Cannot write .*thesis.txt/x"):
+        prepare.main(["arithmetic", "--output_dir", str(tmp_path / "out" / "thesis.txt" / "x")])
+
+
+@pytest.mark.parametrize("value", ['"a"', '"\\ud83d"'])
+def test_what_cannot_be_in_one_table_is_told(tmp_path, value):
+    row = '{"prompt": "%s?", "solution": "1", "id": %s}\n'
+    (tmp_path / "train.jsonl").write_text("".join(row % (n, value if n == 3 else n) for n in range(5)))
+    source = ["--source", str(tmp_path / "train.jsonl"), "--test_size", "1"]
+    with pytest.raises(ValueError, match="train: a column holds what cannot be in one table"):
+        prepare.main(["files", *source, "--output_dir", str(tmp_path / "out")])
 
 
 def test_all_of_gsm8k_proves_itself(shared_data, tmp_path):
