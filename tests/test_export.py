@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from suite import export
-from tests.conftest import base_flavoured
+from tests.conftest import HEADS_OF_32, base_flavoured, save_model
 from tests.test_look import STRIPS_THOUGHTS
 
 # A process in which nobody installed the suite, however the one that runs the tests came by it.
@@ -28,7 +28,7 @@ def in_a_process_without_suite(code: str, cwd: Path, **env) -> str:
     """What `code` prints there."""
     env = {**os.environ, "HF_MODULES_CACHE": str(cwd / "modules"), **env}
     done = subprocess.run(
-        [sys.executable, "-c", WITHOUT_SUITE + code], cwd=cwd, env=env, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", WITHOUT_SUITE + code], cwd=cwd, env=env, capture_output=True, text=True, timeout=240
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -231,3 +231,31 @@ def test_an_adapter_that_does_not_fit_or_does_nothing_is_refused(lora_dir, base_
         export_(adapter_of(base_dir, tmp_path / "faint", by=1e-6), *out)
     assert not Path("out").exists() and (Path(".out.partial") / "config.json").is_file()
     export_(tmp_path / "faint", *out, "--dtype", "float32")
+
+
+ASK_VLLM = """
+import vllm
+if __name__ == "__main__":
+    llm = vllm.LLM(model="plain", dtype="float32", enforce_eager=True, max_model_len=64, max_num_seqs=4)
+    said = llm.generate([{{"prompt_token_ids": {ids}[0]}}], vllm.SamplingParams(max_tokens=12, temperature=0.0))
+    print("said", *said[0].outputs[0].token_ids)
+"""
+
+
+@pytest.mark.slow
+def test_vllm_serves_what_was_exported_as_qwen2_without_the_suite(tokenizer_dir, tmp_path):
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from suite.model import MiniQwenConfig, MiniQwenForCausalLM
+
+    vllm = pytest.importorskip("vllm")
+    if not vllm.platforms.current_platform.is_cpu():
+        pytest.skip("vLLM here is not the CPU's; this test is about that one")
+    mini = save_model(MiniQwenForCausalLM, MiniQwenConfig, tokenizer_dir, tmp_path / "mini", **HEADS_OF_32)
+    export_(mini, "--output_dir", "plain", "--as", "qwen2")
+    model = AutoModelForCausalLM.from_pretrained(mini)
+    expected = model.generate(torch.tensor(IDS), max_new_tokens=12, do_sample=False)[0, len(IDS[0]) :].tolist()
+    how = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
+    said = in_a_process_without_suite(ASK_VLLM.format(ids=IDS), tmp_path, **how).splitlines()
+    assert next(line for line in said if line.startswith("said")).split()[1:] == [str(i) for i in expected]
