@@ -18,7 +18,17 @@ SYNC_EVERY = 1.0  # seconds: what a power cut may cost; a kill costs nothing tha
 def record_of(target: Path) -> dict:
     """What `suite sample` noted about a directory that it wrote; an empty mapping about any other."""
     path = target / RECORD
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return _noted(path) if path.is_file() else {}
+
+
+def _noted(path: Path) -> dict:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} is cut off or broken. Choose another output_dir, or remove {path.parent}.")
+    return found
 
 
 class Answers:
@@ -61,7 +71,7 @@ class Answers:
         noted = self._partial / ASKING
         if lines and noted.is_file():
             self._fresh = False
-            _refuse_others(self._partial, json.loads(noted.read_text(encoding="utf-8")), asking)
+            _refuse_others(self._partial, _noted(noted), asking)
         else:
             published = self.target / JOURNAL
             lines = published.read_bytes() if published.is_file() else b""

@@ -34,7 +34,7 @@ class EndpointArguments:
     request_timeout: float = field(default=600.0, metadata={"help": "Seconds one request may take."})
     request_kwargs: dict | str | None = field(
         default=None,
-        metadata={"help": "More fields of a request: {reasoning_effort: high}. null leaves one of ours out."},
+        metadata={"help": 'More fields of a request: {"reasoning_effort": "high"}. null leaves one of ours out.'},
     )
 
     def __post_init__(self):

@@ -46,7 +46,7 @@ class SampleArguments:
     )
     min_reward: dict | str | None = field(
         default=None,
-        metadata={"help": "What a kept answer earns at least: {accuracy: 1.0}. Left out: 1 from every reward."},
+        metadata={"help": 'What a kept answer earns at least: {"accuracy": 1.0}. Left out: 1 from every reward.'},
     )
     max_per_prompt: int | None = field(default=None, metadata={"help": "Keep at most so many answers a prompt; all."})
 

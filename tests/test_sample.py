@@ -10,13 +10,14 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
+from dataclasses import fields
 from pathlib import Path
 
 import pyarrow
 import pyarrow.parquet
 import pytest
 
-from suite import endpoint, sample
+from suite import args, endpoint, sample
 from suite.answers import Answers
 from suite.engine import Completion
 from tests.conftest import run_suite, write_yaml
@@ -273,6 +274,19 @@ def test_a_journal_that_was_cut_off_loses_one_line_and_a_broken_one_is_named(tmp
     journal.write_text("broken\n" + journal.read_text())
     with pytest.raises(ValueError, match="answers.jsonl, line 1: no answer"):
         Answers(tmp_path / "out", {"model": "m"})
+    for name in (".out.partial/asking.json", "out/sample.json"):
+        (tmp_path / "out").mkdir(exist_ok=True)
+        (tmp_path / name).write_text('{"model"')
+        with pytest.raises(ValueError, match=f"{name} is cut off or broken. Choose another output_dir"):
+            Answers(tmp_path / "out", {"model": "m"})
+
+
+@pytest.mark.parametrize(
+    ("keys", "name"), [(sample.SampleArguments, "min_reward"), (endpoint.EndpointArguments, "request_kwargs")]
+)
+def test_a_mapping_in_the_help_can_be_typed(keys, name):
+    (told,) = (key.metadata["help"] for key in fields(keys) if key.name == name)
+    assert args.as_mapping(name, re.search(r"\{.*\}", told)[0])
 
 
 @pytest.mark.slow
