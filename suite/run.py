@@ -271,7 +271,7 @@ def starting_point(model, config, rows, *, eos_token: str | None = None, chat_te
     """
     checkpoint.check_whole(model.model_name_or_path)
     checkpoint.refuse_adapter(model.model_name_or_path)
-    _check_packages(model)
+    _check_packages(model, config)
     conversational = columns.is_conversational(next(iter(rows)))
     found = tokenizer(
         model.model_name_or_path,
@@ -285,22 +285,22 @@ def starting_point(model, config, rows, *, eos_token: str | None = None, chat_te
     return found
 
 
-def _check_packages(model) -> None:
+def _check_packages(model, config) -> None:
     """What would fail only after the weights were read, or without a way out."""
     if model.attn_implementation == "flash_attention_2" and not (find_spec("flash_attn") or find_spec("kernels")):
         raise ValueError(
             "attn_implementation: flash_attention_2 needs the package flash-attn (or kernels), which is not installed. "
             "`attn_implementation: sdpa` needs none."
         )
-    for key in ("load_in_4bit", "load_in_8bit"):
-        if not getattr(model, key):
-            continue
-        if not model.use_peft:
-            raise ValueError(
-                f"{key}: quantized weights cannot be trained; an adapter beside them can: `use_peft: true`."
-            )
-        if find_spec("bitsandbytes") is None:
-            raise ValueError(f"{key} needs bitsandbytes, which is not installed: pip install 'qwen-suite[qlora]'.")
+    quantized = [key for key in ("load_in_4bit", "load_in_8bit") if getattr(model, key)]
+    if quantized and not model.use_peft:
+        raise ValueError(
+            f"{quantized[0]}: quantized weights cannot be trained; an adapter beside them can: `use_peft: true`."
+        )
+    optim = str(getattr(config.optim, "value", config.optim))
+    theirs = [*quantized, *([f"optim: {optim}"] if "8bit" in optim or "paged" in optim else [])]
+    if theirs and find_spec("bitsandbytes") is None:
+        raise ValueError(f"{theirs[0]} needs bitsandbytes, which is not installed: pip install 'qwen-suite[qlora]'.")
 
 
 def model_init_kwargs(model, config) -> dict:

@@ -201,6 +201,18 @@ def test_what_would_train_something_else_is_refused_before_a_model_is_loaded(min
     assert not Path("run").exists()
 
 
+@pytest.mark.parametrize(
+    "keys", [{"load_in_4bit": True, "use_peft": True}, {"optim": "paged_adamw_8bit"}], ids=["weights", "optimizer"]
+)
+def test_what_needs_bitsandbytes_says_so_before_a_model_is_loaded(miniqwen_dir, messages_dir, keys, monkeypatch):
+    from suite import run
+
+    monkeypatch.setattr(run, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="needs bitsandbytes.*qwen-suite.qlora."):
+        run_sft(miniqwen_dir, messages_dir, **keys)
+    assert not Path("run").exists()
+
+
 @pytest.mark.slow
 def test_rows_without_a_tag_and_rows_cut_before_their_end_are_refused(miniqwen_dir, messages_dir):
     with pytest.raises(ValueError, match="no trained token of the 8 train rows overlaps"):
