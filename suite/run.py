@@ -272,6 +272,7 @@ def starting_point(model, config, rows, *, eos_token: str | None = None, chat_te
     checkpoint.check_whole(model.model_name_or_path)
     checkpoint.refuse_adapter(model.model_name_or_path)
     _check_packages(model, config)
+    _check_rope(model, config)
     conversational = columns.is_conversational(next(iter(rows)))
     found = tokenizer(
         model.model_name_or_path,
@@ -301,6 +302,23 @@ def _check_packages(model, config) -> None:
     theirs = [*quantized, *([f"optim: {optim}"] if "8bit" in optim or "paged" in optim else [])]
     if theirs and find_spec("bitsandbytes") is None:
         raise ValueError(f"{theirs[0]} needs bitsandbytes, which is not installed: pip install 'qwen-suite[qlora]'.")
+
+
+def _check_rope(model, config) -> None:
+    """Longer context by `model_init_kwargs: {rope_parameters: ...}`: whole, and not with what would not keep it."""
+    scaling = (config.model_init_kwargs or {}).get("rope_parameters")
+    if scaling is None:
+        return
+    if not isinstance(scaling, dict) or not {"rope_type", "rope_theta"} <= scaling.keys():
+        raise ValueError(
+            f"model_init_kwargs.rope_parameters: {scaling!r} needs rope_type and rope_theta (1000000.0 for Qwen2.5), "
+            "for it takes the place of the model's own."
+        )
+    if model.use_peft:
+        say(
+            "warning: an adapter does not carry rope_parameters. Whoever loads or merges it must give them to the base "
+            "again, or save a base with them first."
+        )
 
 
 def model_init_kwargs(model, config) -> dict:

@@ -193,6 +193,10 @@ def run_sft(model_dir, data_dir, *words, **keys):
         ),
         ({"load_in_4bit": True}, "load_in_4bit: quantized weights cannot be trained"),
         ({"eos_token": "<|endoftext|>"}, "writes '<.im_end.>' there"),
+        (
+            {"model_init_kwargs": {"rope_parameters": {"rope_type": "yarn", "factor": 4.0}}},
+            "needs rope_type and rope_th",
+        ),
     ],
 )
 def test_what_would_train_something_else_is_refused_before_a_model_is_loaded(miniqwen_dir, messages_dir, keys, message):
