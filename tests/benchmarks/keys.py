@@ -5,7 +5,7 @@ shares of a real one's. Two cores need about 3 minutes a round for packing and 1
 
 Packing is compared at equal tokens: one row of `max_length` packed tokens a step, against as many single rows, padded
 to the longest, as hold that many tokens on average. On a CPU there is no kernel that skips what lies outside of a
-document: SDPA computes the whole square of a pack and masks it, so the longer the pack, the more of it is wasted.
+document: SDPA computes the whole square of a pack and masks it. What a pack wins there is its padding, less that.
 """
 
 import tempfile
