@@ -70,6 +70,12 @@ def settle(
     return ends
 
 
+def told_to_vllm(tokenizer, generation_kwargs: dict | None) -> dict:
+    """The sampling options of a rollout with vLLM, which reads the tokenizer from disk: there it is not yet settled."""
+    there = generation_kwargs or {}
+    return {**there, "stop_token_ids": [*there.get("stop_token_ids", []), tokenizer.eos_token_id]}
+
+
 def _templated(tokenizer, chat_template_path: str | None) -> tuple:
     """(tokenizer, template or None for its own) that a run will have once TRL has followed `chat_template_path`."""
     if chat_template_path is None:

@@ -170,8 +170,3 @@ def test_a_base_model_stops_its_rollouts_at_the_end_of_a_turn(tokenizer_dir, ari
     trainer = built_by(grpo.main, words(model, arithmetic_dir), monkeypatch)
     turn, text = trainer.processing_class.convert_tokens_to_ids(["<|im_end|>", "<|endoftext|>"])
     assert trainer.eos_token_ids == [turn, text] == trainer.generation_config.eos_token_id
-
-
-def test_vllm_is_told_where_a_turn_ends_beside_what_the_user_says():
-    assert grpo.stopping_at(7, None) == {"stop_token_ids": [7]}
-    assert grpo.stopping_at(7, {"stop_token_ids": [3], "n": 1}) == {"stop_token_ids": [3, 7], "n": 1}

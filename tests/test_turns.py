@@ -73,6 +73,13 @@ def test_a_template_of_another_family_whose_end_is_no_token_here_is_refused(toke
         turns.settle(tokenizer, conversational=True, chat_template_path=str(tmp_path / "other"))
 
 
+def test_vllm_is_told_where_a_turn_ends_beside_what_the_user_says(tokenizer):
+    turns.settle(tokenizer, conversational=True)
+    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    assert turns.told_to_vllm(tokenizer, None) == {"stop_token_ids": [end]}
+    assert turns.told_to_vllm(tokenizer, {"stop_token_ids": [3], "n": 1}) == {"stop_token_ids": [3, end], "n": 1}
+
+
 ASKED = {"role": "user", "content": "2+2"}
 SAID = {"role": "assistant", "content": "4"}
 

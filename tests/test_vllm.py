@@ -273,7 +273,7 @@ def test_colocated_grpo_samples_from_the_weights_it_just_trained_and_stops_where
     assert len(differences) == 2
     assert max(differences) < 0.01, differences  # 0.70 in step 2 where the weights are not synced
     clipped = [entry["completions/clipped_ratio"] for entry in log if "completions/clipped_ratio" in entry]
-    assert clipped[0] <= 0.25 if kind == "a tuned Qwen2" else clipped[0] > 0.5, clipped
+    assert clipped[0] <= 0.125 if kind == "a tuned Qwen2" else clipped[0] > 0.5, clipped
     moved = difference_of_logprobs(start, Path("run"))
     assert moved > 0.1, f"the weights moved logprobs by {moved} only: step 2 would not show a sync that is missing"
 

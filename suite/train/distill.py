@@ -168,8 +168,7 @@ def sampling(config, tokenizer, student_rows: int) -> dict | None:
     if not config.use_vllm:
         how["suppress_tokens"] = [*padding, *how.get("suppress_tokens", [])]
         return how if how["suppress_tokens"] else config.generation_kwargs
-    # vLLM reads the tokenizer from disk, where a base model's EOS is not yet the end of a turn.
-    how["stop_token_ids"] = [tokenizer.eos_token_id, *how.get("stop_token_ids", [])]
+    how = turns.told_to_vllm(tokenizer, how)
     if padding and config.vllm_mode == "colocate":  # on the way to a server, JSON would make text of the ids
         how["logit_bias"] = {**dict.fromkeys(padding, -100.0), **how.get("logit_bias", {})}
     return how

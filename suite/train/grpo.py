@@ -3,7 +3,7 @@
 import math
 import sys
 
-from suite import args, engine, rewards, run
+from suite import args, engine, rewards, run, turns
 
 
 def arguments() -> tuple[type, ...]:
@@ -23,8 +23,8 @@ def main(argv=None) -> None:
     there = [*next(iter(train_rows)), "prompts"]
     rewards.check_columns(dict(zip(reward.reward_funcs, funcs, strict=True)), there, "The rows")
     tokenizer = run.starting_point(model, config, train_rows)
-    if config.use_vllm:  # it reads the tokenizer from disk, where a base model's EOS is not yet the end of a turn
-        config.generation_kwargs = stopping_at(tokenizer.eos_token_id, config.generation_kwargs)
+    if config.use_vllm:
+        config.generation_kwargs = turns.told_to_vllm(tokenizer, config.generation_kwargs)
         engine.let_vllm_take_new_weights()
     run.say("\n".join([*doubts(config, model), arithmetic(config, train_rows)]))
 
@@ -51,12 +51,6 @@ def main(argv=None) -> None:
     if reward.reward_schedule:
         trainer.add_callback(RewardSchedule(trainer, reward.reward_funcs, reward.reward_schedule))
     run.finish(trainer, config, record)
-
-
-def stopping_at(token_id: int, generation_kwargs: dict | None) -> dict:
-    """vLLM's sampling options with one more token to stop at."""
-    there = generation_kwargs or {}
-    return {**there, "stop_token_ids": [*there.get("stop_token_ids", []), token_id]}
 
 
 def arithmetic(config, rows) -> str:
