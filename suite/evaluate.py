@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 
-from suite import args, checkpoint, columns, engine, metrics, record, rewards, run
+from suite import args, checkpoint, columns, engine, metrics, record, rewards, run, source
 
 
 @dataclass
@@ -54,7 +54,7 @@ def main(argv=None) -> None:
     for name in evaluate.checkpoints:
         checkpoint.check_whole(name)
     script.dataset_train_split = script.dataset_test_split  # only the test rows are read
-    rows = list(run.rows(script, mixture, ("prompt+solution",))[0])[: evaluate.max_rows]
+    rows = list(source.rows(script, mixture, ("prompt+solution",))[0])[: evaluate.max_rows]
     directory = Path(evaluate.output_dir)
     for name in evaluate.checkpoints:
         how = {k: v for k, v in asdict(evaluate).items() if k not in ("checkpoints", "output_dir")} | asdict(keys)

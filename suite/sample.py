@@ -23,7 +23,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
-from suite import args, checkpoint, endpoint, engine, rewards, run
+from suite import args, checkpoint, endpoint, engine, rewards, run, source
 from suite.answers import Answers, record_of
 from suite.registry import nearest
 from suite.rewards import proof, scoring
@@ -145,7 +145,7 @@ def _check(sample: SampleArguments, there, keys, reward: args.RewardArguments) -
 
 def _rows(sample: SampleArguments, script, mixture) -> tuple[list[dict], int]:
     """(the first `max_rows` rows, each prompt once; how many rows repeated a prompt)."""
-    read = list(itertools.islice(run.rows(script, mixture, ("prompt+solution",))[0], sample.max_rows))
+    read = list(itertools.islice(source.rows(script, mixture, ("prompt+solution",))[0], sample.max_rows))
     once: dict[str, dict] = {}
     for row in read:
         once.setdefault(_digest(row["prompt"]), row)

@@ -9,6 +9,7 @@ FLOORS = {
     0: {"args", "columns", "reasoning", "registry", "model"},
     1: {
         "run",
+        "source",
         "turns",
         "look",
         "merge",

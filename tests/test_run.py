@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from suite import checkpoint, run
+from suite import checkpoint, run, source
 from suite.args import RunArguments, parse
 from tests.conftest import write_yaml
 from tests.rows import write_rows
@@ -86,9 +86,9 @@ def test_the_parts_of_a_mixture_are_inputs_of_a_run_as_a_data_set_is(arithmetic_
     class Part:
         path: str
 
-    assert run.sources(Script(str(arithmetic_dir)), Mixture([])) == [str(arithmetic_dir)]
-    sources = run.sources(Script(), Mixture([Part(str(arithmetic_dir)), Part("owner/name")]))
-    record = run.begin("sft", Config("run"), {}, *sources)
+    assert source.names(Script(str(arithmetic_dir)), Mixture([])) == [str(arithmetic_dir)]
+    found = source.names(Script(), Mixture([Part(str(arithmetic_dir)), Part("owner/name")]))
+    record = run.begin("sft", Config("run"), {}, *found)
     assert record["inputs"] == {
         str(arithmetic_dir): checkpoint.fingerprint(arithmetic_dir),
         "owner/name": "owner/name",
@@ -96,9 +96,9 @@ def test_the_parts_of_a_mixture_are_inputs_of_a_run_as_a_data_set_is(arithmetic_
 
 
 def test_rows_have_only_the_columns_of_their_shape(arithmetic_dir):
-    rows, test = run.rows(Script(str(arithmetic_dir)), Mixture([]), ("text",), with_test=True)
+    rows, test = source.rows(Script(str(arithmetic_dir)), Mixture([]), ("text",), with_test=True)
     assert rows.column_names == ["text"] and len(test) == 100
-    rows, test = run.rows(Script(str(arithmetic_dir)), Mixture([]), ("prompt+solution",))
+    rows, test = source.rows(Script(str(arithmetic_dir)), Mixture([]), ("prompt+solution",))
     assert sorted(rows.column_names) == ["prompt", "solution"] and test is None
 
 
@@ -116,7 +116,7 @@ def test_rows_that_are_not_there_are_refused(arithmetic_dir, script, datasets, s
     if datasets == "own" or "dataset_train_split" in script:
         script, datasets = {"dataset_name": str(arithmetic_dir), **script}, []
     with pytest.raises(ValueError, match=message):
-        run.rows(Script(**script), Mixture(datasets), shapes)
+        source.rows(Script(**script), Mixture(datasets), shapes)
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +142,7 @@ def mixed(parts, shapes, *entries, with_test=False, **keys):
     datasets = [{**entry, "path": str(parts / entry["path"])} for entry in entries]
     config = write_yaml(parts / "mix.yaml", datasets=datasets, **keys)
     script, mixture, _ = parse((ScriptArguments, DatasetMixtureConfig), ["--config", str(config)])
-    return run.rows(script, mixture, shapes, with_test=with_test)
+    return source.rows(script, mixture, shapes, with_test=with_test)
 
 
 def test_prepared_directories_mix_by_trls_own_keys_and_what_only_one_has_is_cut_away(parts):
@@ -179,13 +179,13 @@ def test_parts_that_do_not_mix_are_refused_by_their_names(parts, entries, shapes
 
 
 def test_rows_that_a_trainer_has_dropped_are_counted_and_a_run_without_any_is_refused(capsys):
-    run.check_left_out([1, 2, 3], [1, 2, 3])
-    run.check_left_out(iter([1]), [1])
+    source.check_left_out([1, 2, 3], [1, 2, 3])
+    source.check_left_out(iter([1]), [1])
     assert capsys.readouterr().out == ""
-    run.check_left_out([1, 2, 3], [2])
+    source.check_left_out([1, 2, 3], [2])
     assert "2 of 3 rows are left out: their prompt alone fills `max_length`" in capsys.readouterr().out
     with pytest.raises(ValueError, match="3 of 3 rows are left out"):
-        run.check_left_out([1, 2, 3], [])
+        source.check_left_out([1, 2, 3], [])
 
 
 def test_an_empty_data_set_is_refused(tmp_path):
@@ -195,7 +195,7 @@ def test_an_empty_data_set_is_refused(tmp_path):
     empty = pyarrow.table({"text": pyarrow.array([], pyarrow.string())})
     pyarrow.parquet.write_table(empty, tmp_path / "train.parquet")
     with pytest.raises(ValueError, match="has no rows"):
-        run.rows(Script(str(tmp_path)), Mixture([]), ("text",))
+        source.rows(Script(str(tmp_path)), Mixture([]), ("text",))
 
 
 def test_a_tokenizer_without_a_chat_template_is_refused_where_one_is_needed(miniqwen_dir, tmp_path):

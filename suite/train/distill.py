@@ -10,7 +10,7 @@ import json
 import sys
 from dataclasses import dataclass, field
 
-from suite import args, checkpoint, engine, run, turns
+from suite import args, checkpoint, engine, run, source, turns
 
 # Keys that say how to sample, beside all that begin with vllm_.
 SAMPLING = {"use_vllm", "top_p", "top_k", "min_p", "generation_kwargs", "repetition_penalty", "cache_implementation"}
@@ -43,12 +43,12 @@ def main(argv=None) -> None:
         engine.require_vllm("use_vllm: true", config.vllm_mode)
     teacher_name = config.teacher_model_name_or_path
     record = run.begin(
-        "distill", config, written, model.model_name_or_path, teacher_name, *run.sources(script, mixture)
+        "distill", config, written, model.model_name_or_path, teacher_name, *source.names(script, mixture)
     )
     if record is None:
         return
     callbacks = run.callbacks(extra)
-    train_rows, test_rows = run.rows(script, mixture, shapes(distill.lmbda), with_test=config.eval_strategy != "no")
+    train_rows, test_rows = source.rows(script, mixture, shapes(distill.lmbda), with_test=config.eval_strategy != "no")
     check_enough(config, train_rows)
     tokenizer = run.starting_point(model, config, train_rows)
     if "messages" in next(iter(train_rows)):

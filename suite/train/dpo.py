@@ -2,7 +2,7 @@
 
 import sys
 
-from suite import args, run
+from suite import args, run, source
 
 
 def arguments() -> tuple[type, ...]:
@@ -13,11 +13,11 @@ def arguments() -> tuple[type, ...]:
 
 def main(argv=None) -> None:
     script, config, model, mixture, extra, written = args.parse(arguments(), argv)
-    record = run.begin("dpo", config, written, model.model_name_or_path, *run.sources(script, mixture))
+    record = run.begin("dpo", config, written, model.model_name_or_path, *source.names(script, mixture))
     if record is None:
         return
     callbacks = run.callbacks(extra)
-    train_rows, test_rows = run.rows(
+    train_rows, test_rows = source.rows(
         script, mixture, ("prompt+chosen+rejected",), with_test=config.eval_strategy != "no"
     )
     tokenizer = run.starting_point(model, config, train_rows)
@@ -37,7 +37,7 @@ def main(argv=None) -> None:
             peft_config=get_peft_config(model),
             callbacks=callbacks,
         )
-    run.check_left_out(train_rows, trainer.train_dataset)
+    source.check_left_out(train_rows, trainer.train_dataset)
     run.finish(trainer, config, record)
 
 

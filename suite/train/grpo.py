@@ -3,7 +3,7 @@
 import math
 import sys
 
-from suite import args, engine, rewards, run, turns
+from suite import args, engine, rewards, run, source, turns
 
 
 def arguments() -> tuple[type, ...]:
@@ -15,11 +15,11 @@ def main(argv=None) -> None:
     funcs = rewards.load_all(reward.reward_funcs, reward.reward_kwargs)  # a bad knob is found before all else
     if config.use_vllm:
         engine.require_vllm("use_vllm: true", config.vllm_mode)
-    record = run.begin("grpo", config, written, model.model_name_or_path, *run.sources(script, mixture))
+    record = run.begin("grpo", config, written, model.model_name_or_path, *source.names(script, mixture))
     if record is None:
         return
     callbacks = run.callbacks(extra)
-    train_rows, test_rows = run.rows(script, mixture, ("prompt+solution",), with_test=config.eval_strategy != "no")
+    train_rows, test_rows = source.rows(script, mixture, ("prompt+solution",), with_test=config.eval_strategy != "no")
     there = [*next(iter(train_rows)), "prompts"]
     rewards.check_columns(dict(zip(reward.reward_funcs, funcs, strict=True)), there, "The rows")
     tokenizer = run.starting_point(model, config, train_rows)

@@ -3,7 +3,7 @@
 import sys
 from dataclasses import fields
 
-from suite import args, checkpoint, run
+from suite import args, checkpoint, run, source
 from suite.registry import nearest
 
 
@@ -21,12 +21,12 @@ def main(argv=None) -> None:
         written,
         model.model_name_or_path,
         scratch.tokenizer_name_or_path,
-        *run.sources(script, mixture),
+        *source.names(script, mixture),
     )
     if record is None:
         return
     callbacks = run.callbacks(extra)
-    train_rows, test_rows = run.rows(script, mixture, ("text",), with_test=config.eval_strategy != "no")
+    train_rows, test_rows = source.rows(script, mixture, ("text",), with_test=config.eval_strategy != "no")
 
     from trl import SFTTrainer
 

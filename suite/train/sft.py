@@ -4,7 +4,7 @@ import itertools
 import sys
 from dataclasses import dataclass, field
 
-from suite import args, run, turns
+from suite import args, run, source, turns
 
 
 @dataclass
@@ -27,11 +27,11 @@ def arguments() -> tuple[type, ...]:
 
 def main(argv=None) -> None:
     script, config, model, mixture, tags, extra, written = args.parse(arguments(), argv)
-    record = run.begin("sft", config, written, model.model_name_or_path, *run.sources(script, mixture))
+    record = run.begin("sft", config, written, model.model_name_or_path, *source.names(script, mixture))
     if record is None:
         return
     callbacks = run.callbacks(extra)
-    train_rows, test_rows = run.rows(
+    train_rows, test_rows = source.rows(
         script, mixture, ("messages", "prompt+completion"), with_test=config.eval_strategy != "no"
     )
     if tags.tag_weight is not None:
@@ -63,7 +63,7 @@ def main(argv=None) -> None:
         **how,
     )
     if not config.packing:
-        run.check_left_out(train_rows, trainer.train_dataset)
+        source.check_left_out(train_rows, trainer.train_dataset)
     split = config.packing and config.packing_strategy != "bfd"
     cut = turns.check_trained(trainer.train_dataset, tokenizer.eos_token, tokenizer.eos_token_id, split=split)
     if cut:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 
-from suite import args, columns, reasoning, run
+from suite import args, columns, reasoning, run, source
 
 _TAGS = re.compile("|".join(map(re.escape, reasoning.TAGS)))
 END_OF_TEXT, TURN_STARTS, TURN_ENDS = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
@@ -41,7 +41,7 @@ def main(argv=None) -> None:
     record = run.begin("tokenizer", config, written, script.dataset_name)
     if record is None:
         return
-    rows, _ = run.rows(script, mixture, ("messages", "prompt+completion", "text"))
+    rows, _ = source.rows(script, mixture, ("messages", "prompt+completion", "text"))
     run.claim(config.output_dir, record)
     tokenizer = train(corpus(rows), config.vocab_size, config.min_frequency)
     save(tokenizer, config)

@@ -1,0 +1,108 @@
+"""The rows a run reads: prepared parquet, a data set on the Hub, or TRL's mixture; their shape is checked first."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from suite import checkpoint, columns
+from suite.run import say
+
+
+def names(script, mixture) -> list[str | None]:
+    """The data directories, or names on the Hub, that a run's rows come from."""
+    return [script.dataset_name, *(entry.path for entry in mixture.datasets or [])]
+
+
+def rows(script, mixture, shapes: tuple[str, ...], *, with_test: bool = False):
+    """(training rows, test rows or None) of `dataset_name` or of TRL's `datasets:` mixture, in one of `shapes`.
+
+    Only the columns of that shape are kept; `prompt+solution` keeps all that a reward may want to read. Raises
+    `ValueError` where there are no rows, or none of these shapes.
+    """
+    if mixture.datasets and script.dataset_name:
+        raise ValueError("Both `datasets` and `dataset_name` are set; which one holds the rows? Remove the other.")
+    if mixture.datasets:
+        where, (splits, shapes) = "`datasets`", _mixed(mixture, shapes)
+    elif script.dataset_name:
+        where, splits = script.dataset_name, _splits(script)
+    else:
+        raise ValueError("No rows: set `dataset_name` (data/NAME, or a data set on the Hub) or `datasets`.")
+    wanted = [script.dataset_train_split] + ([script.dataset_test_split] if with_test else [])
+    found = []
+    for name in wanted:
+        if name not in splits:
+            way = " Set `test_split_size`." if mixture.datasets and name == script.dataset_test_split else ""
+            raise ValueError(f"{where} has no split '{name}'. There are: {', '.join(splits)}.{way}")
+        found.append(_shaped(splits[name], shapes, f"{where} ({name})"))
+    return found[0], found[1] if with_test else None
+
+
+def check_left_out(given, kept) -> None:
+    """Say how many rows TRL has dropped because `max_length` leaves nothing of them to train; it drops them silently.
+
+    Raises `ValueError` where that is all of them. Of rows that stream nobody knows the number.
+    """
+    if not hasattr(given, "__len__") or len(kept) == len(given):
+        return
+    told = f"{len(given) - len(kept)} of {len(given)} rows are left out: their prompt alone fills `max_length`."
+    if len(kept) == 0:
+        raise ValueError(f"{told} Raise it.")
+    say(told)
+
+
+def _mixed(mixture, shapes: tuple[str, ...]) -> tuple:
+    """(the splits of TRL's `datasets:` mixture, the one of `shapes` that all its parts have).
+
+    What one part has and another lacks TRL fills with None, so a shape that only some have would train on nothing.
+    """
+    from trl import get_dataset
+
+    parts = {}
+    for entry in mixture.datasets:
+        if checkpoint.is_local(entry.path) and not Path(entry.path).exists():
+            raise ValueError(f"`datasets`: there is no data directory '{entry.path}'. `suite prepare NAME` writes it.")
+        try:
+            part = get_dataset(replace(mixture, datasets=[entry], test_split_size=None))["train"]
+        except (OSError, RuntimeError) as error:  # the network and the Hub's own refusals
+            raise ValueError(f"`datasets`: cannot load '{entry.path}' from the Hub: {error}") from error
+        parts[entry.path] = list(next(iter(part), {}))
+        columns.check(parts[entry.path], shapes, f"`datasets`: {entry.path}")
+    common = [s for s in shapes if all(columns.shape_of(names, (s,)) for names in parts.values())]
+    if not common:
+        told = "; ".join(f"{path} has {', '.join(names)}" for path, names in parts.items())
+        raise ValueError(f"The parts of `datasets` have no shape in common: {told}. Mix rows of one shape only.")
+    return get_dataset(mixture), (common[0],)
+
+
+def _splits(script):
+    """Every split of `dataset_name`: parquet files that `prepare` wrote, or a data set on the Hub."""
+    from datasets import load_dataset
+    from pyarrow.parquet import ParquetFile
+
+    directory = Path(script.dataset_name)
+    if directory.is_dir():
+        files = {p.stem: str(p) for p in sorted(directory.glob("*.parquet"))}
+        if not files:
+            raise ValueError(f"{directory} holds no .parquet files. `suite prepare {directory.name}` writes them.")
+        for path in files.values():
+            if ParquetFile(path).metadata.num_rows == 0:  # a traceback inside `datasets`
+                raise ValueError(f"{path} has no rows.")
+        return load_dataset("parquet", data_files=files, streaming=script.dataset_streaming)
+    if checkpoint.is_local(script.dataset_name):
+        raise ValueError(
+            f"There is no data directory '{script.dataset_name}'. `suite prepare NAME` writes data/NAME; "
+            "see `suite list data`."
+        )
+    try:
+        return load_dataset(script.dataset_name, name=script.dataset_config, streaming=script.dataset_streaming)
+    except (OSError, RuntimeError) as error:  # the network and the Hub's own refusals
+        raise ValueError(f"Cannot load '{script.dataset_name}' from the Hub: {error}") from error
+
+
+def _shaped(dataset, shapes: tuple[str, ...], where: str):
+    first = next(iter(dataset), None)
+    if first is None:
+        raise ValueError(f"{where} has no rows.")
+    shape = columns.check(first.keys(), shapes, where)
+    if shape == "prompt+solution":
+        return dataset.remove_columns([c for c in ("completion", "text") if c in first])
+    return dataset.select_columns(list(columns.SHAPES[shape]))
