@@ -6,7 +6,7 @@ from pathlib import Path
 from tests.conftest import ROOT
 
 FLOORS = {
-    0: {"args", "columns", "reasoning", "registry", "model"},
+    0: {"args", "columns", "reasoning", "registry", "whole", "model"},
     1: {
         "run",
         "source",

@@ -1,0 +1,266 @@
+"""How output appears whole or not at all: written beside its place, brought to the disk, and put there in one step.
+
+What is not finished lies in a hidden neighbour of its target, `.NAME.partial`, which no reader takes for data and the
+next attempt clears away or goes on from. Long work notes in a `Journal` what it has done. A disk that is full is one
+`ValueError`.
+"""
+
+import contextlib
+import ctypes
+import errno
+import fcntl
+import json
+import os
+import re
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no space, no quota, a limit on the size of files
+SYNC_EVERY = 1.0  # seconds of journal that a power cut may cost; a kill costs nothing that was written down
+
+
+def partial_of(target: Path) -> Path:
+    """Where `target` is written until it is whole: on the same disk, for only there is a rename one step."""
+    real = target.resolve() if target.is_symlink() else target
+    return real.with_name(f".{real.name}.partial")
+
+
+@contextlib.contextmanager
+def file(target: Path) -> Iterator[Path]:
+    """A path to write to. Behind the block the file takes the place of `target`; where the block raises, it is gone."""
+    partial = partial_of(target)
+    try:
+        with writing(target):
+            partial.parent.mkdir(parents=True, exist_ok=True)
+            yield partial
+            put(partial, target)
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def directory(target: Path) -> Iterator[Path]:
+    """An empty directory to write to. Behind the block it takes the place of `target`; where it raises, it is gone.
+
+    What a killed attempt has left is cleared away first. Raises `ValueError` where another process is at it.
+    """
+    partial = partial_of(target)
+    with writing(target):
+        restore(target)
+        partial.parent.mkdir(parents=True, exist_ok=True)
+        handle = _hold(partial, os.O_RDONLY | os.O_DIRECTORY, target)
+        try:
+            for left in partial.iterdir():
+                remove(left)
+            yield partial
+            put(partial, target)
+        finally:
+            remove(partial)
+            os.close(handle)
+
+
+def put(partial: Path, target: Path) -> None:
+    """Bring a finished file or directory to the disk and give it the place of `target`.
+
+    A kill at any moment leaves the old `target` or the new one. Where the system cannot swap two directories in one
+    step, there is a moment with neither; the old one is then beside its place, and `restore` puts it back.
+    """
+    sync(partial)
+    target = target.resolve() if target.is_symlink() else target
+    if target.is_dir():
+        if not _swap(partial, target):
+            remove(_aside(target))
+            os.rename(target, _aside(target))
+            os.rename(partial, target)
+        _sync_one(target.parent)
+        remove(partial)
+        remove(_aside(target))
+    else:
+        os.replace(partial, target)
+        _sync_one(target.parent)
+
+
+def restore(target: Path) -> None:
+    """Mend what a kill in the middle of `put` may have left; every command that replaces `target` begins with it."""
+    target = target.resolve() if target.is_symlink() else target
+    aside = _aside(target)
+    if not aside.exists():
+        return
+    if target.exists():
+        remove(aside)
+    else:
+        os.rename(aside, target)
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a directory, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
+
+
+def sync(path: Path) -> None:
+    """Bring a file, or a directory and all in it, to the disk. Else a power cut may keep the name and lose what it
+    names; and some disks say only now that they are full."""
+    for folder, _, names in os.walk(path):
+        for name in names:
+            _sync_one(Path(folder) / name)
+        _sync_one(Path(folder))
+    if not path.is_dir():
+        _sync_one(path)
+
+
+@contextlib.contextmanager
+def writing(target: Path, kept: str = "") -> Iterator[None]:
+    """Where `target` cannot be written, raise a `ValueError` that says so in one line, and what is `kept`, if anything.
+
+    Errors about other files, and of the network, pass: whoever reads them knows more about them.
+    """
+    try:
+        yield
+    except OSError as error:
+        if not _is_about(error, target):
+            raise
+        full = error.errno in FULL
+        way = "Make room there, and the same command goes on." if full else "Choose another place, or make it writable."
+        told = re.sub(r"\.([^/]+)\.partial\b", r"\1", str(target))
+        said = " ".join([f"Cannot write {told}: {error.strerror or error}.", "What was there before is untouched."])
+        raise ValueError(" ".join(filter(None, [said, kept, way]))) from None
+
+
+class Journal:
+    """What was done so far, a line of JSON each, written down as it comes; a kill loses the line it falls into.
+
+    `lines` are those that an earlier process has left. One process at a time may hold it.
+    """
+
+    def __init__(self, path: Path, target: Path, head: dict | None = None):
+        """`head` says what the lines belong to, and is the first of the file: lines of anything else are dropped.
+
+        Errors name `target`, the output that the lines are for. Raises `ValueError` for a line that is no JSON, where
+        nothing can be written, and where another process holds the journal.
+        """
+        self.path, self.target = path, target
+        with writing(target):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._handle = _hold(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, target)
+        self._synced = time.monotonic()
+        try:
+            self.lines = self._read()
+            if head is not None:
+                if self.lines[:1] != [head]:
+                    self.replace([head])
+                self.lines = self.lines[1:]
+        except BaseException:
+            os.close(self._handle)
+            raise
+        self._headed, self._empty = head is not None, not self.lines
+
+    def _read(self) -> list:
+        content = self.path.read_bytes()
+        self._size = content.rfind(b"\n") + 1  # what is behind it was cut off half-way
+        lines = []
+        for number, line in enumerate(content[: self._size].splitlines(), 1):
+            try:
+                lines.append(json.loads(line))
+            except ValueError:
+                raise ValueError(f"{self.path}, line {number}: not JSON. Remove that line.") from None
+        return lines
+
+    def replace(self, lines: list) -> None:
+        """Begin anew, with these lines."""
+        with writing(self.target):
+            os.ftruncate(self._handle, 0)
+        self._size, self.lines = 0, lines
+        self._write(b"".join(json.dumps(line).encode() + b"\n" for line in lines))
+
+    def add(self, line, kept: str = "") -> None:
+        """Write one line down; `kept` is told where the disk is full."""
+        self._empty = False
+        self._write(json.dumps(line).encode() + b"\n", kept)
+        if time.monotonic() - self._synced > SYNC_EVERY:
+            self.sync()
+
+    def _write(self, data: bytes, kept: str = "") -> None:
+        with writing(self.target, kept):
+            os.ftruncate(self._handle, self._size)  # half a line, of a kill or of a disk that was full
+            done = 0
+            while done < len(data):
+                done += os.write(self._handle, data[done:])
+        self._size += len(data)
+
+    def sync(self) -> None:
+        """Bring what was written to the disk."""
+        with writing(self.target):
+            os.fsync(self._handle)
+        self._synced = time.monotonic()
+
+    def close(self) -> None:
+        """Let the next process go on. A journal that says nothing leaves no trace."""
+        if self._empty:
+            self.remove()
+        else:
+            os.close(self._handle)
+
+    def remove(self) -> None:
+        """The work is done, and the journal is no longer needed."""
+        remove(self.path)
+        os.close(self._handle)
+
+
+def _hold(path: Path, flags: int, target: Path) -> int:
+    """The file or directory at `path`, made if need be, opened, and kept from other processes until it is closed."""
+    while True:
+        if flags & os.O_DIRECTORY:
+            path.mkdir(exist_ok=True)
+        handle = os.open(path, flags, 0o666)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(handle)
+            raise ValueError(f"Another process is writing {target}. Wait for it, or end it.") from None
+        except OSError:  # a file system that has no locks
+            return handle
+        with contextlib.suppress(FileNotFoundError):  # whoever held it until now may have renamed or removed it
+            if os.path.samestat(os.fstat(handle), os.stat(path)):
+                return handle
+        os.close(handle)
+
+
+def _aside(target: Path) -> Path:
+    return target.with_name(f".{target.name}.old.partial")
+
+
+def _swap(one: Path, other: Path) -> bool:
+    """Exchange two directories in one step; False where the system or the file system cannot. man 2 renameat2"""
+    at_cwd, exchange = -100, 2
+    try:
+        rename = ctypes.CDLL(None).renameat2
+    except AttributeError:  # not Linux
+        return False
+    return rename(at_cwd, os.fsencode(one), at_cwd, os.fsencode(other), exchange) == 0
+
+
+def _sync_one(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # some file systems cannot bring a directory to the disk
+            raise
+    finally:
+        os.close(handle)
+
+
+def _is_about(error: OSError, target: Path) -> bool:
+    if error.errno in FULL:
+        return True
+    names = [os.fspath(name) for name in (error.filename, error.filename2) if isinstance(name, str | Path)]
+    hidden = (str(partial_of(target)), str(_aside(target)))
+    ours = [str(path) for path in (target, *target.parents)]
+    return any(name in ours or name.startswith(hidden) for name in names)

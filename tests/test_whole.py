@@ -1,0 +1,233 @@
+"""Output is there whole or not at all, wherever a kill falls and whenever the disk is full."""
+
+import errno
+import itertools
+import json
+import os
+import resource
+import signal
+
+import pytest
+
+from suite import whole
+
+STEPS = ("mkdir", "rename", "replace", "fsync", "open", "ftruncate", "write", "rmdir", "unlink")
+
+
+def in_a_child(work, before) -> int:
+    """The wait status of a fork of this process in which `before()` and then `work()` ran; 0 if both came through."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            before()
+            work()
+            os._exit(0)
+        except BaseException:  # noqa: BLE001 (nothing of pytest may go on in the child)
+            os._exit(1)
+    return os.waitpid(pid, 0)[1]
+
+
+def killed_at(step: int, *, after: bool):
+    """Have the process die at its `step`th call to the file system, before the call or after it."""
+    left = itertools.count(step, -1)
+
+    def deadly(call):
+        def wrapped(*args, **kwargs):
+            now = next(left) == 1
+            if now and not after:
+                os.kill(os.getpid(), signal.SIGKILL)
+            try:
+                return call(*args, **kwargs)
+            finally:
+                if now:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+        return wrapped
+
+    for name in STEPS:
+        setattr(os, name, deadly(getattr(os, name)))
+
+
+def write_directory(version: str) -> None:
+    with whole.directory(whole.Path("out")) as partial:
+        (partial / "one").write_text(version)
+        (partial / "two").mkdir()
+        (partial / "two" / "three").write_text(version)
+
+
+def versions() -> set[str]:
+    return {path.read_text() for path in whole.Path("out").rglob("*") if path.is_file()}
+
+
+def every_kill(work, look) -> int:
+    """Kill `work` at each of its steps, before and after, and `look` at what is left; how many kills there were."""
+    for step in itertools.count(1):
+        for after in (False, True):
+            status = in_a_child(work, lambda step=step, after=after: killed_at(step, after=after))
+            assert status == 0 or (os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL), status
+            look()
+            if status == 0:
+                return 2 * step - 2 + after
+
+
+def test_a_directory_that_is_killed_at_any_step_is_the_old_one_or_the_new_one(tmp_path):
+    write_directory("old")
+    seen = set()
+
+    def look():
+        seen.update(versions())
+        assert len(versions()) == 1 and len(list(whole.Path("out").rglob("*"))) == 3
+        write_directory("old")
+        assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+    assert every_kill(lambda: write_directory("new"), look) > 20
+    assert seen == {"old", "new"}
+
+
+def test_where_directories_cannot_be_swapped_the_old_one_is_put_back(tmp_path, monkeypatch):
+    monkeypatch.setattr(whole.ctypes, "CDLL", lambda name: object())  # a system without renameat2
+    write_directory("old")
+    missing = []
+
+    def look():
+        missing.append(not whole.Path("out").exists())
+        whole.restore(whole.Path("out"))
+        assert versions() in ({"old"}, {"new"})
+        write_directory("old")
+        assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+    every_kill(lambda: write_directory("new"), look)
+    assert 1 <= sum(missing) <= 2, "between two renames, and nowhere else"
+
+
+def test_a_file_that_is_killed_at_any_step_is_the_old_one_or_the_new_one(tmp_path):
+    def write(text: str) -> None:
+        with whole.file(whole.Path("file")) as partial:
+            partial.write_text(text)
+
+    write("old")
+    seen = set()
+
+    def look():
+        seen.add(whole.Path("file").read_text())
+        write("old")
+        assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+    every_kill(lambda: write("new"), look)
+    assert seen == {"old", "new"}
+
+
+def test_a_journal_that_is_killed_at_any_step_has_every_line_before(tmp_path):
+    path = whole.Path("journal")
+
+    def write() -> None:
+        journal = whole.Journal(path, whole.Path("out"), {"head": 1})
+        for number in range(len(journal.lines), 5):
+            journal.add(number)
+            journal.sync()
+        journal.close()
+
+    def look():
+        journal = whole.Journal(path, whole.Path("out"), {"head": 1})
+        assert journal.lines == list(range(len(journal.lines)))
+        journal.close()
+
+    every_kill(write, look)
+    assert [json.loads(line) for line in path.read_text().splitlines()] == [{"head": 1}, 0, 1, 2, 3, 4]
+
+
+def test_half_a_line_is_no_line_and_a_journal_of_something_else_is_begun_anew(tmp_path):
+    def opened(head: dict) -> list:
+        journal = whole.Journal(whole.Path("journal"), whole.Path("out"), head)
+        lines = journal.lines
+        journal.add(f"line {len(lines)}")
+        journal.close()
+        return lines
+
+    assert opened({"a": 1}) == []
+    with open("journal", "ab") as file:
+        file.write(b'"half a li')
+    assert opened({"a": 1}) == ["line 0"]
+    assert opened({"a": 1}) == ["line 0", "line 1"]
+    assert opened({"a": 2}) == []
+    whole.Path("journal").write_text('{"a": 2}\nno JSON\n')
+    with pytest.raises(ValueError, match="journal, line 2: not JSON. Remove that line"):
+        opened({"a": 2})
+
+
+def test_one_process_at_a_time(tmp_path):
+    out = whole.Path("out")
+    journal = whole.Journal(whole.Path("journal"), out)
+    with pytest.raises(ValueError, match="Another process is writing out. Wait for it, or end it"):
+        whole.Journal(whole.Path("journal"), out)
+    journal.close()
+    assert not list(tmp_path.iterdir()), "nothing was said"
+    with whole.directory(out) as partial:
+        (partial / "mine").write_text("mine")
+        with pytest.raises(ValueError, match="Another process is writing out"), whole.directory(out):
+            pass
+    assert (out / "mine").read_text() == "mine"
+
+
+def full_disk(size: int = 4096) -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+
+
+@pytest.mark.parametrize("way", ["file", "directory", "journal"])
+def test_a_full_disk_is_one_line_and_what_was_there_stays(way, tmp_path):
+    out = whole.Path("data/out")
+
+    def write() -> None:
+        if way == "journal":
+            journal = whole.Journal(whole.Path("data/journal"), out)
+            try:
+                for _ in range(100):
+                    journal.add("x" * 100, "5 lines are kept.")
+            finally:
+                journal.close()
+            return
+        with getattr(whole, way)(out) as partial:
+            (partial / "part" if way == "directory" else partial).write_bytes(b"x" * 5000)
+
+    def told() -> None:
+        with pytest.raises(ValueError) as raised:
+            write()
+        kept = " 5 lines are kept." if way == "journal" else ""
+        assert str(raised.value) == (
+            f"Cannot write data/out: {os.strerror(errno.EFBIG)}. What was there before is untouched.{kept} "
+            "Make room there, and the same command goes on."
+        )
+
+    assert in_a_child(told, full_disk) == 0
+    left = {path.name for path in whole.Path("data").iterdir()}
+    assert left == ({"journal"} if way == "journal" else set())
+    write()
+    assert in_a_child(told, full_disk) == 0
+    if way != "journal":
+        assert {path.name for path in whole.Path("data").iterdir()} == {"out"}
+        assert sum(path.stat().st_size for path in whole.Path("data").rglob("*") if path.is_file()) == 5000
+    else:
+        whole.Path("data/journal").write_bytes(whole.Path("data/journal").read_bytes()[:-7])
+        journal = whole.Journal(whole.Path("data/journal"), out)
+        assert set(journal.lines) == {"x" * 100}
+
+
+def test_what_is_wrong_elsewhere_is_not_called_a_write_error(tmp_path):
+    with pytest.raises(FileNotFoundError), whole.directory(whole.Path("out")):
+        open("nowhere")
+    with pytest.raises(ConnectionRefusedError), whole.directory(whole.Path("out")):
+        raise ConnectionRefusedError(errno.ECONNREFUSED, "nobody there")
+    whole.Path("taken").write_text("a file")
+    for place in ("taken/out", "taken/out/deep"):
+        with pytest.raises(ValueError, match=f"Cannot write {place}: .*(irectory|File exists).*Choose another place"):
+            with whole.directory(whole.Path(place)):
+                pass
+    assert [path.name for path in tmp_path.iterdir()] == ["taken"]
+
+
+def test_a_link_to_another_disk_is_followed(tmp_path):
+    whole.Path("disk/real").mkdir(parents=True)
+    whole.Path("out").symlink_to("disk/real")
+    write_directory("new")
+    assert whole.Path("out").is_symlink() and versions() == {"new"}
+    assert [path.name for path in whole.Path("disk").iterdir()] == ["real"]
