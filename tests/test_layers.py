@@ -12,6 +12,7 @@ FLOORS = {
         "source",
         "turns",
         "look",
+        "pins",
         "merge",
         "hub",
         "engine",
@@ -44,7 +45,7 @@ def imported(path: Path) -> set[str]:
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            # miniqwen's two files travel with its checkpoints, and find each other beside the weights.
+            # miniqwen's files travel with its checkpoints, and find each other beside the weights.
             travels = path.parent == ROOT / "suite/model" and node.level == 1
             assert node.level == 0 or travels, f"{path}: relative import on line {node.lineno}"
             found.add(f"suite.model.{node.module}" if travels else node.module)

@@ -1,6 +1,6 @@
 """miniqwen. Importing this package teaches the Auto classes its name, `model_type: miniqwen`.
 
-Its two files travel with every checkpoint: where `suite` is not installed, `trust_remote_code=True` loads it by them.
+Its files travel with every checkpoint: where `suite` is not installed, `trust_remote_code=True` loads it by them.
 """
 
 from transformers import AutoConfig, AutoModelForCausalLM
