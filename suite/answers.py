@@ -1,18 +1,13 @@
 """The answers of a teacher on disk: written down one by one as they come, and published whole or not at all."""
 
-import contextlib
-import fcntl
 import json
-import os
-import shutil
-import time
+from collections.abc import Collection
 from pathlib import Path
 
-from suite import checkpoint
+from suite import checkpoint, whole
 from suite.engine import Completion
 
-RECORD, JOURNAL, ASKING = "sample.json", "answers.jsonl", "asking.json"
-SYNC_EVERY = 1.0  # seconds: what a power cut may cost; a kill costs nothing that was written down
+RECORD, JOURNAL = "sample.json", "answers.jsonl"
 
 
 def record_of(target: Path) -> dict:
@@ -43,17 +38,15 @@ class Answers:
         Raises `ValueError` where `target` holds something else or answers that were asked in another way, where
         another process is writing, and where nothing can be written.
         """
+        whole.restore(target)
         held = record_of(target)
         if target.exists() and not held and (not target.is_dir() or any(target.iterdir())):
             raise ValueError(f"{target} holds something that `suite sample` did not write. Choose another output_dir.")
         _refuse_others(target, held.get("asking", asking), asking)
         self.target = target
-        self._partial = target.with_name(f".{target.name}.partial")
-        self._found: dict[tuple[str, int], Completion] = {}
-        self._fresh, self._synced = True, time.monotonic()
-        with self._writing():
-            self._partial.mkdir(parents=True, exist_ok=True)
-            self._journal = (self._partial / JOURNAL).open("a+b")
+        self._partial = whole.partial_of(target)
+        self._journal = whole.Journal(self._partial / JOURNAL, target)
+        self._fresh = False
         try:
             self._open(asking)
         except BaseException:
@@ -61,36 +54,21 @@ class Answers:
             raise
 
     def _open(self, asking: dict) -> None:
-        """Take what an earlier process left, or what the target holds, and leave the journal ready for more."""
-        try:
-            fcntl.flock(self._journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(f"Another `suite sample` is writing {self.target}. Wait for it, or end it.") from None
-        self._journal.seek(0)
-        lines = self._journal.read()
-        noted = self._partial / ASKING
-        if lines and noted.is_file():
-            self._fresh = False
-            _refuse_others(self._partial, _noted(noted), asking)
-        else:
-            published = self.target / JOURNAL
-            lines = published.read_bytes() if published.is_file() else b""
-        whole = lines[: lines.rfind(b"\n") + 1]  # a kill may have cut off the last line
-        for number, line in enumerate(whole.splitlines(), 1):
-            try:
-                said = json.loads(line)
-                key = said["prompt"], said["number"]
-                self._found[key] = Completion(said["text"], said["tokens"], said["finished"])
-            except (ValueError, KeyError, TypeError):
-                raise ValueError(f"{self._partial / JOURNAL}, line {number}: no answer. Remove that line.") from None
-        with self._writing():
-            checkpoint.write_json(noted, asking)
-            if self._fresh:
-                self._journal.truncate(0)
-                self._journal.write(whole)
-            else:
-                self._journal.truncate(len(whole))
-            self._journal.flush()
+        """Take what an earlier process left beside the answers of the target, and leave the journal ready for more."""
+        left = record_of(self._partial)
+        if left:
+            _refuse_others(self._partial, left.get("asking", {}), asking)
+        else:  # killed before anything was asked
+            self._journal.replace([])
+        self._published = _completions(whole.read_lines(self.target / JOURNAL), self.target / JOURNAL)
+        there = _completions(self._journal.lines, self._journal.path)
+        self._found = self._published | there
+        self._fresh = len(self._found) == len(self._published)
+        # What is published may be missing there: nothing is copied yet, or not all, or a kill in the middle of
+        # publishing has left the directory in whose place the new one was put.
+        for key in [key for key in self._found if key not in there]:
+            self._journal.add(_line(*key, self._found[key]))
+        checkpoint.write_json(self._partial / RECORD, {"asking": asking})
 
     def __len__(self) -> int:
         return len(self._found)
@@ -98,44 +76,46 @@ class Answers:
     def get(self, prompt: str, number: int) -> Completion | None:
         return self._found.get((prompt, number))
 
+    @property
+    def published(self) -> Collection[tuple[str, int]]:
+        """What the target held an answer to before this asking began, however often it was interrupted."""
+        return self._published.keys()
+
     def add(self, prompt: str, number: int, said: Completion) -> None:
         """Write one answer down."""
-        self._found[prompt, number] = said
         self._fresh = False
-        line = {"prompt": prompt, "number": number, "text": said.text, "tokens": said.tokens, "finished": said.finished}
-        with self._writing():
-            self._journal.write(json.dumps(line).encode() + b"\n")
-            self._journal.flush()
-            if time.monotonic() - self._synced > SYNC_EVERY:
-                os.fsync(self._journal.fileno())
-                self._synced = time.monotonic()
+        self._journal.add(_line(prompt, number, said))
+        self._found[prompt, number] = said
 
     def publish(self, rows: list[dict], record: dict) -> None:
         """Make `target` a directory with these rows, the record and the answers, in place of what it was."""
         import pyarrow
         import pyarrow.parquet
 
-        with self._writing():
+        with whole.writing(self.target):
             pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), self._partial / "train.parquet")
             checkpoint.write_json(self._partial / RECORD, record)
-            os.fsync(self._journal.fileno())
-            shutil.rmtree(self.target, ignore_errors=True)
-            os.replace(self._partial, self.target)
-            (self.target / ASKING).unlink()  # the record says it, too
+            whole.put(self._partial, self.target)
 
     def close(self) -> None:
         """Let the next process write. One that has added nothing leaves no trace."""
-        self._journal.close()
         if self._fresh:
-            shutil.rmtree(self._partial, ignore_errors=True)
+            whole.remove(self._partial)
+        self._journal.close()
 
-    @contextlib.contextmanager
-    def _writing(self):
+
+def _line(prompt: str, number: int, said: Completion) -> dict:
+    return {"prompt": prompt, "number": number, "text": said.text, "tokens": said.tokens, "finished": said.finished}
+
+
+def _completions(lines: list, path: Path) -> dict[tuple[str, int], Completion]:
+    found = {}
+    for number, said in enumerate(lines, 1):
         try:
-            yield
-        except OSError as error:
-            kept = f" {len(self)} answers are kept beside it." if self._found else ""
-            raise ValueError(f"Cannot write {self.target}: {error}.{kept}") from None
+            found[said["prompt"], said["number"]] = Completion(said["text"], said["tokens"], said["finished"])
+        except (KeyError, TypeError):
+            raise ValueError(f"{path}, line {number}: no answer. Remove that line.") from None
+    return found
 
 
 def _refuse_others(where: Path, before: dict, now: dict) -> None:

@@ -4,17 +4,20 @@ A configuration is read before a model or a data set is touched. Every mistake i
 value, the choices and the way out.
 """
 
+import contextlib
 import enum
 import inspect
 import json
 import logging
 import math
 import os
+import signal
 import sys
+import threading
 import time
 import types
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass, make_dataclass
 from pathlib import Path
 
@@ -472,7 +475,7 @@ def grpo_arguments() -> tuple[type, ...]:
 
 
 def answer_for(main: Callable, argv: Sequence[str] | None = None) -> int:
-    """Run a command at the front door: a `ValueError` becomes one line and exit code 2.
+    """Run a command at the front door: a `ValueError` becomes one line and exit code 2, Ctrl-C one line and 130.
 
     Under a launcher all ranks make the same mistake. Rank 0 says it and ends, and then the launcher ends the others;
     a rank that ended first would have rank 0 killed before it spoke. One that is still there after a while was alone
@@ -489,4 +492,43 @@ def answer_for(main: Callable, argv: Sequence[str] | None = None) -> int:
         where = f" (rank {rank})" if rank > 0 else ""
         print(f"suite: {' '.join(str(error).split())}{where}", file=sys.stderr, flush=True)
         return 2
+    except KeyboardInterrupt as end:
+        told = "ended by SIGTERM" if isinstance(end, TerminatedError) else "interrupted"
+        if int(os.environ.get("RANK", 0)) == 0:
+            print(f"suite: {told}. {end}".rstrip(), file=sys.stderr, flush=True)
+        return 128 + (signal.SIGTERM if isinstance(end, TerminatedError) else signal.SIGINT)
     return 0
+
+
+class TerminatedError(KeyboardInterrupt):
+    """A SIGTERM, where it ends a command as Ctrl-C does."""
+
+
+@contextlib.contextmanager
+def orderly_end() -> Iterator[None]:
+    """Within it SIGTERM unwinds: what the command has begun it closes, and vLLM's processes do not outlive it.
+
+    A second one ends at once. Training has its own way: it saves first.
+    """
+    if threading.current_thread() is not threading.main_thread():  # only there Python hears of signals
+        yield
+        return
+    process = os.getpid()
+
+    def hear(number, frame):
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        if os.getpid() != process:  # a worker that was forked from here
+            os.kill(os.getpid(), signal.SIGTERM)
+        raise TerminatedError
+
+    before = signal.signal(signal.SIGTERM, hear)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
+
+
+def say(line: str) -> None:
+    """Print a line once, whatever the number of processes."""
+    if int(os.environ.get("RANK", 0)) == 0:
+        print(line, flush=True)

@@ -7,7 +7,7 @@ import asyncio
 import os
 import random
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from suite import args
@@ -75,32 +75,35 @@ class EndpointEngine(Engine):
     def close(self) -> None:
         """Nothing is held."""
 
-    def stream(self, prompts: Sequence, sampling: Sampling) -> Iterator[tuple[int, Completion]]:
+    def stream(
+        self, prompts: Sequence, sampling: Sampling, done: Collection[int] = ()
+    ) -> Iterator[tuple[int, Completion]]:
         """Each completion as it arrives; a plain prompt is sent as what a user said.
 
         A request that is refused while others are answered (a content filter, a prompt that is too long) yields a
         completion without tokens. Raises `ValueError` where asking on is of no use.
         """
+        numbers = [number for number in range(len(prompts)) if number not in done]
         with asyncio.Runner() as runner:  # leaving it cancels what is still in flight
             found: asyncio.Queue = asyncio.Queue()
-            runner.get_loop().create_task(self._ask_all(prompts, sampling, found))
-            for _ in prompts:
+            runner.get_loop().create_task(self._ask_all(numbers, prompts, sampling, found))
+            for _ in numbers:
                 said = runner.run(found.get())
                 if isinstance(said, Exception):
                     raise said
                 yield said
 
-    async def _ask_all(self, prompts: Sequence, sampling: Sampling, found: asyncio.Queue) -> None:
+    async def _ask_all(self, numbers: list[int], prompts: Sequence, sampling: Sampling, found: asyncio.Queue) -> None:
         import httpx
 
-        numbers = iter(range(len(prompts)))
+        left = iter(numbers)
 
         async def ask_one_after_another(client) -> None:
-            for number in numbers:
+            for number in left:
                 body = self._body(prompts[number], sampling, seed_of(sampling, number))
-                found.put_nowait((number, await self._answer(client, body, len(prompts))))
+                found.put_nowait((number, await self._answer(client, body, len(numbers))))
 
-        at_once = min(self.keys.concurrency, len(prompts))
+        at_once = min(self.keys.concurrency, len(numbers))
         limits = httpx.Limits(max_connections=at_once, max_keepalive_connections=at_once)
         timeout = httpx.Timeout(self.keys.request_timeout, connect=30.0)
         try:

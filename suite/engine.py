@@ -3,7 +3,7 @@
 import os
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 
@@ -161,10 +161,13 @@ class Engine(ABC):
     tokenizer = None  # where the prompts are rendered here
 
     @abstractmethod
-    def stream(self, prompts: Sequence, sampling: Sampling) -> Iterator[tuple[int, Completion]]:
+    def stream(
+        self, prompts: Sequence, sampling: Sampling, done: Collection[int] = ()
+    ) -> Iterator[tuple[int, Completion]]:
         """(number of the prompt, completion), one for each prompt, in the order in which they are finished.
 
-        `sampling.n` plays no part here: who wants a prompt answered twice gives it twice.
+        `sampling.n` plays no part here: who wants a prompt answered twice gives it twice. The numbers in `done` are
+        left out, and the others get the completions that they get without it: what was interrupted goes on as itself.
         """
 
     @abstractmethod
@@ -201,16 +204,21 @@ class TransformersEngine(Engine):
         self.stop_ids = stop_ids(self.tokenizer, self.model.generation_config)
         self.pad_id = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else self.stop_ids[0]
 
-    def stream(self, prompts: Sequence, sampling: Sampling) -> Iterator[tuple[int, Completion]]:
-        """A batch at a time. The same seed gives the same completions to the same list of prompts."""
+    def stream(
+        self, prompts: Sequence, sampling: Sampling, done: Collection[int] = ()
+    ) -> Iterator[tuple[int, Completion]]:
+        """A batch at a time, each with a seed of its own. The same seed and the same list give the same completions."""
         import torch
 
-        torch.manual_seed(sampling.seed)
         ids = rendered(self.tokenizer, prompts)
         order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
         for first in range(0, len(order), self.batch_size):
             batch = order[first : first + self.batch_size]
-            yield from zip(batch, self._generate([ids[i] for i in batch], sampling), strict=True)
+            if all(number in done for number in batch):
+                continue
+            torch.manual_seed(seed_of(sampling, first))
+            said = self._generate([ids[i] for i in batch], sampling)
+            yield from [(number, one) for number, one in zip(batch, said, strict=True) if number not in done]
 
     def _generate(self, ids: list[list[int]], sampling: Sampling) -> list[Completion]:
         import torch
@@ -261,12 +269,18 @@ class VllmEngine(Engine):
         self.llm = vllm.LLM(model=name, dtype=dtype, **options)
         self.vllm = vllm
 
-    def stream(self, prompts: Sequence, sampling: Sampling) -> Iterator[tuple[int, Completion]]:
-        """All prompts at once, each completion as soon as vLLM has it."""
-        inputs = [{"prompt_token_ids": ids} for ids in rendered(self.tokenizer, prompts)]
-        params = [self._params(sampling, number) for number in range(len(inputs))]
+    def stream(
+        self, prompts: Sequence, sampling: Sampling, done: Collection[int] = ()
+    ) -> Iterator[tuple[int, Completion]]:
+        """All prompts at once, each completion as soon as vLLM has it.
+
+        Each is sampled with a seed of its own; what else runs beside it may still move the last bit of a logit.
+        """
+        numbers = [number for number in range(len(prompts)) if number not in done]
+        inputs = [{"prompt_token_ids": ids} for ids in rendered(self.tokenizer, [prompts[n] for n in numbers])]
+        params = [self._params(sampling, number) for number in numbers]
         requests = self.llm.enqueue(inputs, params, use_tqdm=False)
-        number_of = {request.partition("-")[0]: number for number, request in enumerate(requests)}
+        number_of = {request.partition("-")[0]: number for number, request in zip(numbers, requests, strict=True)}
         try:
             while self.llm.llm_engine.has_unfinished_requests():
                 for output in self.llm.llm_engine.step():

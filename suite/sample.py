@@ -9,24 +9,21 @@ answers.jsonl (every answer, accepted or not). Answers are written down as they 
 there: what was killed asks only for what is missing, and other rewards are tried on the same answers.
 """
 
-import hashlib
-import inspect
 import itertools
-import json
 import random
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 
 from suite import args, checkpoint, endpoint, engine, rewards, run, source
 from suite.answers import Answers, record_of
 from suite.registry import nearest
 from suite.rewards import proof, scoring
+from suite.whole import digest
 
 
 @dataclass
@@ -76,6 +73,7 @@ def arguments() -> tuple[type, ...]:
     )
 
 
+@args.orderly_end()
 def main(argv=None) -> None:
     sample, there, keys, reward, script, mixture, _ = args.parse(arguments(), argv, needs_config=False)
     _check(sample, there, keys, reward)
@@ -85,13 +83,13 @@ def main(argv=None) -> None:
     asking = _asking(sample, there, keys)
     settings = {
         "num_generations": sample.num_generations,
-        "reward_funcs": {name: _version(name, func) for name, func in funcs.items()},
+        "reward_funcs": {name: rewards.version(name, func) for name, func in funcs.items()},
         "reward_kwargs": reward.reward_kwargs,
         "reward_weights": dict(zip(funcs, sample.reward_weights or [1.0] * len(funcs), strict=True)),
         "min_reward": dict.fromkeys(funcs, 1.0) if sample.min_reward is None else sample.min_reward,
         "max_per_prompt": sample.max_per_prompt,
     }
-    identity = _digest([asking, settings, rows])
+    identity = digest([asking, settings, rows])
     target = Path(sample.output_dir)
     if record_of(target).get("identity") == identity and (target / "train.parquet").is_file():
         print(f"{target} holds these very answers already; reusing them.")
@@ -148,7 +146,7 @@ def _rows(sample: SampleArguments, script, mixture) -> tuple[list[dict], int]:
     read = list(itertools.islice(source.rows(script, mixture, ("prompt+solution",))[0], sample.max_rows))
     once: dict[str, dict] = {}
     for row in read:
-        once.setdefault(_digest(row["prompt"]), row)
+        once.setdefault(digest(row["prompt"]), row)
     return list(once.values()), len(read) - len(once)
 
 
@@ -166,20 +164,6 @@ def _asking(sample: SampleArguments, there, keys) -> dict:
     return {**asking, "fingerprint": checkpoint.fingerprint(sample.model_name_or_path), "dtype": keys.dtype}
 
 
-def _version(name: str, func: Callable | str) -> str:
-    """What a reward is at the moment: a user's own function may change under its name, and so may a reward model."""
-    if isinstance(func, str):
-        return checkpoint.fingerprint(name)
-    if "." not in name:
-        return "suite"
-    source = inspect.getsourcefile(func.func if isinstance(func, partial) else func)
-    return _digest(Path(source).read_text(encoding="utf-8"))
-
-
-def _digest(content) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
-
-
 def _callable(funcs: dict[str, Callable | str]) -> dict[str, Callable]:
     """The rewards, those of models loaded."""
     return {name: engine.RewardModel(func) if isinstance(func, str) else func for name, func in funcs.items()}
@@ -189,41 +173,51 @@ def ask(rows: list[dict], sample: SampleArguments, there, keys, answers: Answers
     """Ask what has no answer yet, and write each answer down as it comes."""
     from tqdm import tqdm
 
-    numbers = range(sample.num_generations)
-    digests = [_digest(row["prompt"]) for row in rows]
-    missing = [(i, n) for i, digest in enumerate(digests) for n in numbers if answers.get(digest, n) is None]
-    total = len(rows) * len(numbers)
-    if len(missing) < total:
-        print(f"{total - len(missing)} of {total} answers are there; asking for {len(missing)}.", flush=True)
-    if not missing:
+    digests = [digest(row["prompt"]) for row in rows]
+    asked = [(i, n) for i in range(len(rows)) for n in range(sample.num_generations)]
+    total, there_already = len(asked), sum(answers.get(digests[i], n) is not None for i, n in asked)
+    # What was published before is not asked again. An asking that was interrupted is the same list with gaps.
+    asked = [(i, n) for i, n in asked if (digests[i], n) not in answers.published]
+    done = {at for at, (i, n) in enumerate(asked) if answers.get(digests[i], n) is not None}
+    if there_already:
+        print(f"{there_already} of {total} answers are there; asking for {total - there_already}.", flush=True)
+    if there_already == total:
         return
+    before = len(answers.published)
     sampling = engine.Sampling(
         max_new_tokens=sample.max_completion_length,
         temperature=sample.temperature,
         top_p=sample.top_p,
-        # Drawn with the numbers of the first time, the missing answers of a prompt would repeat those that are there.
-        seed=random.Random(f"{sample.seed}/{len(answers)}").getrandbits(31) if len(answers) else sample.seed,
+        # Drawn with the numbers of the first time, the new answers to a prompt would repeat those that are there.
+        seed=random.Random(f"{sample.seed}/{before}").getrandbits(31) if before else sample.seed,
     )
     if there.base_url is not None:
         model = endpoint.EndpointEngine(sample.model_name_or_path, there)
     else:
         model = engine.load_as_asked(sample.model_name_or_path, keys)
     opened = model.tokenizer is not None and run.opens_thinking(model.tokenizer)
+    with closing(model), tqdm(total=total, initial=there_already, unit=" answers") as bar, _kept(answers):
+        for at, said in model.stream([rows[i]["prompt"] for i, _ in asked], sampling, done):
+            i, number = asked[at]
+            if said.tokens:  # a request that was refused may be asked again another day
+                answers.add(digests[i], number, replace(said, text=with_thinking(said.text, rows[i]["prompt"], opened)))
+            bar.update()
+
+
+@contextmanager
+def _kept(answers: Answers) -> Iterator[None]:
+    """Whatever ends the asking says what is left to ask."""
     before = len(answers)
-    with closing(model), tqdm(total=total, initial=total - len(missing), unit=" answers") as bar:
-        try:
-            for at, said in model.stream([rows[i]["prompt"] for i, _ in missing], sampling):
-                i, number = missing[at]
-                if said.tokens:  # a request that was refused may be asked again another day
-                    answers.add(digests[i], number, replace(said, text=whole(said.text, rows[i]["prompt"], opened)))
-                bar.update()
-        except ValueError as error:
-            if len(answers) == before:
-                raise
-            raise ValueError(f"{error} {len(answers)} answers are kept: the same command asks for the rest.") from None
+    try:
+        yield
+    except (ValueError, KeyboardInterrupt) as end:
+        if len(answers) == before:
+            raise
+        told = f"{end} {len(answers)} answers are kept: the same command asks for the rest."
+        raise (ValueError if isinstance(end, ValueError) else type(end))(told.strip()) from None
 
 
-def whole(text: str, prompt, think_opened: bool) -> str:
+def with_thinking(text: str, prompt, think_opened: bool) -> str:
     """An answer as a student must see it: with the <think> that the teacher's chat template has written for it."""
     if not think_opened or isinstance(prompt, str) or text.lstrip().startswith("<think>"):
         return text
@@ -243,8 +237,8 @@ class Said:
     def of(cls, rows: list[dict], num_generations: int, answers: Answers) -> "Said":
         said = cls([], [], [], len(rows) * num_generations)
         for i, row in enumerate(rows):
-            digest = _digest(row["prompt"])
-            for completion in filter(None, (answers.get(digest, number) for number in range(num_generations))):
+            prompt = digest(row["prompt"])
+            for completion in filter(None, (answers.get(prompt, number) for number in range(num_generations))):
                 text = completion.text
                 turns = text if isinstance(row["prompt"], str) else [{"role": "assistant", "content": text}]
                 # Rewards count ids; which ones they are is not known of every teacher.

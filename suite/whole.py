@@ -9,6 +9,7 @@ import contextlib
 import ctypes
 import errno
 import fcntl
+import hashlib
 import json
 import os
 import re
@@ -19,6 +20,11 @@ from pathlib import Path
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no space, no quota, a limit on the size of files
 SYNC_EVERY = 1.0  # seconds of journal that a power cut may cost; a kill costs nothing that was written down
+
+
+def digest(content) -> str:
+    """Sixteen hex digits of anything that JSON can say: whether an output, or part of one, is of the same making."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 def partial_of(target: Path) -> Path:
@@ -116,8 +122,8 @@ def sync(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def writing(target: Path, kept: str = "") -> Iterator[None]:
-    """Where `target` cannot be written, raise a `ValueError` that says so in one line, and what is `kept`, if anything.
+def writing(target: Path) -> Iterator[None]:
+    """Where `target` cannot be written, raise a `ValueError` that says so in one line, and how to go on.
 
     Errors about other files, and of the network, pass: whoever reads them knows more about them.
     """
@@ -129,8 +135,24 @@ def writing(target: Path, kept: str = "") -> Iterator[None]:
         full = error.errno in FULL
         way = "Make room there, and the same command goes on." if full else "Choose another place, or make it writable."
         told = re.sub(r"\.([^/]+)\.partial\b", r"\1", str(target))
-        said = " ".join([f"Cannot write {told}: {error.strerror or error}.", "What was there before is untouched."])
-        raise ValueError(" ".join(filter(None, [said, kept, way]))) from None
+        raise ValueError(
+            f"Cannot write {told}: {error.strerror or error}. What was there before is untouched. {way}"
+        ) from None
+
+
+def read_lines(path: Path) -> list:
+    """The lines of a journal, none where there is no file; what was cut off at its end is no line.
+
+    Raises `ValueError` for a line that is no JSON.
+    """
+    content = path.read_bytes() if path.is_file() else b""
+    lines = []
+    for number, line in enumerate(content[: content.rfind(b"\n") + 1].splitlines(), 1):
+        try:
+            lines.append(json.loads(line))
+        except ValueError:
+            raise ValueError(f"{path}, line {number}: not JSON. Remove that line.") from None
+    return lines
 
 
 class Journal:
@@ -151,7 +173,8 @@ class Journal:
             self._handle = _hold(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, target)
         self._synced = time.monotonic()
         try:
-            self.lines = self._read()
+            self.lines = read_lines(path)
+            self._size = path.read_bytes().rfind(b"\n") + 1  # what is behind it was cut off half-way
             if head is not None:
                 if self.lines[:1] != [head]:
                     self.replace([head])
@@ -159,18 +182,7 @@ class Journal:
         except BaseException:
             os.close(self._handle)
             raise
-        self._headed, self._empty = head is not None, not self.lines
-
-    def _read(self) -> list:
-        content = self.path.read_bytes()
-        self._size = content.rfind(b"\n") + 1  # what is behind it was cut off half-way
-        lines = []
-        for number, line in enumerate(content[: self._size].splitlines(), 1):
-            try:
-                lines.append(json.loads(line))
-            except ValueError:
-                raise ValueError(f"{self.path}, line {number}: not JSON. Remove that line.") from None
-        return lines
+        self._empty = not self.lines
 
     def replace(self, lines: list) -> None:
         """Begin anew, with these lines."""
@@ -179,15 +191,15 @@ class Journal:
         self._size, self.lines = 0, lines
         self._write(b"".join(json.dumps(line).encode() + b"\n" for line in lines))
 
-    def add(self, line, kept: str = "") -> None:
-        """Write one line down; `kept` is told where the disk is full."""
+    def add(self, line) -> None:
+        """Write one line down."""
         self._empty = False
-        self._write(json.dumps(line).encode() + b"\n", kept)
+        self._write(json.dumps(line).encode() + b"\n")
         if time.monotonic() - self._synced > SYNC_EVERY:
             self.sync()
 
-    def _write(self, data: bytes, kept: str = "") -> None:
-        with writing(self.target, kept):
+    def _write(self, data: bytes) -> None:
+        with writing(self.target):
             os.ftruncate(self._handle, self._size)  # half a line, of a kill or of a disk that was full
             done = 0
             while done < len(data):

@@ -56,6 +56,15 @@ def test_answers_keep_their_prompts_whatever_the_order_and_no_more_are_in_flight
     assert there.most_at_once == 3
 
 
+def test_what_is_done_is_not_asked_and_the_rest_keeps_its_seeds():
+    with serving(lambda body: reply(f"{asked_about(body)} {body['seed']}")) as there:
+        model, sampling = engine_for(there), Sampling(temperature=1.0)
+        straight = dict(model.stream(PROMPTS, sampling))
+        there.asked.clear()
+        assert dict(model.stream(PROMPTS, sampling, {0, 3})) == {n: straight[n] for n in (1, 2, 4, 5)}
+        assert len(there.asked) == 4
+
+
 @pytest.mark.parametrize(
     ("said", "completion"),
     [

@@ -68,6 +68,15 @@ def test_completions_come_one_by_one_and_are_those_that_come_together(loaded):
     assert [[found[2 * i], found[2 * i + 1]] for i in range(4)] == loaded.complete(PROMPTS, sampling)
 
 
+def test_what_is_done_is_left_out_and_the_rest_is_what_it_would_have_been(loaded):
+    sampling = Sampling(max_new_tokens=6, temperature=1.0, seed=3)
+    four_times = [prompt for prompt in PROMPTS for _ in range(4)]
+    straight = dict(loaded.stream(four_times, sampling))
+    assert len(set(straight.values())) > 8
+    for done in ({0, 1, 2, 3, 4}, set(range(1, 16)), set(range(0, 16, 3)), set(range(16))):
+        assert dict(loaded.stream(four_times, sampling, done)) == {n: straight[n] for n in straight if n not in done}
+
+
 def test_a_progress_bar_sees_every_completion(loaded):
     seen = []
 

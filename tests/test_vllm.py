@@ -160,6 +160,9 @@ def test_completions_come_one_by_one_and_who_stops_listening_leaves_none_behind(
     answers.close()
     assert not served.llm.llm_engine.has_unfinished_requests()
     assert served.complete(prompts, sampling)[number] == [first]
+    rest = dict(served.stream(prompts, sampling, {number}))
+    assert len(rest) == len(prompts) - 1 and number not in rest
+    assert [rest[n] for n in rest] == [served.complete(prompts, sampling)[n][0] for n in rest]
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ from pathlib import Path
 from suite import checkpoint
 from suite.args import check_knobs, knobs
 from suite.registry import entries, pick
+from suite.whole import digest
 
 VERDICT_KNOBS = ("reading", "tolerance", "seconds")
 # What TRL passes beside the columns.
@@ -94,6 +95,15 @@ def _asks_accuracy(reward: Callable | str) -> bool:
     module = sys.modules.get(getattr(function, "__module__", ""), None)
     ours = module is not None and module.__name__.startswith("suite.rewards.")
     return ours and hasattr(module, "accuracy_reward") and not module.__name__.endswith(".accuracy")
+
+
+def version(name: str, func: Callable | str) -> str:
+    """What a reward is at the moment: a user's own function may change under its name, and so may a reward model."""
+    if isinstance(func, str):
+        return checkpoint.fingerprint(name)
+    own = func.func if isinstance(func, functools.partial) else func
+    files = [Path(inspect.getsourcefile(own) or "")] if "." in name else sorted(Path(__file__).parent.glob("*.py"))
+    return digest([path.read_text(encoding="utf-8") for path in files if path.is_file()])
 
 
 def check_columns(funcs: dict[str, Callable | str], there: Iterable[str], where: str) -> None:
