@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path, PurePosixPath
 from urllib.parse import parse_qs, unquote, urlsplit
 
 WRITES, READS = "hf_token_that_may_write", "hf_token_that_only_reads"
@@ -58,6 +59,10 @@ class Hub:
     def files(self, repo: str, revision: str = "main") -> dict[str, bytes]:
         return self.repos[repo].commits[self.repos[repo].at(revision)]
 
+    def put(self, repo: str, files: dict[str, bytes], branch: str = "main") -> str:
+        """A commit on a branch of a repository, which it makes where it must; a data set's name begins `datasets/`."""
+        return self.repos.setdefault(repo, Repo(repo, private=False)).commit(branch, files)
+
 
 def git_oid(content: bytes) -> str:
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
@@ -69,6 +74,14 @@ def is_large(path: str) -> bool:
 
 def oid_of(path: str, content: bytes) -> str:
     return hashlib.sha256(content).hexdigest() if is_large(path) else git_oid(content)
+
+
+def entry_of(path: str, content: bytes) -> dict:
+    """One file as the Hub lists it."""
+    entry = {"type": "file", "path": path, "size": len(content), "oid": git_oid(content)}
+    if is_large(path):
+        entry["lfs"] = {"oid": oid_of(path, content), "size": len(content), "pointerSize": 130}
+    return entry
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -113,7 +126,7 @@ class Handler(BaseHTTPRequestHandler):
                 return self.refuse(401, "", "Invalid credentials in Authorization header")
             if rights == "write" and token != WRITES:
                 return self.refuse(403, "", "you need a token with the right to write")
-            groups = found.groupdict()
+            groups = {name: group for name, group in found.groupdict().items() if group is not None}
             if "repo" in groups:
                 repo = self.hub.repos.get(groups["repo"])
                 if repo is None or (repo.private and token not in (WRITES, READS)):
@@ -156,17 +169,25 @@ class Handler(BaseHTTPRequestHandler):
         repo.branches[revision] = [repo.at(start)]
         self.answer(200, {})
 
-    def tree(self, body, repo, revision):
+    def tree(self, body, repo, revision, under=""):
         oid = repo.at(revision)
         if oid is None:
             return self.refuse(404, "RevisionNotFound", f"Invalid rev id: {revision}")
-        entries = []
-        for path, content in repo.commits[oid].items():
-            entry = {"type": "file", "path": path, "size": len(content), "oid": git_oid(content)}
-            if is_large(path):
-                entry["lfs"] = {"oid": oid_of(path, content), "size": len(content), "pointerSize": 130}
-            entries.append(entry)
-        self.answer(200, entries)
+        files = {path: content for path, content in repo.commits[oid].items() if path.startswith(under)}
+        if under and not files:
+            return self.refuse(404, "EntryNotFound", f"{under} does not exist on {revision}")
+        folders = {str(parent) for path in files for parent in PurePosixPath(path).parents if str(parent) != "."}
+        self.answer(
+            200,
+            [{"type": "directory", "path": folder, "oid": git_oid(folder.encode())} for folder in sorted(folders)]
+            + [entry_of(path, content) for path, content in files.items()],
+        )
+
+    def paths(self, body, repo, revision):
+        oid, asked = repo.at(revision), parse_qs(body.decode()).get("paths", [])
+        if oid is None:
+            return self.refuse(404, "RevisionNotFound", f"Invalid rev id: {revision}")
+        self.answer(200, [entry_of(path, content) for path, content in repo.commits[oid].items() if path in asked])
 
     def preupload(self, body, repo, revision):
         if repo.at(revision) is None:
@@ -233,6 +254,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 _REPO, _MODEL = r"/(?P<repo>[\w.-]+/[\w.-]+)", r"/api/models/(?P<repo>[\w.-]+/[\w.-]+)"
+_DATA = r"/(?P<repo>datasets/[\w.-]+/[\w.-]+)"
 _AT = r"/(?P<revision>[^/]+)"
 # (methods, path, right that is asked for, what answers)
 ROUTES = (
@@ -249,7 +271,29 @@ ROUTES = (
     ("POST", f"{_REPO}.git/info/lfs/objects/batch", "write", Handler.batch),
     ("PUT", r"/lfs/(?P<oid>\w+)", None, Handler.put),
     ("GET HEAD", f"{_REPO}/resolve{_AT}/(?P<path>.+)", None, Handler.resolve),
+    ("GET", f"/api{_DATA}", None, Handler.info),
+    ("GET", f"/api{_DATA}/revision{_AT}", None, Handler.info),
+    ("GET", f"/api{_DATA}/tree{_AT}(?:/(?P<under>.+))?", None, Handler.tree),
+    ("POST", f"/api{_DATA}/paths-info{_AT}", None, Handler.paths),
+    ("GET HEAD", f"{_DATA}/resolve{_AT}/(?P<path>.+)", None, Handler.resolve),
 )
+
+
+def connect(monkeypatch, hub: Hub, home: Path) -> None:
+    """Have this process speak to a Hub, and cache in `home`; what is set here, the environment sets for another one."""
+    import datasets.config
+    from huggingface_hub import constants
+
+    template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants.ENDPOINT, hub.url)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(home / "hub"))
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(home / "no-token"))
+    monkeypatch.setattr(datasets.config, "HF_ENDPOINT", hub.url)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", home / "datasets")
+    monkeypatch.setattr(datasets.config, "DOWNLOADED_DATASETS_PATH", home / "datasets/downloads")
+    monkeypatch.setattr("transformers.utils.hub._hf_api", None)  # it keeps the address it first saw
 
 
 @contextmanager

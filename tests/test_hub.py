@@ -11,20 +11,15 @@ import pytest
 
 from suite import checkpoint, export, hub
 from tests.conftest import ON_CPU, write_yaml
-from tests.hub_stand_in import READS, WRITES, a_hub
+from tests.hub_stand_in import READS, WRITES, a_hub, connect
 from tests.test_export import IDS, adapter_of, in_a_process_without_suite, logits_of
 
 
 @pytest.fixture
 def there(monkeypatch, tmp_path):
-    """A Hub for this process; what is set here, the environment sets for another one."""
-    from huggingface_hub import constants
-
+    """A Hub for this process."""
     with a_hub() as found:
-        monkeypatch.setattr(constants, "ENDPOINT", found.url)
-        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
-        monkeypatch.setattr("transformers.utils.hub._hf_api", None)  # it keeps the address it first saw
+        connect(monkeypatch, found, tmp_path)
         monkeypatch.setenv("HF_TOKEN", WRITES)
         yield found
 

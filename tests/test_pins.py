@@ -1,0 +1,223 @@
+"""Names on the Hub stay at the commit they once were: as branches move, across a resume, and without a network."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from suite import pins, source
+from tests.hub_stand_in import a_hub, connect
+
+NOWHERE = "0" * 40
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    with a_hub() as found:
+        connect(monkeypatch, found, tmp_path / "home")
+        yield found
+
+
+@pytest.fixture
+def rows_of_two(hub) -> tuple[str, str]:
+    """me/rows, whose `main` has moved from one commit to another."""
+    said = [{"data/train.jsonl": json.dumps({"text": text}).encode()} for text in ("first", "second")]
+    return tuple(hub.put("datasets/me/rows", files) for files in said)
+
+
+def without_a_network(monkeypatch) -> None:
+    import datasets.config
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+
+
+@dataclass
+class Run:
+    """The keys of a run that say where it lies."""
+
+    output_dir: str = "run"
+    resume_from_checkpoint: str | None = None
+
+
+@dataclass
+class Model:
+    model_name_or_path: str | None = None
+    model_revision: str = "main"
+
+
+@dataclass
+class Rows:
+    dataset_name: str | None = None
+
+
+def settle(*parts, run: Run | None = None) -> list[dict]:
+    record: dict = {}
+    pins.settle(record, run or Run(), *parts)
+    return record["pins"]
+
+
+def lay(directory: str, pinned: list[dict]) -> None:
+    Path(directory).mkdir(parents=True)
+    (Path(directory) / "run.json").write_text(json.dumps({"pins": pinned}))
+
+
+def test_a_branch_a_tag_and_a_commit_are_known_and_stay_known_without_a_network(hub, monkeypatch):
+    old = hub.put("me/model", {"config.json": b"{}"})
+    hub.repos["me/model"].branches["v1"] = [old]
+    new = hub.put("me/model", {"config.json": b"{} "})
+    bare = hub.put("datasets/me/rows", {"train.jsonl": b"{}"})  # it has no README.md
+    asked = [("me/model", "model"), ("me/model", "model", "v1"), ("me/rows", "dataset")]
+    assert [pins.commit_of(*names) for names in asked] == [new, old, bare]
+    before = len(hub.seen)
+    assert pins.commit_of("me/model", "model", NOWHERE) == NOWHERE and len(hub.seen) == before
+    hub.put("me/model", {"config.json": b"{}  "})
+    without_a_network(monkeypatch)
+    assert [pins.commit_of(*names) for names in asked] == [new, old, bare]
+    with pytest.raises(ValueError, match=r"'me/other' \(revision main\) .*: the Hub cannot be reached, and the cache"):
+        pins.commit_of("me/other", "model")
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        (("me/model", "model", "v9"), "it has no revision 'v9'"),
+        (("me/none", "model"), "the model 'me/none' (revision main) from the Hub: the Hub does not give it (404)"),
+        (("me/x--y", "model"), "Cannot have -- or .."),
+    ],
+)
+def test_what_the_hub_does_not_have_is_one_line(hub, monkeypatch, asked, told):
+    monkeypatch.setenv("HF_TOKEN", "hf_token_that_only_reads")
+    hub.put("me/model", {"config.json": b"{}"})
+    with pytest.raises(ValueError) as caught:
+        pins.commit_of(*asked)
+    assert told in str(caught.value) and "\n" not in str(caught.value) and "hf_token" not in str(caught.value)
+
+
+def test_every_key_that_names_something_on_the_hub_gets_its_commit(hub, tokenizer_dir):
+    from trl import DatasetMixtureConfig, DistillationConfig, ModelConfig, ScriptArguments
+    from trl.scripts.utils import DatasetConfig
+
+    from suite.args import RewardArguments, ScratchArguments
+
+    of = {name: hub.put(name, {"config.json": b"{}"}) for name in ("me/model", "me/teacher", "me/judge", "me/words")}
+    of |= {name: hub.put(f"datasets/{name}", {"train.jsonl": b"{}"}) for name in ("me/rows", "me/more")}
+    hub.repos["me/teacher"].branches["v1"] = [of["me/teacher"]]
+    hub.put("me/teacher", {"config.json": b"{} "})
+    config = DistillationConfig(
+        output_dir="run", use_cpu=True, bf16=False, teacher_model_name_or_path="me/teacher", teacher_model_revision="v1"
+    )
+    model = ModelConfig(model_name_or_path="me/model")
+    script = ScriptArguments(dataset_name=f"me/rows@{of['me/rows']}")
+    local = Path("part")
+    local.mkdir()
+    parts = [DatasetConfig(path="me/more"), DatasetConfig(path="./part"), DatasetConfig(path="json")]
+    mixture = DatasetMixtureConfig(datasets=parts)
+    scratch = ScratchArguments(tokenizer_name_or_path="me/words")
+    rewards = RewardArguments(reward_funcs=["accuracy", "my_rewards.brevity", "me/judge"])
+    record: dict = {}
+    pins.settle(record, config, script, model, mixture, scratch, rewards)
+    assert (model.model_revision, config.teacher_model_revision) == (of["me/model"], of["me/teacher"])
+    assert scratch.tokenizer_name_or_path == f"me/words@{of['me/words']}"
+    assert script.dataset_name == f"me/rows@{of['me/rows']}"
+    assert [part.path for part in mixture.datasets] == [f"me/more@{of['me/more']}", "./part", "json"]
+    assert rewards.reward_funcs[2] == "me/judge"
+    assert {p["name"]: p["commit"] for p in record["pins"]} == of
+    assert {p["revision"] for p in record["pins"]} == {"main", "v1", of["me/rows"]}
+
+
+def test_names_of_this_machine_ask_nobody(hub, miniqwen_dir):
+    model = Model(str(miniqwen_dir))
+    assert settle(model, Rows("data/arithmetic"), Rows(None)) == [] and not hub.seen
+    assert model.model_revision == "main"
+
+
+def test_a_template_of_another_model_is_read_where_the_cache_holds_its_commit(hub, tokenizer_dir):
+    from trl import SFTConfig
+
+    files = {path.name: path.read_bytes() for path in tokenizer_dir.iterdir()}
+    old = hub.put("me/words", files)
+    hub.put("me/words", {**files, "chat_template.jinja": b"another"})
+    config = SFTConfig(output_dir="run", use_cpu=True, bf16=False, chat_template_path=f"me/words@{old}")
+    pins.settle({}, config)
+    there = Path(config.chat_template_path)
+    assert (there / "chat_template.jinja").read_bytes() == files["chat_template.jinja"]
+    assert (there / "tokenizer.json").is_file() and there.name == old
+
+
+def test_a_run_that_goes_on_stays_where_it_began_and_says_that_main_has_moved(hub, rows_of_two, capsys):
+    old = hub.put("me/model", {"config.json": b"{}"})
+    first = settle(Model("me/model"), Rows("me/rows"))
+    lay("run", first)
+    new = hub.put("me/model", {"config.json": b"{} "})
+    capsys.readouterr()
+    model = Model("me/model")
+    assert settle(model, Rows("me/rows"), run=Run()) == first and model.model_revision == old
+    said = capsys.readouterr().out
+    assert said == f"me/model: main has moved on to {new[:12]}; this run stays with {old[:12]}, as it began.\n"
+    assert settle(Model("me/model", new))[0]["commit"] == new  # asked for: another revision than the run's
+    assert settle(Model("me/model"), run=Run("elsewhere"))[0]["commit"] == new
+
+
+def test_a_run_from_a_checkpoint_of_another_directory_stays_where_that_one_began(hub):
+    old = hub.put("me/model", {"config.json": b"{}"})
+    lay("other/checkpoint-5", settle(Model("me/model")))
+    hub.put("me/model", {"config.json": b"{} "})
+    assert settle(Model("me/model"), run=Run("new", "other/checkpoint-5"))[0]["commit"] == old
+
+
+def test_a_run_goes_on_without_a_network_and_without_a_word(hub, monkeypatch, capsys):
+    first = settle(Model("me/model")) if hub.put("me/model", {"config.json": b"{}"}) else None
+    lay("run", first)
+    without_a_network(monkeypatch)
+    assert settle(Model("me/model")) == first and capsys.readouterr().out == ""
+
+
+def test_a_revision_beside_its_own_key_or_without_a_name_is_refused(hub):
+    with pytest.raises(ValueError, match="goes by its own key, `model_revision: v1`"):
+        settle(Model("me/model@v1"))
+    with pytest.raises(ValueError, match="'me/rows@' names no revision"):
+        settle(Rows("me/rows@"))
+
+
+def texts(path: str, **how) -> list[str]:
+    return [row["text"] for row in pins.load_dataset(path, split="train", **how)]
+
+
+def test_a_data_set_is_read_at_its_commit_and_streams_from_it(rows_of_two):
+    old, new = rows_of_two
+    assert [texts(f"me/rows@{commit}") for commit in (old, new, "main")] == [["first"], ["second"], ["second"]]
+    assert texts(f"me/rows@{old}", streaming=True) == ["first"]
+
+
+def test_without_a_network_the_cache_gives_that_commit_and_not_its_latest(rows_of_two, monkeypatch):
+    old, new = rows_of_two
+    assert texts(f"me/rows@{old}") == ["first"] and texts(f"me/rows@{new}") == ["second"]
+    without_a_network(monkeypatch)
+    assert texts(f"me/rows@{old}") == ["first"] and texts(f"me/rows@{old}", streaming=True) == ["first"]
+    with pytest.raises(ValueError, match=f"the cache does not hold 'me/rows' as of its commit {NOWHERE}"):
+        texts(f"me/rows@{NOWHERE}")
+
+
+def test_a_data_set_that_the_hub_no_longer_gives_comes_from_the_cache_at_its_commit_or_not_at_all(hub, rows_of_two):
+    old, new = rows_of_two
+    assert texts(f"me/rows@{new}") == ["second"]
+    del hub.repos["datasets/me/rows"]
+    assert texts(f"me/rows@{new}") == ["second"]
+    with pytest.raises(ValueError, match="the cache does not hold"):  # `datasets` would give the other one
+        texts(f"me/rows@{old}")
+
+
+def test_rows_and_each_part_of_a_mixture_come_from_their_commits(hub, rows_of_two):
+    from trl import DatasetMixtureConfig, ScriptArguments
+    from trl.scripts.utils import DatasetConfig
+
+    other = hub.put("datasets/me/more", {"train.jsonl": b'{"text": "more"}'})
+    hub.put("datasets/me/more", {"train.jsonl": b'{"text": "moved"}'})
+    script, none = ScriptArguments(dataset_name=f"me/rows@{rows_of_two[0]}"), DatasetMixtureConfig(datasets=[])
+    assert source.rows(script, none, ("text",))[0]["text"] == ["first"]
+    paths = [f"me/rows@{rows_of_two[0]}", f"me/more@{other}"]
+    mixture = DatasetMixtureConfig(datasets=[DatasetConfig(path=path) for path in paths])
+    assert source.rows(ScriptArguments(), mixture, ("text",))[0]["text"] == ["first", "more"]
