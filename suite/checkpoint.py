@@ -7,8 +7,12 @@ import re
 import struct
 from pathlib import Path
 
+from suite import whole
+
 WEIGHTS = ("model.safetensors", "adapter_model.safetensors")
 INDEX = "model.safetensors.index.json"
+EXACT_STATE = "exact_state_{rank}.pt"  # what a process keeps in memory between two steps
+MARKERS = ("adapter_config.json", "config.json")  # without one of them nobody takes a directory for a checkpoint
 _SAMPLE = 1 << 20
 
 
@@ -110,20 +114,74 @@ def steps(run_dir: str | Path) -> list[Path]:
     return sorted(there, key=lambda p: int(p.name.partition("-")[2]))
 
 
-def last(run_dir: str | Path) -> Path | None:
-    """The whole checkpoint with the highest step in a run directory."""
+def aside(run_dir: str | Path) -> Path:
+    """Where a run writes a checkpoint, or its model, until it is whole."""
+    return Path(run_dir) / ".saving.partial"
+
+
+def seal(directory: Path, record: dict) -> None:
+    """Write run.json into a checkpoint that is complete: what makes the run what it is, and the size of every file.
+
+    Raises `ValueError` where its weights are not whole.
+    """
+    if any((directory / name).is_file() for name in (*WEIGHTS, INDEX)):  # an engine may keep them in its own pieces
+        check_whole(directory)
+    files = {str(p.relative_to(directory)): p.stat().st_size for p in sorted(directory.rglob("*")) if p.is_file()}
+    write_json(directory / "run.json", {**record, "files": files})
+
+
+def pour(directory: Path, into: Path) -> None:
+    """Move all files of a finished model into a run's directory. What makes a checkpoint of it comes last."""
+    whole.sync(directory)
+    for path in sorted(directory.iterdir(), key=lambda p: (p.name in MARKERS, p.name)):
+        if path.is_dir():
+            whole.put(path, into / path.name)
+        else:
+            os.replace(path, into / path.name)
+    whole.sync(into / "trainer_state.json")
+
+
+def record_of(path: str | Path) -> dict:
+    """What makes the run of a checkpoint what it is, from its run.json.
+
+    Raises `ValueError` for a checkpoint that is not whole, or from which a run cannot go on as it was.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise ValueError(f"There is no checkpoint directory '{path}'.")
+    record = read_json(path / "run.json") if (path / "run.json").is_file() else {}
+    if "files" not in record:
+        raise ValueError(
+            f"'{path}' was not written by `suite`: random numbers, averages and rollouts of the run are not in it. To "
+            f"train on from its weights, set `model_name_or_path: {path}` and another output_dir."
+        )
+    for name, size in record["files"].items():
+        there = (path / name).stat().st_size if (path / name).is_file() else None
+        if there != size:
+            told = "is missing" if there is None else f"has {there} bytes, and was written with {size}"
+            raise ValueError(f"'{path}' is not whole: {name} {told}. Take another checkpoint.")
+    if EXACT_STATE.format(rank=0) not in record["files"]:
+        raise ValueError(
+            f"'{path}' holds weights and no optimizer (`save_only_model: true`): nothing can go on from it as it was. "
+            f"To train on from its weights, set `model_name_or_path: {path}` and another output_dir."
+        )
+    return record
+
+
+def last(run_dir: str | Path) -> tuple[Path | None, list[str]]:
+    """(the checkpoint with the highest step from which the run can go on, why each later one was passed over)."""
+    passed = []
     for path in reversed(steps(run_dir)):
         try:
-            check_whole(path)
-        except ValueError:
+            record_of(path)
+        except ValueError as error:
+            passed.append(str(error))
             continue
-        if (path / "trainer_state.json").is_file():
-            return path
-    return None
+        return path, passed
+    return None, passed
 
 
 def write_json(path: Path, content) -> None:
     """Write a file whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    with whole.file(path) as partial:
+        partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,6 +1,5 @@
 """What every training run shares: its directory, how its model is loaded, and its end."""
 
-import hashlib
 import json
 import os
 import time
@@ -8,14 +7,10 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
-from suite import checkpoint, columns, hub, look, reasoning, turns
+from suite import checkpoint, columns, hub, look, reasoning, resume, turns
+from suite.args import say
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate")
-# What may differ between a run and its continuation.
-FREE_KEYS = {
-    "resume_from_checkpoint", "output_dir", "push_to_hub", "hub_model_id", "hub_strategy", "hub_private_repo",
-    "hub_revision", "hub_always_push", "hub_step_revisions",
-}  # fmt: skip
 
 
 def begin(stage: str, config, written: dict, *inputs: str | None) -> dict | None:
@@ -27,15 +22,19 @@ def begin(stage: str, config, written: dict, *inputs: str | None) -> dict | None
     """
     if hasattr(config, "push_to_hub"):  # what makes a tokenizer has no such key
         _check_hub(config, written)
+        config.enable_jit_checkpoint = False  # `stopping.StopOnSigterm` does it, and says why
     record = {
         "stage": stage,
-        "config": {key: value for key, value in written.items() if key not in FREE_KEYS},
+        "config": {key: value for key, value in written.items() if key not in resume.FREE_KEYS},
         "inputs": {str(i): checkpoint.fingerprint(i) for i in inputs if i},
         "processes": int(os.environ.get("WORLD_SIZE", 1)),
+        "versions": {package: version(package) for package in PACKAGES},
     }
     record = json.loads(json.dumps(record, default=str))
-    record["identity"] = hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:16]
-    return record if _look(Path(config.output_dir), record, config) else None
+    what, config.resume_from_checkpoint = resume.look(Path(config.output_dir), record, config)
+    if what == "go on":
+        record["spent"] = checkpoint.record_of(config.resume_from_checkpoint)["spent"]
+    return None if what == "complete" else record
 
 
 def _check_hub(config, written: dict) -> None:
@@ -57,75 +56,6 @@ def _check_hub(config, written: dict) -> None:
     if int(os.environ.get("RANK", 0)) == 0:
         config.hub_model_id = hub.full_name(config.hub_model_id or Path(config.output_dir).absolute().name)
     hub.leave_pickles_out()
-
-
-def _look(directory: Path, record: dict, config) -> bool:
-    """Whether there is anything left to do in `directory`; sets where to resume from."""
-    resume = config.resume_from_checkpoint
-    old = _old_run(directory)
-    if isinstance(resume, str):
-        if not Path(resume).is_dir():
-            raise ValueError(f"resume_from_checkpoint: there is no checkpoint directory '{resume}'.")
-        checkpoint.check_whole(resume)
-        if old is not None and directory.resolve() not in Path(resume).resolve().parents:
-            raise ValueError(
-                f"output_dir {directory} already holds a run, and '{resume}' is not one of its checkpoints."
-            )
-        return True
-    if old is None:
-        if resume:
-            say(f"{directory} holds no run yet; starting one.")
-        config.resume_from_checkpoint = None
-        return True
-    if not resume:
-        raise ValueError(
-            f"output_dir {directory} already holds a run. Go on with it (`resume_from_checkpoint: true`), or choose "
-            "another output_dir."
-        )
-    last = checkpoint.last(directory)
-    if not old or (last is None and any(directory.glob("checkpoint-*"))):
-        raise ValueError(
-            f"output_dir {directory} holds a model or checkpoints that cannot be gone on from: not written by `suite`, "
-            "or cut off. Choose another output_dir, or remove this one."
-        )
-    if old.get("identity") != record["identity"] and (old.get("finished") or last):
-        raise ValueError(
-            f"output_dir {directory} holds another run: {'; '.join(_differences(old, record))}. Choose another "
-            "output_dir, or remove this one."
-        )
-    if old.get("finished"):
-        say(f"{directory} holds this very run, complete ({old['seconds']:.0f} s); reusing it.")
-        return False
-    say(f"going on from {last}." if last else f"{directory} was left before its first checkpoint; starting again.")
-    config.resume_from_checkpoint = str(last) if last else None
-    return True
-
-
-def _old_run(directory: Path) -> dict | None:
-    """The record of the run in a directory; an empty one for a run that `suite` did not write."""
-    if (directory / "run.json").is_file():
-        return json.loads((directory / "run.json").read_text(encoding="utf-8"))
-    foreign = ("checkpoint-*", "*.safetensors", "trainer_state.json", "tokenizer.json")
-    return {} if any(any(directory.glob(pattern)) for pattern in foreign) else None
-
-
-def _differences(old: dict, new: dict) -> list[str]:
-    lines = []
-    for part in ("config", "inputs"):
-        before, now = old.get(part, {}), new[part]
-        for key in sorted(before.keys() | now.keys()):
-            if before.get(key) != now.get(key):
-                what = "has changed" if part == "inputs" else f"was {before.get(key)!r}, is now {now.get(key)!r}"
-                lines.append(f"{key} {what}")
-    if old.get("processes", new["processes"]) != new["processes"]:
-        lines.append(f"{old['processes']} processes before, {new['processes']} now")
-    return lines or ["it was not written by `suite`"]
-
-
-def say(line: str) -> None:
-    """Print a line once, whatever the number of processes."""
-    if int(os.environ.get("RANK", 0)) == 0:
-        print(line, flush=True)
 
 
 def tokenizer(name: str | None, revision: str = "main", *, needs_template: bool = False):
@@ -242,17 +172,20 @@ def every_rank_reads_weights():
     return patch_environment(fsdp_cpu_ram_efficient_loading="false")
 
 
-def callbacks(extra) -> list:
+def callbacks(extra, record: dict) -> list:
     """The callbacks that our own keys ask for. Raises `ValueError` where `max_seconds` names no finished run."""
     asked = [_step_revisions()] if extra.hub_step_revisions else []
     if extra.max_seconds is None:
         return asked
-    if "/" not in extra.max_seconds:
-        return [*asked, _stop_after(float(extra.max_seconds))]
-    seconds = (_old_run(Path(extra.max_seconds)) or {}).get("seconds")
-    if seconds is None:
-        raise ValueError(f"max_seconds: '{extra.max_seconds}' holds no finished run, so it has no length.")
-    return [*asked, _stop_after(seconds)]
+    if "/" in extra.max_seconds:
+        seconds = (resume.run_in(Path(extra.max_seconds)) or {}).get("seconds")
+        if seconds is None:
+            raise ValueError(f"max_seconds: '{extra.max_seconds}' holds no finished run, so it has no length.")
+    else:
+        seconds = float(extra.max_seconds)
+    from suite.trainers.stopping import StopAfter
+
+    return [*asked, StopAfter(seconds, record.get("spent", 0.0))]
 
 
 def _step_revisions():
@@ -274,38 +207,35 @@ def _step_revisions():
     return StepRevisions()
 
 
-def _stop_after(seconds: float):
-    from transformers import TrainerCallback
-
-    class StopAfter(TrainerCallback):
-        """Stops training when the time is up, on all ranks at the same step."""
-
-        def on_train_begin(self, args, state, control, **kwargs):
-            self.end = time.monotonic() + seconds
-
-        def on_step_end(self, args, state, control, **kwargs):
-            import torch
-
-            late = torch.tensor(float(time.monotonic() >= self.end), device=args.device)
-            if args.world_size > 1:
-                torch.distributed.broadcast(late, src=0)
-            control.should_training_stop = control.should_training_stop or bool(late)
-
-    return StopAfter()
-
-
 def finish(trainer, config, record: dict) -> None:
-    """Claim the directory, train, save, note what it took, and push if the config says so."""
+    """Claim the directory, train, save, note what it took, and push if the config says so.
+
+    A run that SIGTERM ends saves a checkpoint and leaves with `stopping.EXIT_CODE`.
+    """
+    from suite.trainers import stopping
+
     trainer.accelerator.wait_for_everyone()  # every rank has looked into the directory by now
     is_main = trainer.accelerator.is_main_process
     if is_main:
         claim(config.output_dir, record)
-    result = trainer.train(resume_from_checkpoint=config.resume_from_checkpoint)
-    trainer.save_model(config.output_dir, _internal_call=True)  # else it would be pushed before anyone looked at it
-    trainer.save_state()
+    trainer.record = record
+    told = stopping.StopOnSigterm()
+    if record["config"].get("enable_jit_checkpoint", True):
+        told.listen()
+    trainer.add_callback(told)
+    try:
+        trainer.train(resume_from_checkpoint=config.resume_from_checkpoint)
+    finally:
+        told.restore()
+    if told.stopped:
+        say(f"Stopped and saved at step {trainer.state.global_step}; go on with `resume_from_checkpoint: true`.")
+        trainer.accelerator.end_training()
+        raise SystemExit(stopping.EXIT_CODE)
+    took = {"seconds": trainer.seconds(), "steps": trainer.state.global_step}
+    trainer.save_whole()
     if is_main:
         _look_at_save(trainer)
-        note_finished(config.output_dir, seconds=result.metrics["train_runtime"], steps=trainer.state.global_step)
+        note_finished(config.output_dir, **took)
     if config.push_to_hub:
         with hub.one_line(config.hub_model_id):
             trainer.push_to_hub()
@@ -338,15 +268,16 @@ def _in_memory(trainer):
 
 
 def claim(output_dir: str, record: dict) -> None:
-    """Write run.json: from here on the directory holds this run."""
+    """Write run.json: from here on the directory holds this run, and no model yet."""
     Path(output_dir).mkdir(parents=True, exist_ok=True)
-    versions = {package: version(package) for package in PACKAGES}
-    checkpoint.write_json(Path(output_dir) / "run.json", {**record, "versions": versions, "started": time.time()})
+    for name in checkpoint.MARKERS:  # of a finished run that is made longer; its weights lie in its last checkpoint
+        (Path(output_dir) / name).unlink(missing_ok=True)
+    checkpoint.write_json(Path(output_dir) / "run.json", {**record, "started": time.time()})
 
 
 def note_finished(output_dir: str, **result) -> None:
     """Write into run.json that the run is complete, and what came of it."""
     path = Path(output_dir) / "run.json"
     record = json.loads(path.read_text(encoding="utf-8"))
-    seconds = time.time() - record["started"]
+    seconds = record.get("spent", 0.0) + time.time() - record["started"]
     checkpoint.write_json(path, {**record, "finished": True, "seconds": seconds, **result})

@@ -1,7 +1,9 @@
 """A checkpoint that was cut off half-way is recognised before anything is loaded."""
 
 import json
+import os
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -63,10 +65,39 @@ def test_a_fingerprint_follows_the_weights_and_not_the_place(copy, miniqwen_dir)
     assert checkpoint.fingerprint(copy) != checkpoint.fingerprint(miniqwen_dir)
 
 
-def test_the_last_checkpoint_is_the_last_whole_one(miniqwen_dir, tmp_path):
-    for step in (5, 10, 20):
-        shutil.copytree(miniqwen_dir, tmp_path / f"checkpoint-{step}")
-        (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text("{}")
+def test_the_last_checkpoint_is_the_last_that_is_as_it_was_sealed(miniqwen_dir, tmp_path):
+    for step in (5, 10, 15, 20):
+        directory = tmp_path / f"checkpoint-{step}"
+        shutil.copytree(miniqwen_dir, directory)
+        if step != 5:
+            (directory / checkpoint.EXACT_STATE.format(rank=0)).write_bytes(b"state")
+        checkpoint.seal(directory, {"step": step})
     (tmp_path / "checkpoint-20" / "model.safetensors").write_bytes(b"half")
-    assert checkpoint.last(tmp_path).name == "checkpoint-10"
-    assert checkpoint.last(tmp_path / "checkpoint-5") is None
+    (tmp_path / "checkpoint-15" / checkpoint.EXACT_STATE.format(rank=0)).unlink()
+    last, passed = checkpoint.last(tmp_path)
+    assert last.name == "checkpoint-10" and len(passed) == 2
+    assert "checkpoint-20' is not whole: model.safetensors has 4 bytes" in passed[0]
+    assert "checkpoint-15' is not whole: exact_state_0.pt is missing" in passed[1]
+    with pytest.raises(ValueError, match="holds weights and no optimizer"):
+        checkpoint.record_of(tmp_path / "checkpoint-5")
+    with pytest.raises(ValueError, match="was not written by `suite`.*model_name_or_path: .*cpy"):
+        checkpoint.record_of(shutil.copytree(miniqwen_dir, tmp_path / "cpy"))
+    assert checkpoint.last(tmp_path / "nowhere") == (None, [])
+
+
+def test_weights_that_are_cut_off_are_never_sealed(copy):
+    (copy / "model.safetensors").write_bytes((copy / "model.safetensors").read_bytes()[:-1])
+    with pytest.raises(ValueError, match="cut off"):
+        checkpoint.seal(copy, {})
+    assert not (copy / "run.json").exists()
+
+
+def test_a_finished_model_becomes_a_checkpoint_with_its_last_file(copy, tmp_path, monkeypatch):
+    (copy / "trainer_state.json").write_text("{}")
+    moved = []
+    replace = os.replace
+    monkeypatch.setattr(os, "replace", lambda a, b: (moved.append(Path(a).name), replace(a, b)))
+    (tmp_path / "run").mkdir()
+    checkpoint.pour(copy, tmp_path / "run")
+    assert moved[-1] == "config.json" and not list(copy.iterdir())
+    checkpoint.check_whole(tmp_path / "run")

@@ -10,10 +10,12 @@ FLOORS = {
     1: {
         "run",
         "source",
+        "resume",
         "turns",
         "look",
         "pins",
         "merge",
+        "forms",
         "hub",
         "engine",
         "endpoint",
@@ -30,7 +32,7 @@ FLOORS = {
     3: {"cli"},
 }
 FLOOR = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
-VLLM_ROOMS = {"engine", "serve", "model/vllm_plugin"}
+VLLM_ROOMS = {"engine", "serve", "model/vllm_plugin", "model/vllm_forms"}
 FILES = [p for p in sorted((ROOT / "suite").rglob("*.py")) if p != ROOT / "suite/__init__.py"]
 
 

@@ -14,6 +14,8 @@ from tests.rows import write_rows
 class Config:
     output_dir: str
     resume_from_checkpoint: bool | str | None = None
+    lr_scheduler_type: str = "linear"
+    warmup_steps: float = 0
 
 
 @dataclass
@@ -32,9 +34,9 @@ class Mixture:
     test_split_size: float | None = None
 
 
-def begin(tmp_path, resume=None, **written):
+def begin(tmp_path, resume=None, scheduler="linear", warmup=0, **written):
     """(whether there is something to do, the config); what is begun is claimed, as `finish` does."""
-    config = Config(str(tmp_path / "run"), resume)
+    config = Config(str(tmp_path / "run"), resume, scheduler, warmup)
     record = run.begin("sft", config, {"learning_rate": 1e-3, **written})
     if record is not None:
         run.claim(config.output_dir, record)
@@ -70,13 +72,88 @@ def test_resume_true_refuses_another_run_and_says_what_differs(tmp_path):
         begin(tmp_path, resume=True, learning_rate=1e-2)
 
 
+def saved(tmp_path, step: int):
+    """A checkpoint of the run in `tmp_path`, as far as its record goes."""
+    directory = tmp_path / "run" / f"checkpoint-{step}"
+    directory.mkdir()
+    (directory / checkpoint.EXACT_STATE.format(rank=0)).write_bytes(b"state")
+    record = checkpoint.read_json(tmp_path / "run" / "run.json")
+    checkpoint.seal(directory, {**record, "step": step, "spent": 7.0})
+    return directory
+
+
+def test_resume_true_goes_on_from_the_last_whole_checkpoint_and_names_what_it_passed_over(tmp_path, capsys):
+    begin(tmp_path)
+    assert begin(tmp_path, resume=True)[1].resume_from_checkpoint is None
+    assert "left before its first checkpoint" in capsys.readouterr().out
+    saved(tmp_path, 5)
+    (saved(tmp_path, 10) / "exact_state_0.pt").write_bytes(b"half")
+    go_on, config = begin(tmp_path, resume=True)
+    assert go_on and config.resume_from_checkpoint.endswith("checkpoint-5")
+    told = capsys.readouterr().out
+    assert "passed over" in told and "checkpoint-10' is not whole: exact_state_0.pt has 4 bytes" in told
+    (tmp_path / "run" / "checkpoint-5" / "exact_state_0.pt").unlink()
+    with pytest.raises(ValueError, match="cannot be gone on from: .*not whole.*another output_dir"):
+        begin(tmp_path, resume=True)
+
+
+def test_a_change_that_moves_no_weight_is_told_and_one_that_does_is_refused(tmp_path, capsys, monkeypatch):
+    begin(tmp_path, logging_steps=10)
+    saved(tmp_path, 5)
+    assert begin(tmp_path, resume=True, logging_steps=1, gradient_checkpointing=True)[0]
+    told = capsys.readouterr().out
+    assert "logging_steps was 10, is now 1: what is shown and saved changes, and no weight" in told
+    assert "gradient_checkpointing is now True: sums are rounded in another way" in told
+    for changed in ({"seed": 3}, {"max_steps": 20}, {"per_device_train_batch_size": 4}):
+        with pytest.raises(ValueError, match=f"checkpoint-5 holds another run: {next(iter(changed))} is now"):
+            begin(tmp_path, resume=True, logging_steps=10, **changed)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="1 processes before, 2 now, and rows, random numbers and rollouts belong"):
+        begin(tmp_path, resume=True, logging_steps=10)
+    monkeypatch.delenv("WORLD_SIZE")
+    monkeypatch.setattr(run, "version", lambda package: "0.1")
+    assert begin(tmp_path, resume=True, logging_steps=10)[0]
+    assert "is now 0.1: it goes on, and bit for bit as before is no longer promised" in capsys.readouterr().out
+
+
+def test_only_a_constant_learning_rate_lets_a_run_be_made_longer(tmp_path, capsys):
+    begin(tmp_path, max_steps=10)
+    saved(tmp_path, 10)
+    run.note_finished(str(tmp_path / "run"), steps=10)
+    (tmp_path / "run" / "config.json").write_text("{}")
+    for scheduler, warmup in (("linear", 0), ("constant_with_warmup", 0.1)):
+        with pytest.raises(ValueError, match=f"under lr_scheduler_type {scheduler} the steps before would have had"):
+            begin(tmp_path, resume=True, scheduler=scheduler, warmup=warmup, max_steps=20)
+    with pytest.raises(ValueError, match="max_steps was 10, is now 5"):
+        begin(tmp_path, resume=True, scheduler="constant", max_steps=5)
+    go_on, config = begin(tmp_path, resume=True, scheduler="constant", max_steps=20)
+    assert go_on and config.resume_from_checkpoint.endswith("checkpoint-10")
+    assert "max_steps was 10, is now 20: the learning rate is constant" in capsys.readouterr().out
+    assert not (tmp_path / "run" / "config.json").exists()  # the shorter run's model is not this run's
+    assert checkpoint.read_json(tmp_path / "run" / "run.json")["spent"] == 7.0
+
+
+def test_a_checkpoint_named_by_its_path_is_held_to_the_run_it_comes_from(tmp_path):
+    begin(tmp_path)
+    path = str(saved(tmp_path, 5))
+    assert begin(tmp_path, resume=path)[1].resume_from_checkpoint == path
+    with pytest.raises(ValueError, match="seed is now 3"):
+        begin(tmp_path, resume=path, seed=3)
+    config = Config(str(tmp_path / "elsewhere"), path)
+    assert run.begin("sft", config, {"learning_rate": 1e-3})["spent"] == 7.0
+    with pytest.raises(ValueError, match="a run of `suite sft`, not grpo"):
+        run.begin("grpo", config, {"learning_rate": 1e-3})
+    with pytest.raises(ValueError, match="There is no checkpoint directory"):
+        begin(tmp_path, resume=path + "0")
+
+
 def test_resume_true_notices_that_an_input_changed(tmp_path, arithmetic_dir):
     config = Config(str(tmp_path / "run"), True)
     run.claim(config.output_dir, run.begin("sft", config, {}, str(arithmetic_dir)))
     run.note_finished(config.output_dir)
     path = tmp_path / "run" / "run.json"
     text = path.read_text().replace(checkpoint.fingerprint(arithmetic_dir), "0" * 16)
-    path.write_text(text.replace('"identity": "', '"identity": "x'))
+    path.write_text(text)
     with pytest.raises(ValueError, match=f"{arithmetic_dir} has changed"):
         run.begin("sft", Config(config.output_dir, True), {}, str(arithmetic_dir))
 
@@ -210,10 +287,10 @@ def test_a_tokenizer_without_a_chat_template_is_refused_where_one_is_needed(mini
 
 
 def test_max_seconds_takes_a_number_or_the_length_of_a_finished_run(tmp_path):
-    assert run.callbacks(RunArguments()) == []
-    assert len(run.callbacks(RunArguments(max_seconds="2.5"))) == 1
+    assert run.callbacks(RunArguments(), {}) == []
+    assert len(run.callbacks(RunArguments(max_seconds="2.5"), {})) == 1
     begin(tmp_path)
     with pytest.raises(ValueError, match="no finished run"):
-        run.callbacks(RunArguments(max_seconds=str(tmp_path / "run")))
+        run.callbacks(RunArguments(max_seconds=str(tmp_path / "run")), {})
     run.note_finished(str(tmp_path / "run"), seconds=4.0)
-    assert len(run.callbacks(RunArguments(max_seconds=str(tmp_path / "run")))) == 1
+    assert len(run.callbacks(RunArguments(max_seconds=str(tmp_path / "run")), {})) == 1

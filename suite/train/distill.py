@@ -40,14 +40,14 @@ def main(argv=None) -> None:
     script, config, model, mixture, distill, extra, written = args.parse(arguments(), argv)
     check_keys(config, distill.lmbda, written)
     if config.use_vllm:
-        engine.require_vllm("use_vllm: true", config.vllm_mode)
+        engine.require_vllm("use_vllm: true", config.vllm_mode, model.model_name_or_path)
     teacher_name = config.teacher_model_name_or_path
     record = run.begin(
         "distill", config, written, model.model_name_or_path, teacher_name, *source.names(script, mixture)
     )
     if record is None:
         return
-    callbacks = run.callbacks(extra)
+    callbacks = run.callbacks(extra, record)
     train_rows, test_rows = source.rows(script, mixture, shapes(distill.lmbda), with_test=config.eval_strategy != "no")
     check_enough(config, train_rows)
     tokenizer = run.starting_point(model, config, train_rows)
@@ -61,11 +61,12 @@ def main(argv=None) -> None:
     from trl import get_peft_config, get_quantization_config
 
     from suite.trainers.distillation import WhiteBoxTrainer, load_teacher
+    from suite.trainers.exact import exact
 
     with run.every_rank_reads_weights():
         teacher = load_teacher(config, model.attn_implementation, student_rows)
     config.teacher_model_init_kwargs = None  # TRL takes them for a teacher that is still to be loaded
-    trainer = WhiteBoxTrainer(
+    trainer = exact(WhiteBoxTrainer)(
         model=model.model_name_or_path,
         teacher_model=teacher,
         args=config,

@@ -16,7 +16,7 @@ def main(argv=None) -> None:
     record = run.begin("dpo", config, written, model.model_name_or_path, *source.names(script, mixture))
     if record is None:
         return
-    callbacks = run.callbacks(extra)
+    callbacks = run.callbacks(extra, record)
     train_rows, test_rows = source.rows(
         script, mixture, ("prompt+chosen+rejected",), with_test=config.eval_strategy != "no"
     )
@@ -24,10 +24,12 @@ def main(argv=None) -> None:
 
     from trl import DPOTrainer, get_peft_config, get_quantization_config
 
+    from suite.trainers.exact import exact
+
     # No `ref_model`: TRL loads the starting model a second time, frozen; with LoRA it is the model without its
     # adapter, and with `precompute_ref_log_probs: true` it is asked once, before training, and not kept.
     with run.every_rank_reads_weights():
-        trainer = DPOTrainer(
+        trainer = exact(DPOTrainer)(
             model=model.model_name_or_path,
             args=config,
             train_dataset=train_rows,

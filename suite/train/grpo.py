@@ -14,11 +14,11 @@ def main(argv=None) -> None:
     script, config, model, mixture, reward, extra, written = args.parse(arguments(), argv)
     funcs = rewards.load_all(reward.reward_funcs, reward.reward_kwargs)  # a bad knob is found before all else
     if config.use_vllm:
-        engine.require_vllm("use_vllm: true", config.vllm_mode)
+        engine.require_vllm("use_vllm: true", config.vllm_mode, model.model_name_or_path)
     record = run.begin("grpo", config, written, model.model_name_or_path, *source.names(script, mixture))
     if record is None:
         return
-    callbacks = run.callbacks(extra)
+    callbacks = run.callbacks(extra, record)
     train_rows, test_rows = source.rows(script, mixture, ("prompt+solution",), with_test=config.eval_strategy != "no")
     there = [*next(iter(train_rows)), "prompts"]
     rewards.check_columns(dict(zip(reward.reward_funcs, funcs, strict=True)), there, "The rows")
@@ -30,10 +30,11 @@ def main(argv=None) -> None:
 
     from trl import GRPOTrainer, get_peft_config, get_quantization_config
 
+    from suite.trainers.exact import exact
     from suite.trainers.reward_schedule import RewardSchedule
 
     with run.every_rank_reads_weights():
-        trainer = GRPOTrainer(
+        trainer = exact(GRPOTrainer)(
             model=model.model_name_or_path,
             reward_funcs=rewards.load_all(
                 reward.reward_funcs,

@@ -25,10 +25,12 @@ def main(argv=None) -> None:
     )
     if record is None:
         return
-    callbacks = run.callbacks(extra)
+    callbacks = run.callbacks(extra, record)
     train_rows, test_rows = source.rows(script, mixture, ("text",), with_test=config.eval_strategy != "no")
 
     from trl import SFTTrainer
+
+    from suite.trainers.exact import exact
 
     if model.model_name_or_path:
         checkpoint.check_whole(model.model_name_or_path)
@@ -44,7 +46,7 @@ def main(argv=None) -> None:
         tokenizer = run.tokenizer(scratch.tokenizer_name_or_path)
         start = new_model(tokenizer, scratch.model_config, config.seed, model.attn_implementation)
 
-    trainer = SFTTrainer(
+    trainer = exact(SFTTrainer)(
         model=start,
         args=config,
         train_dataset=train_rows,
@@ -69,7 +71,7 @@ def new_model(tokenizer, shape: dict, seed: int, attn_implementation: str | None
         if key not in there:
             raise ValueError(f"model_config has no field '{key}'.{nearest(key, there)}")
     set_seed(seed)
-    return MiniQwenForCausalLM._from_config(
+    model = MiniQwenForCausalLM._from_config(
         MiniQwenConfig(
             **{
                 "vocab_size": len(tokenizer),
@@ -80,6 +82,8 @@ def new_model(tokenizer, shape: dict, seed: int, attn_implementation: str | None
         ),
         attn_implementation=attn_implementation,
     )
+    run.say(f"A new miniqwen of {model.num_parameters() / 1e6:.1f} M parameters: {model.config.in_words()}.")
+    return model
 
 
 if __name__ == "__main__":

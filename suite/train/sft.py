@@ -30,7 +30,7 @@ def main(argv=None) -> None:
     record = run.begin("sft", config, written, model.model_name_or_path, *source.names(script, mixture))
     if record is None:
         return
-    callbacks = run.callbacks(extra)
+    callbacks = run.callbacks(extra, record)
     train_rows, test_rows = source.rows(
         script, mixture, ("messages", "prompt+completion"), with_test=config.eval_strategy != "no"
     )
@@ -46,12 +46,14 @@ def main(argv=None) -> None:
 
     from trl import SFTTrainer, get_peft_config, get_quantization_config
 
+    from suite.trainers.exact import exact
+
     kind, how = SFTTrainer, {}
     if tags.tag_weight is not None:
         from suite.trainers.tag_weights import TagWeightedSFTTrainer
 
         kind, how = TagWeightedSFTTrainer, {"tag_weight": tags.tag_weight}
-    trainer = kind(
+    trainer = exact(kind)(
         model=model.model_name_or_path,
         args=config,
         train_dataset=train_rows,

@@ -1,0 +1,153 @@
+"""Is this the run that lies there, and may it go on? What has changed is said with what follows; what would be wrong is
+refused."""
+
+from pathlib import Path
+
+from suite import checkpoint
+from suite.args import say
+
+# Keys of a config that say nothing of what is trained.
+FREE_KEYS = {
+    "resume_from_checkpoint", "output_dir", "push_to_hub", "hub_model_id", "hub_strategy", "hub_private_repo",
+    "hub_revision", "hub_always_push", "hub_step_revisions",
+}  # fmt: skip
+# Keys that may change under a run, and what follows.
+_LOOKS = "what is shown and saved changes, and no weight"
+_ROUNDS = "sums are rounded in another way, so this is no longer bit for bit the run that was begun"
+MAY_CHANGE = {
+    **dict.fromkeys(
+        ["logging_steps", "logging_strategy", "logging_first_step", "log_completions", "num_completions_to_print",
+         "log_unique_prompts", "report_to", "run_name", "project", "trackio_space_id", "disable_tqdm", "log_level",
+         "save_steps", "save_strategy", "save_total_limit", "enable_jit_checkpoint", "max_seconds"],
+        _LOOKS,
+    ),
+    **dict.fromkeys(
+        ["gradient_checkpointing", "gradient_checkpointing_kwargs", "attn_implementation", "torch_compile", "tf32",
+         "dataloader_num_workers", "dataloader_pin_memory", "vllm_gpu_memory_utilization"],
+        _ROUNDS,
+    ),
+}  # fmt: skip
+LENGTH = ("max_steps", "num_train_epochs")
+CONSTANT = ("constant", "constant_with_warmup")
+
+
+def look(directory: Path, record: dict, config) -> tuple[str, str | None]:
+    """("start", None), ("go on", checkpoint) or ("complete", None); prints why.
+
+    Raises `ValueError` where the directory holds something else, or what would not go on as it was.
+    """
+    resume = config.resume_from_checkpoint
+    old = run_in(directory)
+    if isinstance(resume, str):
+        before = checkpoint.record_of(resume)
+        if old is not None and directory.resolve() not in Path(resume).resolve().parents:
+            raise ValueError(
+                f"output_dir {directory} already holds a run, and '{resume}' is not one of its checkpoints."
+            )
+        _agree(resume, before, record, config)
+        return "go on", resume
+    if old is None:
+        if resume:
+            say(f"{directory} holds no run yet; starting one.")
+        return "start", None
+    if not resume:
+        raise ValueError(
+            f"output_dir {directory} already holds a run. Go on with it (`resume_from_checkpoint: true`), or choose "
+            "another output_dir."
+        )
+    return _go_on(directory, old, record, config)
+
+
+def _go_on(directory: Path, old: dict, record: dict, config) -> tuple[str, str | None]:
+    last, passed = checkpoint.last(directory)
+    if not old or (last is None and passed):
+        why = f": {passed[0]}" if passed else ": it was not written by `suite`, or cut off."
+        raise ValueError(
+            f"output_dir {directory} holds a model or checkpoints that cannot be gone on from{why} Choose another "
+            "output_dir, or remove this one."
+        )
+    if old.get("finished"):
+        longer = _agree(directory, old, record, config)
+        if not longer:
+            say(f"{directory} holds this very run, complete ({old['seconds']:.0f} s); reusing it.")
+            return "complete", None
+        if last is None:
+            raise ValueError(f"{directory} is complete and has no checkpoint to go on from. Choose another output_dir.")
+    for line in passed:
+        say(f"passed over: {line}")
+    if last is None:
+        say(f"{directory} was left before its first checkpoint; starting again.")
+        return "start", None
+    if not old.get("finished"):
+        _agree(last, checkpoint.record_of(last), record, config)
+    say(f"going on from {last}.")
+    return "go on", str(last)
+
+
+def run_in(directory: Path) -> dict | None:
+    """The record of the run in a directory; an empty one for a run that `suite` did not write."""
+    if (directory / "run.json").is_file():
+        return checkpoint.read_json(directory / "run.json")
+    foreign = ("checkpoint-*", "*.safetensors", "trainer_state.json", "tokenizer.json")
+    return {} if any(any(directory.glob(pattern)) for pattern in foreign) else None
+
+
+def _agree(where: str | Path, old: dict, new: dict, config) -> bool:
+    """Say what has changed since `old` and what follows; whether the run is to be longer now.
+
+    Raises `ValueError` for a change after which the result would be neither the old run's nor the new one's.
+    """
+    longer, refused = False, []
+    for key, before, now in _differences(old, new):
+        what = f"{key} was {before!r}, is now {now!r}" if before is not None else f"{key} is now {now!r}"
+        if key in LENGTH and _is_longer(before, now):
+            longer = True
+            if _is_constant(config):
+                say(f"{what}: the learning rate is constant, so the steps before are the same.")
+            else:
+                name = _name(config.lr_scheduler_type)
+                refused.append(f"{what}, and under lr_scheduler_type {name} the steps before would have had other "
+                               "learning rates (constant allows it)")  # fmt: skip
+        elif key in MAY_CHANGE:
+            say(f"{what}: {MAY_CHANGE[key]}.")
+        else:
+            refused.append(what)
+    refused += [f"{name} has changed" for name in _changed(old.get("inputs", {}), new["inputs"])]
+    if old.get("processes", new["processes"]) != new["processes"]:
+        refused.append(
+            f"{old['processes']} processes before, {new['processes']} now, and rows, random numbers and rollouts "
+            "belong to a process each"
+        )
+    if old.get("stage") != new["stage"]:
+        refused = [f"it is a run of `suite {old.get('stage')}`, not {new['stage']}"]
+    if refused:
+        raise ValueError(
+            f"{where} holds another run: {'; '.join(refused)}. Choose another output_dir, or remove this one."
+        )
+    for package in _changed(old.get("versions", {}), new["versions"]):
+        before, now = old["versions"].get(package), new["versions"].get(package)
+        say(f"{package} was {before}, is now {now}: it goes on, and bit for bit as before is no longer promised.")
+    return longer
+
+
+def _differences(old: dict, new: dict) -> list[tuple]:
+    before, now = old.get("config", {}), new["config"]
+    return [(key, before.get(key), now.get(key)) for key in _changed(before, now)]
+
+
+def _changed(before: dict, now: dict) -> list[str]:
+    return [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
+
+
+def _is_longer(before, now) -> bool:
+    return isinstance(before, int | float) and isinstance(now, int | float) and now > before > 0
+
+
+def _is_constant(config) -> bool:
+    """Whether the learning rate of a step does not depend on how many there will be; warmup may be a share of them."""
+    share = isinstance(config.warmup_steps, float) and 0 < config.warmup_steps < 1
+    return _name(config.lr_scheduler_type) in CONSTANT and not share
+
+
+def _name(scheduler) -> str:
+    return getattr(scheduler, "value", scheduler)

@@ -1,0 +1,269 @@
+"""Checkpoints from which a run goes on as if it had never stopped, and which are whole or not there at all."""
+
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from transformers import TrainerCallback
+from transformers.trainer import TRAINER_STATE_NAME, rotate_checkpoints
+
+from suite import checkpoint, whole
+
+# What transformers and TRL keep in memory from step to step, and leave out of their checkpoints.
+# Averages of what is not logged yet, and the place in the buffer of rollouts with the buffer itself.
+NUMBERS = (
+    "_tr_loss",
+    "_last_told",
+    "_total_loss_scalar",
+    "_globalstep_last_logged",
+    "_total_train_tokens",
+    "_entropy_window_stats",
+    "_step",
+    "_buffered_inputs",
+)
+COLLECTIONS = ("_metrics", "_logs", "_pending_metrics", "_pending_extra_logs")
+
+
+def exact(trainer_class: type) -> type:
+    """The same trainer, with exact and whole checkpoints."""
+    return type(trainer_class.__name__, (ExactTrainer, trainer_class), {"__doc__": trainer_class.__doc__})
+
+
+class ExactTrainer:
+    """Goes before one of TRL's trainers.
+
+    A checkpoint is written aside, by all ranks, looked at as far as names and sizes go, and then renamed: there is no
+    moment at which `checkpoint-N` is there and not whole. Older ones are removed after that. Beside what transformers
+    saves it holds `exact_state_RANK.pt`, and in run.json what makes the run what it is, with the size of every file.
+    """
+
+    _aside: Path | None = None
+    _sampler = None
+    _last_told: tuple = (None, None)
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.record: dict = {}
+        self.resumed: str | None = None
+        self.place = Place()
+        self.add_callback(self.place)
+        self.add_callback(_TakeUp(self))
+
+    def train(self, resume_from_checkpoint: str | None = None, **kwargs):
+        self.begun, self.resumed = time.monotonic(), resume_from_checkpoint
+        if self.resumed is not None:
+            self.args.eval_on_start = False  # that was before the first step of all
+        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+
+    def seconds(self) -> float:
+        """What the run took so far, the time before a resume with it."""
+        return self.record.get("spent", 0.0) + time.monotonic() - self.begun
+
+    def _init_training_state(self, max_steps, num_update_steps_per_epoch, num_train_epochs, resumed, trial):
+        """(epochs, batches of the epoch) behind us. transformers divides steps, and a stream has no known length."""
+        super()._init_training_state(max_steps, num_update_steps_per_epoch, num_train_epochs, resumed, trial)
+        if resumed is None:
+            return 0, 0
+        if self.state.global_step >= max_steps:
+            return num_train_epochs, 0  # transformers would make one step more
+        self.place.epoch, self.place.batches = self._read_state()["place"]
+        for _ in range(self.place.epoch):  # TRL's sampler shuffles with one generator from epoch to epoch
+            next(iter(self._sampler or ()), None)
+        return self.place.epoch, self.place.batches
+
+    def _get_train_sampler(self, *args, **kwargs):
+        self._sampler = super()._get_train_sampler(*args, **kwargs)
+        return self._sampler
+
+    def take_up(self) -> None:
+        """Restore what was in memory when the checkpoint was written."""
+        saved = self._read_state()
+        self.model.train()  # TRL tells by it whose averages are logged, and an epoch may end before the next batch
+        for name, value in saved["numbers"].items():
+            setattr(self, name, value)
+        for name, value in saved["collections"].items():
+            _refill(vars(self)[name], value)
+        for share, value in zip(self._moving_reference(), saved["reference"], strict=True):
+            share.copy_(value)
+
+    def _read_state(self) -> dict:
+        path = Path(self.resumed) / checkpoint.EXACT_STATE.format(rank=self.args.process_index)
+        return torch.load(path, map_location=self.args.device, weights_only=True)
+
+    def _write_state(self, directory: Path) -> None:
+        state = {
+            "place": (self.place.epoch, self.place.batches),
+            "numbers": {name: vars(self)[name] for name in NUMBERS if name in vars(self)},
+            "collections": {name: _plain(vars(self)[name]) for name in COLLECTIONS if name in vars(self)},
+            "reference": self._moving_reference(),
+        }
+        torch.save(state, directory / checkpoint.EXACT_STATE.format(rank=self.args.process_index))
+
+    def _moving_reference(self) -> list[torch.Tensor]:
+        """This rank's share of a reference model that `sync_ref_model` moves; loaded again it would stand at step 0."""
+        if not vars(self.args).get("sync_ref_model"):
+            return []
+        return [_share(parameter) for parameter in self.ref_model.parameters()]
+
+    def _maybe_log_save_evaluate(self, tr_loss, grad_norm, *args, learning_rate=None, **kwargs):
+        if grad_norm is None and learning_rate is None:  # an epoch that ended with the checkpoint we come from
+            grad_norm, learning_rate = self._last_told
+        self._last_told = grad_norm, learning_rate
+        super()._maybe_log_save_evaluate(tr_loss, grad_norm, *args, learning_rate=learning_rate, **kwargs)
+
+    def _get_output_dir(self, trial):
+        return super()._get_output_dir(trial) if self._aside is None else str(self._aside)
+
+    def _save_checkpoint(self, model, trial):
+        final = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        with self.written_aside(final) as directory:
+            self._save_into(directory, model, trial)
+            if self.is_world_process_zero():
+                checkpoint.seal(directory, {**self.record, "step": self.state.global_step, "spent": self.seconds()})
+                whole.put(directory, final)
+        if self.args.should_save:
+            rotate_checkpoints(
+                output_dir=self.args.output_dir,
+                save_total_limit=self.args.save_total_limit,
+                best_model_checkpoint=self.state.best_model_checkpoint,
+                use_mtime=True,
+            )
+        if self.args.push_to_hub:
+            self._push_from_checkpoint(str(final))
+
+    def _save_into(self, directory: Path, model, trial) -> None:
+        push, self.args.push_to_hub = self.args.push_to_hub, False
+        self._aside = directory.parent
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self._aside, self.args.push_to_hub = None, push
+        best = self.state.best_model_checkpoint
+        if best is not None and Path(best).parent == directory.parent:  # this one, under its name of a moment
+            self.state.best_model_checkpoint = str(Path(self.args.output_dir) / Path(best).name)
+            if self.is_world_process_zero():
+                self.state.save_to_json(directory / TRAINER_STATE_NAME)
+        if not self.args.save_only_model:
+            self._write_state(directory)
+        self.accelerator.wait_for_everyone()
+
+    def save_whole(self) -> None:
+        """Save the finished model, its tokenizer and the state of training into `output_dir`, config.json last."""
+        output_dir = Path(self.args.output_dir)
+        with self.written_aside(output_dir) as directory:
+            self.save_model(str(directory), _internal_call=True)  # else it would be pushed before anyone looked at it
+            self.accelerator.wait_for_everyone()
+            if self.is_world_process_zero():
+                self.state.save_to_json(directory / TRAINER_STATE_NAME)
+                checkpoint.pour(directory, output_dir)
+
+    @contextmanager
+    def written_aside(self, final: Path) -> Iterator[Path]:
+        """A directory for all ranks to write to, which is gone in the end; `ValueError` where the disk is full."""
+        aside = checkpoint.aside(self.args.output_dir)
+        if self.is_world_process_zero():
+            whole.remove(aside)  # of a save that was cut off
+            (aside / final.name).mkdir(parents=True)
+        self.accelerator.wait_for_everyone()
+        try:
+            yield aside / final.name
+        except (OSError, RuntimeError, SafetensorError) as error:
+            whole.remove(aside)
+            if not _is_of_the_disk(error):
+                raise
+            raise ValueError(f"{final} could not be written ({error}). {self._what_is_left()}") from error
+        if self.is_world_process_zero():
+            whole.remove(aside)
+        self.accelerator.wait_for_everyone()
+
+    def _what_is_left(self) -> str:
+        last, _ = checkpoint.last(self.args.output_dir)
+        if last is None:
+            return "There is no earlier checkpoint. Free some space and run again."
+        return f"{last} is whole: free some space and go on from there with `resume_from_checkpoint: true`."
+
+
+class Place(TrainerCallback):
+    """Where in the rows training stands: whole epochs, and batches of this one."""
+
+    def __init__(self):
+        self.epoch, self.batches = 0, 0
+
+    def on_substep_end(self, args, state, control, **kwargs):
+        self.batches += 1
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.batches += 1
+
+    def on_epoch_end(self, args, state, control, **kwargs):
+        if not control.should_training_stop:  # else it is called in the middle of an epoch
+            self.epoch, self.batches = self.epoch + 1, 0
+
+
+class _TakeUp(TrainerCallback):
+    """Has the trainer take up what it left, after transformers has set all to nought and before the first step."""
+
+    def __init__(self, trainer):
+        self.trainer = trainer
+        self.idle = True
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        if self.trainer.resumed is not None:
+            self.trainer.take_up()
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.idle = False
+
+    def on_epoch_end(self, args, state, control, **kwargs):
+        # An epoch that ended with the checkpoint ends once more, without a batch: transformers restores the random
+        # numbers behind the first batch, and there is none.
+        if self.trainer.resumed is not None and self.idle:
+            self.trainer._load_rng_state(self.trainer.resumed)
+            self.idle = False
+
+
+def _share(parameter) -> torch.Tensor:
+    """What this rank holds of a parameter under ZeRO-3, FSDP2 or neither."""
+    if hasattr(parameter, "ds_tensor"):
+        return parameter.ds_tensor.data
+    return parameter.data.to_local() if hasattr(parameter, "to_local") else parameter.data
+
+
+def _plain(value):
+    """Nested collections as dicts and lists, which `torch.load(weights_only=True)` reads without running code."""
+    if isinstance(value, Mapping):
+        return {key: _plain(entry) for key, entry in value.items()}
+    if isinstance(value, Iterable) and not isinstance(value, str | torch.Tensor):
+        return [_plain(entry) for entry in value]
+    return value
+
+
+def _refill(collection, saved) -> None:
+    """Put saved entries into a dict, list or deque that others hold on to. A defaultdict makes what it lacks."""
+    if not isinstance(collection, Mapping):
+        collection.clear()
+        collection.extend(saved)
+        return
+    for key, value in saved.items():
+        if isinstance(value, dict | list) and isinstance(collection[key], Mapping | list | deque):
+            _refill(collection[key], value)
+        else:
+            collection[key] = value
+
+
+def _is_of_the_disk(error: Exception) -> bool:
+    """Whether a write failed, by errno or by the words in which safetensors and torch pass it on."""
+    words = (
+        "No space left",
+        "File too large",
+        "quota",
+        "os error",
+        "PytorchStreamWriter",
+        "file write failed",
+        "unexpected pos",
+    )
+    return isinstance(error, OSError) or any(word.lower() in str(error).lower() for word in words)

@@ -1,0 +1,74 @@
+"""Two ends a run may have before its last step: its time is up, or it is told to go by SIGTERM."""
+
+import os
+import signal
+import threading
+import time
+
+import torch
+from transformers import TrainerCallback
+
+# What a run ends with that saved and left because it was told to; "temporary failure, try again" in sysexits.h.
+EXIT_CODE = 75
+# Under a launcher one SIGTERM arrives twice: from Slurm, which sends it to every process, and from the launcher.
+_ONE_AND_THE_SAME = 3.0
+
+
+class StopAfter(TrainerCallback):
+    """Stops training when the seconds are up, on all ranks at the same step. `spent` is what went before a resume."""
+
+    def __init__(self, seconds: float, spent: float):
+        self.left = seconds - spent
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.end = time.monotonic() + self.left
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if _on_any_rank(time.monotonic() >= self.end, args):
+            control.should_training_stop = True
+
+
+class StopOnSigterm(TrainerCallback):
+    """Saves at the end of the step in which SIGTERM comes, on all ranks the same, and stops; a second one ends at once.
+
+    transformers' `enable_jit_checkpoint` saves before the optimizer's step and each rank at a step of its own choosing:
+    a run that goes on from there is another run, or hangs.
+    """
+
+    def __init__(self):
+        self.told: float | None = None
+        self.stopped = False
+        self.process = os.getpid()
+        self.before = None
+
+    def listen(self) -> None:
+        if threading.current_thread() is threading.main_thread():  # no other may
+            self.before = signal.signal(signal.SIGTERM, self._hear)
+
+    def _hear(self, number, frame) -> None:
+        launched = "TORCHELASTIC_RUN_ID" in os.environ or "WORLD_SIZE" in os.environ
+        if os.getpid() == self.process and self.told is None:
+            self.told = time.monotonic()
+            if int(os.environ.get("RANK", 0)) == 0:
+                os.write(
+                    1, b"SIGTERM: saving at the end of this step. A second one ends at once.\n"
+                )  # print may be busy
+        elif os.getpid() != self.process or not launched or time.monotonic() - self.told > _ONE_AND_THE_SAME:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)  # also in a worker that was forked from here
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if _on_any_rank(self.told is not None, args):
+            control.should_save = control.should_training_stop = self.stopped = True
+
+    def restore(self) -> None:
+        if self.before is not None:
+            signal.signal(signal.SIGTERM, self.before)
+
+
+def _on_any_rank(flag: bool, args) -> bool:
+    if args.world_size == 1:
+        return flag
+    said = torch.tensor(float(flag), device=args.device)
+    torch.distributed.all_reduce(said, op=torch.distributed.ReduceOp.MAX)
+    return bool(said)
