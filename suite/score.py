@@ -5,10 +5,8 @@ suite score rows.jsonl --config configs/qwen2.5-0.5b/grpo.yaml
 suite score --prove data/gsm8k --config configs/qwen2.5-0.5b/grpo.yaml
 """
 
-import contextlib
 import inspect
 import json
-import os
 import re
 import statistics
 import sys
@@ -16,7 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from suite import args, columns, rewards
+from suite import args, checkpoint, columns, rewards, whole
 from suite.rewards import proof
 from suite.rewards.scoring import score_rows, table
 
@@ -52,6 +50,7 @@ def arguments(with_config: bool = True) -> tuple[type, ...]:
     return ScoreArguments, *theirs
 
 
+@args.orderly_end()
 def main(argv=None) -> None:
     path, words = args.take_config(list(sys.argv[1:] if argv is None else argv))
     if words and not words[0].startswith("--"):
@@ -69,7 +68,13 @@ def main(argv=None) -> None:
         weights = dict(zip(funcs, values["reward_weights"] or [1.0] * len(funcs), strict=True))
         prove(score, funcs, weights, reward.reward_schedule, count, opened)
     else:
-        score_file(Path(score.rows), score, funcs, count)
+        how = {
+            "rewards": {name: rewards.version(name, func) for name, func in funcs.items()},
+            "reward_kwargs": reward.reward_kwargs,
+            "tokens": checkpoint.fingerprint(model) if tokenizer is not None else "words",
+            "opened": opened,
+        }
+        score_file(Path(score.rows), score, funcs, count, how)
 
 
 def _tokenizer(model: str | None):
@@ -111,39 +116,37 @@ def _token_counter(funcs: dict[str, Callable], tokenizer) -> Callable[[str], lis
     return lambda text: re.findall(r"\w+|[^\w\s]", text)
 
 
-def score_file(path: Path, score: ScoreArguments, funcs: dict[str, Callable], count) -> None:
-    """Write the scored rows beside `path`, whole or not at all, and print the table."""
+def score_file(path: Path, score: ScoreArguments, funcs: dict[str, Callable], count, how: dict) -> None:
+    """Write the scored rows beside `path`, whole or not at all, and print the table.
+
+    The scores are in a journal until then, from which the next attempt goes on; `how` is all that decides what they
+    are, beside the rows.
+    """
     target = Path(score.output_file or path.with_suffix(f".scored{path.suffix}"))
+    journal_path = whole.journal_of(target)
+    if target.suffix not in (".jsonl", ".parquet"):
+        raise ValueError(f"output_file: '{target}' must end in .jsonl or .parquet.")
+    if target.exists():
+        whole.remove(journal_path)  # a kill at the very end may have left it
+        raise ValueError(f"'{target}' exists. Name another place with `--output_file`, or remove it.")
     rows = read_rows(path)[: score.max_rows]
     _check_columns(rows, funcs, path)
-    with _whole_or_not_at_all(target) as partial:
-        scores = score_rows(rows, funcs, count, progress=True)
-        _write(partial, [{**row, **{n: s.values[i] for n, s in scores.items()}} for i, row in enumerate(rows)])
+    if target.suffix == ".parquet":
+        _arrow([{**row, **dict.fromkeys(funcs)} for row in rows])
+    head = {"rows": whole.digest(rows), "how": whole.digest(how)}
+    with whole.Journal(journal_path, target, head) as journal:
+        if journal.lines:
+            print(f"Going on from an earlier attempt: its scores are in {journal_path}.", flush=True)
+        scores = score_rows(rows, funcs, count, progress=True, journal=journal)
+        scored = [{**row, **{name: s.values[i] for name, s in scores.items()}} for i, row in enumerate(rows)]
+        with whole.file(target) as partial:
+            _write(partial, target.suffix, scored)
+        journal.remove()
     replaced = [name for name in funcs if any(name in row for row in rows)]
     if replaced:
         print(f"The columns {', '.join(replaced)} of '{path}' are replaced in '{target}'.")
     print(table(scores))
     print(f"{len(rows)} rows: {target}")
-
-
-@contextlib.contextmanager
-def _whole_or_not_at_all(target: Path) -> Iterator[Path]:
-    """A file beside `target` that takes its place in the end. What cannot be written is found before the work."""
-    if target.suffix not in (".jsonl", ".parquet"):
-        raise ValueError(f"output_file: '{target}' must end in .jsonl or .parquet.")
-    if target.exists():
-        raise ValueError(f"'{target}' exists. Name another place with `--output_file`, or remove it.")
-    partial = target.with_name(f".{target.stem}.partial{target.suffix}")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        partial.touch()
-        yield partial
-        os.replace(partial, target)
-    except OSError as error:
-        raise ValueError(f"Cannot write '{target}': {error}.") from None
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
 
 
 def read_rows(path: Path) -> list[dict]:
@@ -207,15 +210,20 @@ def _check_columns(rows: list[dict], funcs: dict[str, Callable], path: Path) -> 
         rewards.check_columns(funcs, there, f"{path}, row {i + 1}")
 
 
-def _write(path: Path, rows: list[dict]) -> None:
-    if path.suffix == ".jsonl":
+def _write(path: Path, suffix: str, rows: list[dict]) -> None:
+    if suffix == ".jsonl":
         path.write_text("".join(f"{_json_line(row)}\n" for row in rows), encoding="utf-8")
         return
-    import pyarrow
     import pyarrow.parquet
 
+    pyarrow.parquet.write_table(_arrow(rows), path)
+
+
+def _arrow(rows: list[dict]):
+    import pyarrow
+
     try:
-        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+        return pyarrow.Table.from_pylist(rows)
     except (pyarrow.ArrowException, UnicodeEncodeError) as error:
         raise ValueError(f"These rows do not fit into parquet ({error}); name an --output_file in .jsonl.") from None
 

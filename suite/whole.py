@@ -27,6 +27,11 @@ def digest(content) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
+def journal_of(target: Path) -> Path:
+    """Where a `Journal` of the work on `target` lies."""
+    return target.with_name(f".{target.name}.journal")
+
+
 def partial_of(target: Path) -> Path:
     """Where `target` is written until it is whole: on the same disk, for only there is a rename one step."""
     real = target.resolve() if target.is_symlink() else target
@@ -135,9 +140,8 @@ def writing(target: Path) -> Iterator[None]:
         full = error.errno in FULL
         way = "Make room there, and the same command goes on." if full else "Choose another place, or make it writable."
         told = re.sub(r"\.([^/]+)\.partial\b", r"\1", str(target))
-        raise ValueError(
-            f"Cannot write {told}: {error.strerror or error}. What was there before is untouched. {way}"
-        ) from None
+        said = error.strerror if full and error.strerror else error
+        raise ValueError(f"Cannot write {told}: {said}. What was there before is untouched. {way}") from None
 
 
 def read_lines(path: Path) -> list:
@@ -212,17 +216,26 @@ class Journal:
             os.fsync(self._handle)
         self._synced = time.monotonic()
 
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, trace):
+        self.close()
+        if kind is not None and issubclass(kind, KeyboardInterrupt) and not self._empty:
+            raise kind("What is done is kept: the same command goes on.") from None
+
     def close(self) -> None:
         """Let the next process go on. A journal that says nothing leaves no trace."""
         if self._empty:
-            self.remove()
-        else:
+            remove(self.path)
+        if self._handle is not None:
             os.close(self._handle)
+        self._handle = None
 
     def remove(self) -> None:
         """The work is done, and the journal is no longer needed."""
-        remove(self.path)
-        os.close(self._handle)
+        self._empty = True
+        self.close()
 
 
 def _hold(path: Path, flags: int, target: Path) -> int:

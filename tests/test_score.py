@@ -356,7 +356,7 @@ def test_odd_rows_are_refused_in_one_line(tmp_path, rows, message):
 def test_output_that_cannot_be_written_is_found_before_the_work(tmp_path):
     path = write_rows(tmp_path / "rows.jsonl", [{"completion": GOOD, "solution": "42"}])
     (tmp_path / "file").write_text("")
-    with pytest.raises(ValueError, match="Cannot write 'file/x.jsonl'"):
+    with pytest.raises(ValueError, match="Cannot write file/x.jsonl: .*exists: 'file'"):
         score.main([str(path), "--reward_funcs", "tests.test_score.never_reward", "--output_file", "file/x.jsonl"])
 
 
@@ -377,3 +377,45 @@ def test_half_a_character_survives_scoring(tmp_path):
     path.write_text('{"completion": "cut \\ud83d", "solution": "42"}\n{"completion": "中文", "solution": "42"}\n')
     score.main([str(path), "--reward_funcs", "accuracy"])
     assert [row["completion"] for row in read(tmp_path / "rows.scored.jsonl")] == ["cut \ud83d", "中文"]
+
+
+def halting_reward(completions, solution, **columns):
+    """Ends as Ctrl-C does, at the third chunk."""
+    halting_reward.calls += 1
+    if halting_reward.calls == halting_reward.until:
+        raise KeyboardInterrupt
+    return [float(len(said)) for said in completions]
+
+
+def test_what_is_scored_is_not_scored_again_and_the_file_is_the_same(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(scoring, "CHUNK", 2)
+    words = [str(write_rows(tmp_path / "rows.jsonl", [{"completion": "x" * n, "solution": "1"} for n in range(8)]))]
+    words += ["--reward_funcs", "tests.test_score.halting_reward", "accuracy", "--output_file", "out/scored.jsonl"]
+    halting_reward.calls, halting_reward.until = 0, 3
+    with pytest.raises(KeyboardInterrupt, match="What is done is kept: the same command goes on."):
+        score.main(words)
+    assert [path.name for path in Path("out").iterdir()] == [".scored.jsonl.journal"]
+    halting_reward.calls, halting_reward.until = 0, None
+    score.main(words)
+    assert halting_reward.calls == 2 and "Going on from an earlier attempt" in capsys.readouterr().out
+    assert [path.name for path in Path("out").iterdir()] == ["scored.jsonl"]
+    score.main([*words[:-1], "straight.jsonl"])
+    assert halting_reward.calls == 6
+    assert Path("straight.jsonl").read_bytes() == Path("out/scored.jsonl").read_bytes()
+    assert "Going on" not in capsys.readouterr().out
+
+
+def test_scores_of_other_rows_or_other_rewards_are_not_taken_over(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(scoring, "CHUNK", 2)
+    rows = [{"completion": "x" * n, "solution": "1"} for n in range(8)]
+    name = "tests.test_score.halting_reward"
+    for changed in ([str(write_rows(tmp_path / "b.jsonl", rows[1:])), "--reward_funcs", name],
+                    [str(tmp_path / "a.jsonl"), "--reward_funcs", name, "accuracy"]):  # fmt: skip
+        write_rows(tmp_path / "a.jsonl", rows)
+        halting_reward.calls, halting_reward.until = 0, 3
+        with pytest.raises(KeyboardInterrupt):
+            score.main([str(tmp_path / "a.jsonl"), "--reward_funcs", name, "--output_file", "out.jsonl"])
+        halting_reward.until = None
+        score.main([*changed, "--output_file", "out.jsonl"])
+        assert "Going on" not in capsys.readouterr().out
+        Path("out.jsonl").unlink()

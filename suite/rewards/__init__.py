@@ -99,7 +99,7 @@ def _asks_accuracy(reward: Callable | str) -> bool:
 
 def version(name: str, func: Callable | str) -> str:
     """What a reward is at the moment: a user's own function may change under its name, and so may a reward model."""
-    if isinstance(func, str):
+    if is_model(name):
         return checkpoint.fingerprint(name)
     own = func.func if isinstance(func, functools.partial) else func
     files = [Path(inspect.getsourcefile(own) or "")] if "." in name else sorted(Path(__file__).parent.glob("*.py"))

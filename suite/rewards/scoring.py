@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from suite import columns
+from suite.whole import Journal
 
 CHUNK = 256  # completions that are scored together, and a step of the progress bar
 
@@ -24,22 +25,43 @@ class Score:
     seconds: float
 
 
-def score_rows(rows: list[dict], funcs: dict[str, Callable], count=None, progress: bool = False) -> dict[str, Score]:
-    """Name -> what the reward gives to each row, called as GRPO calls it: groups whole, columns as lists."""
+def score_rows(
+    rows: list[dict], funcs: dict[str, Callable], count=None, progress: bool = False, journal: Journal | None = None
+) -> dict[str, Score]:
+    """Name -> what the reward gives to each row, called as GRPO calls it: groups whole, columns as lists.
+
+    What the lines of `journal` say already is not scored again, and what is scored is written down there.
+    """
     from tqdm import tqdm
 
     found = {name: Score([None] * len(rows), {}, 0.0) for name in funcs}
+    there = journal.lines if journal is not None else []
     with tqdm(total=len(rows), unit=" completions", disable=not progress) as bar:
-        for numbers in _chunks(rows):
-            batch = _batch([rows[i] for i in numbers], count)
-            for name, func in funcs.items():
-                begun = time.perf_counter()
-                values = call(name, func, batch, found[name].metrics)
-                found[name].seconds += time.perf_counter() - begun
-                for i, value in zip(numbers, values, strict=True):
+        for number, chunk in enumerate(_chunks(rows)):
+            if number < len(there):
+                scored = there[number]
+            else:
+                scored = _score_chunk([rows[i] for i in chunk], funcs, count)
+                if journal is not None:
+                    journal.add(scored)
+            for name, (values, metrics, seconds) in scored.items():
+                found[name].seconds += seconds
+                for metric, value in metrics.items():
+                    found[name].metrics[metric] = found[name].metrics.get(metric, 0.0) + value
+                for i, value in zip(chunk, values, strict=True):
                     found[name].values[i] = value
-            bar.update(len(numbers))
+            bar.update(len(chunk))
     return found
+
+
+def _score_chunk(rows: list[dict], funcs: dict[str, Callable], count) -> dict[str, list]:
+    """Name -> [values, metrics, seconds] of rows that are scored together."""
+    batch, scored = _batch(rows, count), {}
+    for name, func in funcs.items():
+        begun, metrics = time.perf_counter(), {}
+        values = call(name, func, batch, metrics)
+        scored[name] = [values, metrics, time.perf_counter() - begun]
+    return scored
 
 
 def _chunks(rows: list[dict]) -> Iterator[list[int]]:
