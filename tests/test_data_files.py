@@ -3,11 +3,12 @@
 import gzip
 import json
 
+import pyarrow
 import pyarrow.parquet
 import pytest
 
-from suite import data, prepare
-from suite.data import reading
+from suite import data, prepare, reasoning
+from suite.data import files, reading
 from suite.data.reading import Dropped
 from tests.rows import write_rows
 
@@ -66,7 +67,36 @@ def load(tmp_path, *rows, **knobs) -> list:
             {"instruction": "Hello?", "chosen": "Hello!", "rejected": "Go."},
             {"prompt": [USER], "chosen": [ASSISTANT], "rejected": [{"role": "assistant", "content": "Go."}]},
         ),
+        # MiniMind's dpo.jsonl, UltraFeedback and SpongeBob's pairs: the prompt within, before or beside both answers
+        (
+            {"chosen": [USER, ASSISTANT], "rejected": [USER, {"role": "assistant", "content": "Go."}]},
+            {"prompt": [USER], "chosen": [ASSISTANT], "rejected": [{"role": "assistant", "content": "Go."}]},
+        ),
+        (
+            {
+                "prompt": "Hello?",
+                "chosen": [USER, ASSISTANT],
+                "rejected": [USER, {"role": "assistant", "content": "?"}],
+            },
+            {"prompt": [USER], "chosen": [ASSISTANT], "rejected": [{"role": "assistant", "content": "?"}]},
+        ),
+        (
+            {"prompt": "Hello?", "chosen": "Hello!", "rejected": "Go."},
+            {"prompt": "Hello?", "chosen": "Hello!", "rejected": "Go."},
+        ),
+        # R1 traces, the thinking in the answer or beside it; and turns that do not say who speaks
+        (
+            {"conversations": [USER, {"role": "assistant", "content": "<think>\n1\n</think>\n<answer>\n2\n</answer>"}]},
+            {"messages": [USER, {"role": "assistant", "content": "<think>\n1\n</think>\n<answer>\n2\n</answer>"}]},
+        ),
+        (
+            {"conversations": [USER, {"role": "assistant", "content": "2", "reasoning_content": "1"}]},
+            {"messages": [USER, {"role": "assistant", "content": reasoning.write("1", "2")}]},
+        ),
+        ({"conversations": [{"content": "Hello?"}, {"content": "Hello!"}]}, {"messages": [USER, ASSISTANT]}),
         ({"text": "Once upon a time.\n"}, {"text": "Once upon a time."}),
+        ({"text": "<s>Once upon</s> <s>a time.</s>"}, {"text": "Once upon\na time."}),
+        ({"text": "A <s>struck</s> word."}, {"text": "A <s>struck</s> word."}),
         (
             {"prompt": "2+2=", "completion": "4", "solution": "4"},
             {"prompt": "2+2=", "completion": "4", "solution": "4"},
@@ -81,6 +111,8 @@ def test_a_layout_may_be_named_where_rows_would_fit_two(tmp_path):
     row = {"text": "A book.", "instruction": "Add.", "output": "2"}
     assert "completion" in load(tmp_path, row)[0]
     assert load(tmp_path, row, layout="text") == [{"text": "A book."}]
+    pair = {"prompt": "Hello?", "chosen": "Hello!", "rejected": "Go."}
+    assert load(tmp_path, pair, layout="preference")[0]["prompt"] == [USER]
 
 
 @pytest.mark.parametrize(
@@ -95,6 +127,9 @@ def test_a_layout_may_be_named_where_rows_would_fit_two(tmp_path):
         ({"conversations": {"from": "human", "value": "Hello?"}}, "turns that are none"),
         ({"conversations": ["Hello?", "Hello!"]}, "turns that are none"),
         ({"conversations": [{"from": "human", "value": [{"type": "image"}]}, GPT]}, "a turn that is more than text"),
+        ({"conversations": [USER, {**ASSISTANT, "tool_calls": [{"name": "add"}]}, ASSISTANT]}, "tool calls"),
+        ({"chosen": [USER, ASSISTANT], "rejected": [USER]}, "no answer at the end"),
+        ({"chosen": [USER, ASSISTANT], "rejected": [USER, ASSISTANT]}, "chosen is rejected"),
     ],
 )
 def test_a_row_that_is_no_example_is_left_out(row, reason, tmp_path):
@@ -105,15 +140,8 @@ def test_a_row_that_is_no_example_is_left_out(row, reason, tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        (
-            "a.jsonl",
-            '{"text": "x"}\n{"txt": 1}\n{"text": "y"}',
-            "a.jsonl, line 2: there is no column .*`text`, only txt",
-        ),
-        ("a.jsonl", '{"text": "x"}\n\n[1]', "a.jsonl, line 3: a row must be a JSON object"),
         ("a.json", '[{"text": "x"},\n {"text"}]', "a.json, line 2: not JSON"),
-        ("a.json", '[{"text": "x"}, 7]', "a.json, row 2: a row must be a JSON object"),
-        ("a.json", '{"text": "x"}\n{"text"\n', "a.json, line 2: not JSON"),
+        ("a.jsonl", "{broken\n[1]\n", "a.jsonl, line 1, column 2: not JSON, and so it is with every row"),
         (
             "a.jsonl",
             '{"input": "x", "reply": "y"}\n{"input": "z", "reply": "y"}',
@@ -123,20 +151,12 @@ def test_a_row_that_is_no_example_is_left_out(row, reason, tmp_path):
         ("a.parquet", "PAR1", "a.parquet is cut off or broken"),
         ("a.jsonl", "", "of 0 different questions: too few to divide"),
         ("a.jsonl", '{"text": "x"}', "of 1 different questions: too few to divide"),
-        ("a.jsonl", '{"text": "你好"}'.encode("gbk"), "a.jsonl is not UTF-8"),
-        ("a.json", '[{"text": "你好"}]'.encode("utf-16"), "a.json is not UTF-8"),
+        ("a.jsonl", '{"text": "你好"}'.encode("gbk"), "a.jsonl, line 1: not UTF-8.*Convert it: iconv"),
+        ("a.json", '[{"text": "你好"}]'.encode("utf-16"), "a.json, line 1: not UTF-8"),
+        ("a.json", '[{"text": "你好"}]'.encode("gbk"), "a.json is not UTF-8"),
         ("a.jsonl.gz", b'{"text": "x"}', "a.jsonl.gz is no gzip file"),
         ("a.json.gz", gzip.compress(b'[{"text": "x"}]')[:-9], "a.json.gz is .* cut off"),
-        (
-            "a.jsonl",
-            '{"instruction": "x", "output": "y", "history": ["z"]}\n{"instruction": "z", "output": "y"}',
-            "a.jsonl, line 1: `history` must be pairs",
-        ),
-        (
-            "a.jsonl",
-            '{"prompt": [{"from": "user", "value": "x"}], "completion": "y"}\n{"prompt": "z", "completion": "y"}',
-            "a.jsonl, line 1: `prompt` must be text, or turns of role and content",
-        ),
+        ("a.jsonl.zst", b'{"text": "x"}', "a.jsonl.zst is no Zstandard file"),
         ("a.jsonl", '{"text": "x"}\n{"text": "y"}', "test_size: 100 must lie between 1 and 1.*2 different questions"),
     ],
 )
@@ -146,6 +166,96 @@ def test_an_error_names_the_place(name, content, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         for split in ("test", "train"):
             list(data.load("files")(split, source=str(tmp_path / name), **knobs))
+
+
+@pytest.mark.parametrize(
+    ("whole", "broken", "reason", "detail"),
+    [
+        ('{"text": "x"}', b"{broken", "not JSON", "column 2"),
+        ('{"text": "x"}', b"[1]", "no JSON object", ""),
+        ('{"text": "x"}', '{"text": "你好"}'.encode("gbk"), "not UTF-8", ""),
+        ('{"text": "x"}', b'{"text": "\\ud83d"}', "half a character", ""),
+        ('{"text": "x"}', b'{"txt": 1}', "not of this layout", "no column `text`, only txt"),
+        (
+            '{"instruction": "x", "output": "y"}',
+            b'{"instruction": "x", "output": "y", "history": ["z"]}',
+            "not of this layout",
+            "`history` must be pairs",
+        ),
+        (
+            '{"prompt": "x", "completion": "y"}',
+            b'{"prompt": [{"from": "user", "value": "x"}], "completion": "y"}',
+            "not of this layout",
+            "`prompt` must be text, or turns of role and content",
+        ),
+    ],
+)
+def test_a_broken_line_is_left_out_and_named(whole, broken, reason, detail, tmp_path, capsys):
+    path = tmp_path / "train.jsonl"
+    path.write_bytes(b"\n".join([whole.encode(), broken, whole.encode(), b"", b""]))
+    (tmp_path / "test.jsonl").write_text(whole)
+    first, dropped, last = data.load("files")("train", source=str(tmp_path))
+    assert first == last and dropped.reason == reason
+    assert "train.jsonl, line 2" in dropped.where and detail in dropped.where
+    assert len(list(files.stream([str(path)], files.layout_of([path])))) == 2
+    said = capsys.readouterr().out
+    assert f"{dropped.where}: {reason}" in said and said.count("left out") == 1
+    list(files.stream([str(path)], files.layout_of([path])))
+    assert not capsys.readouterr().out, "told once"
+
+
+def test_of_many_broken_lines_the_first_are_named_and_the_rest_counted(tmp_path, capsys):
+    path = tmp_path / "a.jsonl.gz"
+    path.write_bytes(gzip.compress(b'{"text": "x"}\n' + b"{broken\n" * 5 + b"7\n"))
+    assert list(files.stream([str(path)], "text")) == [{"text": "x"}]
+    said = capsys.readouterr().out
+    assert said.count("column 2: not JSON") == 3
+    assert f"left out in all of {path}: 5 (not JSON), 1 (no JSON object)" in said
+    path.write_bytes(gzip.compress(b'{"conversations": []}\n'))
+    with pytest.raises(ValueError, match="no row can be used. The first is .*line 1: no answer at the end"):
+        list(files.stream([str(path)], "conversations"))
+
+
+def test_a_header_before_the_rows_is_left_out(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"version": 1}\n' + '{"text": "x"}\n{"text": "y"}\n{"text": "z"}\n')
+    rows = list(data.load("files")("train", source=str(tmp_path / "a.jsonl"), test_size=1))
+    assert [row.reason for row in rows if isinstance(row, Dropped)] in (["no known layout"], [])
+    assert files.layout_of([tmp_path / "a.jsonl"]) == "text"
+
+
+def test_published_files_are_rows_without_preparation(tmp_path):
+    """A file, or a directory of files, as a stage's `dataset_name`: as a stream and copied, the same rows."""
+    for part in range(2):
+        rows = [{"text": f"Text {part}{n}."} for n in range(2)]
+        write_rows(tmp_path / "mine" / f"part-{part}.jsonl", rows)
+    write_rows(tmp_path / "mine" / "test.jsonl", [{"text": "Test."}])
+    for streaming in (True, False):
+        found = files.splits(str(tmp_path / "mine"), "train", "test", streaming=streaming)
+        assert [row["text"] for row in found["train"]] == ["Text 00.", "Text 01.", "Text 10.", "Text 11."]
+        assert [row["text"] for row in found["test"]] == ["Test."]
+        assert list(files.splits(str(tmp_path / "mine" / "test.jsonl"), "train", "test", streaming=streaming)) == [
+            "train"
+        ]
+    write_rows(tmp_path / "mine" / "part-1.jsonl", [{"text": "New."}])
+    found = files.splits(str(tmp_path / "mine"), "train", "test", streaming=False)
+    assert found["train"][-1]["text"] == "New.", "no old copy"
+    write_rows(tmp_path / "mine" / "chats.jsonl", [{"conversations": [USER, ASSISTANT]}])
+    with pytest.raises(ValueError, match="different layouts: .*chats.jsonl .conversations.,.*part-0.jsonl .text."):
+        files.splits(str(tmp_path / "mine"), "train", "test", streaming=True)
+    (tmp_path / "notes.pdf").write_text("")
+    with pytest.raises(ValueError, match="notes.pdf' is, or holds, no file that can be read here"):
+        files.splits(str(tmp_path / "notes.pdf"), "train", "test", streaming=True)
+
+
+def test_a_stream_goes_on_where_it_was(tmp_path):
+    paths = [str(write_rows(tmp_path / f"{part}.jsonl", [{"text": f"{part}{n}"} for n in range(3)])) for part in "ab"]
+    rows = files.splits(str(tmp_path), "train", "test", streaming=True)["train"]
+    assert rows.num_shards == len(paths)
+    first = iter(rows)
+    seen = [next(first)["text"] for _ in range(4)]
+    state = rows.state_dict()
+    rows.load_state_dict(state)
+    assert seen + [row["text"] for row in rows] == ["a0", "a1", "a2", "b0", "b1", "b2"]
 
 
 def test_files_of_every_kind_hold_the_same_rows(tmp_path):
@@ -158,6 +268,7 @@ def test_files_of_every_kind_hold_the_same_rows(tmp_path):
     (tmp_path / "e.jsonl.gz").write_bytes(gzip.compress(lines.encode()))
     (tmp_path / "f.json.gz").write_bytes(gzip.compress(json.dumps(rows).encode()))
     (tmp_path / "h.jsonl").write_text(lines, encoding="utf-8-sig")
+    (tmp_path / "j.jsonl.zst").write_bytes(pyarrow.compress(lines.encode(), "zstd", asbytes=True))
     (tmp_path / "i.txt").write_text((tmp_path / "d.txt").read_text(), encoding="utf-8-sig")
     write_rows(tmp_path / "g.parquet", rows)
     for path in sorted(tmp_path.iterdir()):

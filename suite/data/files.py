@@ -1,10 +1,14 @@
 """Files of your own, or of the Hub: ShareGPT conversations, Alpaca, preference pairs, plain texts, TRL's shapes."""
 
+import re
 from collections.abc import Callable, Iterator
+from itertools import chain, islice
+from pathlib import Path
 from typing import Literal
 
-from suite import columns
-from suite.data import reading
+from suite import columns, reasoning
+from suite.data import lines, reading
+from suite.data.lines import Dropped
 
 DEFAULTS = {"system_prompt": "none"}  # these rows ask for no format
 ROLES = {
@@ -17,15 +21,20 @@ ROLES = {
     "observation": "tool",
 }
 Layout = Literal["auto", "conversations", "alpaca", "preference", "text", "trl"]
-# Layout -> the columns that show it, any of these sets. The first that fits is taken.
-_SHOWN_BY: dict[str, tuple[set[str], ...]] = {
-    "preference": ({"conversations", "chosen", "rejected"}, {"instruction", "chosen", "rejected"}),
-    "trl": tuple(set(names) for shape, names in columns.SHAPES.items() if shape not in ("text", "messages")),
-    "conversations": ({"conversations"}, {"messages"}),
-    "alpaca": ({"instruction", "output"},),
-    "text": ({"text"},),
-}
-_QUESTION = ("conversations", "messages", "prompt", "instruction", "input", "text")
+# The layout that a row's columns show: the first of these whose columns are all there.
+_SHOWN_BY: tuple[tuple[str, set[str]], ...] = (
+    ("preference", {"conversations", "chosen", "rejected"}),
+    ("preference", {"instruction", "chosen", "rejected"}),
+    *(("trl", set(names)) for shape, names in columns.SHAPES.items() if shape not in ("text", "messages")),
+    ("preference", {"chosen", "rejected"}),
+    ("conversations", {"conversations"}),
+    ("conversations", {"messages"}),
+    ("alpaca", {"instruction", "output"}),
+    ("text", {"text"}),
+)
+_QUESTION = ("conversations", "messages", "prompt", "instruction", "input", "text", "chosen")
+_HEADER = 100  # rows before which a row of a known layout must come
+_MARKS = re.compile(r"</?s>|<\|im_(?:start|end)\|>")  # where another vocabulary's texts begin and end
 
 
 def load(
@@ -36,40 +45,120 @@ def load(
     subset: str | None = None,
     test_size: int = 100,
     seed: int = 0,
-) -> Iterator[dict | reading.Dropped]:
+) -> Iterator[dict | Dropped]:
     """Rows whose columns follow from the layout, which the first row shows where `layout` is "auto".
 
-    conversations: `conversations` or `messages`, turns of from/value or role/content, -> messages.
+    conversations: `conversations` or `messages`, turns of from/value or role/content, -> messages. Turns without roles
+    are question and answer in turn; a `reasoning_content` becomes the think block before its answer.
     alpaca: `instruction`, `input`, `output`, perhaps `system` and `history` (pairs of texts), -> prompt, completion.
-    preference: `conversations` or `instruction` and `input`, `chosen` and `rejected`, -> prompt, chosen, rejected.
-    text: `text`, or the lines of a .txt file, -> text. trl: rows that have one of TRL's shapes already, as they are.
+    preference: `chosen` and `rejected`, -> prompt, chosen, rejected. The prompt is `conversations`, or `instruction`
+    and `input`, or the beginning that both answers share, or the text in `prompt`.
+    text: `text`, or the lines of a .txt file, -> text, without the <s>...</s> that some put around each document.
+    trl: rows that have one of TRL's shapes already, as they are.
 
-    A row with a role that is not known, or without an answer at its end, is left out. `source` is a file, a directory
-    or a Hub repository (`subset` is its configuration there); without a test split it is divided by `test_size` and
-    `seed`.
+    A line that cannot be read and a row of another layout, with a role that is not known, with tool calls, or without
+    an answer at its end, is left out. `source` is a file, a directory or a Hub repository (`subset` is its
+    configuration there); without a test split it is divided by `test_size` and `seed`.
     """
     if not source:
         raise ValueError("Which files? `suite prepare files --source PATH --output_dir data/NAME`.")
-    read = None
-    for place, row in reading.rows(split, source, by=_QUESTION, test_size=test_size, seed=seed, subset=subset):
-        read = read or _READERS[layout if layout != "auto" else _layout(row, place)]
-        yield read(row, place)
+    strange = None
+    found = reading.rows(split, source, by=_QUESTION, test_size=test_size, seed=seed, subset=subset, broken=True)
+    for place, row in found:
+        if layout == "auto" and not isinstance(row, Dropped):
+            layout = _layout(row) or "auto"
+            if layout == "auto":  # a header, it may be
+                strange = strange or (place, row)
+                row = Dropped("no known layout", place)
+        yield _example(layout, row, place)
+    if layout == "auto" and strange:
+        raise _no_layout(*strange)
 
 
-def _layout(row: dict, place: str) -> str:
-    for layout, shown_by in _SHOWN_BY.items():
-        if any(names <= row.keys() for names in shown_by):
-            return layout
-    known = "; ".join(f"{k}: {' or '.join(', '.join(sorted(n)) for n in v)}" for k, v in _SHOWN_BY.items())
-    raise ValueError(f"{place}: no layout has the columns {', '.join(map(str, row))}. There are {known}.")
+def splits(source: str, train: str, test: str, *, streaming: bool) -> dict:
+    """Split -> data set of the rows of a local file or directory, as its layout gives them.
+
+    With `streaming` the files are read row by row each time; else they are copied into the cache of `datasets`. A file
+    on its own is `train`, and so are the files of a directory that names none so, but those of `test`. Raises
+    `ValueError` where there is nothing to read, or a split has files of two layouts.
+    """
+    parts = reading.files(source)
+    if not parts or any(lines.suffix(path) not in lines.SUFFIXES for paths in parts.values() for path in paths):
+        kinds = f"{', '.join(lines.SUFFIXES)}, each also as {' or '.join(lines.COMPRESSED)}"
+        raise ValueError(f"'{source}' is, or holds, no file that can be read here. There are: {kinds}.")
+    if Path(source).is_file():
+        parts = {train: [Path(source)]}
+    elif train == "train" and train not in parts:
+        rest = [path for name, paths in parts.items() if name != test for path in paths]
+        parts = {name: paths for name, paths in ((train, rest), (test, parts.get(test))) if paths}
+    return {split: _as_data_set(paths, streaming) for split, paths in parts.items()}
 
 
-def _conversation(row: dict, place: str) -> dict | reading.Dropped:
+def _as_data_set(paths: list[Path], streaming: bool):
+    from datasets import Dataset, IterableDataset
+    from datasets.exceptions import DatasetGenerationError
+
+    knobs = {"paths": [str(path) for path in paths], "layout": layout_of(paths)}
+    if streaming:
+        return IterableDataset.from_generator(stream, gen_kwargs=knobs)
+    written = [(path.stat().st_size, path.stat().st_mtime_ns) for path in paths]  # else an older copy would do
+    try:
+        return Dataset.from_generator(stream, gen_kwargs={**knobs, "written": written})
+    except DatasetGenerationError as error:
+        raise ValueError(str(error.__cause__)) from error
+
+
+def stream(paths: list[str], layout: str, written: list | None = None) -> Iterator[dict]:
+    """The rows of files, one file after the other. What is left out of them is told of."""
+    for path in map(Path, paths):
+        examples = ((place, _example(layout, row, place)) for place, row in lines.read(path))
+        yield from (row for _, row in lines.told(path, examples))
+
+
+def layout_of(paths: list[Path]) -> str:
+    """The layout that the first rows of each file show. Raises `ValueError` where they are not of one mind."""
+    shown: dict[str, Path] = {}
+    for path in paths:
+        rows = ((place, row) for place, row in lines.read(path) if not isinstance(row, Dropped))
+        first = list(islice(rows, 1)) or [("", {})]
+        layout = next((found for _, row in chain(first, islice(rows, _HEADER)) if (found := _layout(row))), None)
+        if layout is None:
+            raise _no_layout(*first[0]) if first[0][1] else ValueError(f"{path} has no rows.")
+        shown.setdefault(layout, path)
+    if len(shown) > 1:
+        told = ", ".join(f"{path} ({layout})" for layout, path in shown.items())
+        raise ValueError(f"These files are of different layouts: {told}. Name one, or a directory of one layout.")
+    return next(iter(shown))
+
+
+def _layout(row: dict) -> str | None:
+    # Beside conversations, a prompt of plain text is what they begin with, once more.
+    if isinstance(row.get("prompt"), str) and isinstance(row.get("chosen"), list):
+        return "preference"
+    return next((layout for layout, there in _SHOWN_BY if there <= row.keys()), None)
+
+
+def _no_layout(place: str, row: dict) -> ValueError:
+    known = "; ".join(f"{name}: {', '.join(sorted(there))}" for name, there in _SHOWN_BY)
+    return ValueError(f"{place}: no layout has the columns {', '.join(map(str, row))}. There are {known}.")
+
+
+def _example(layout: str, row: dict | Dropped, place: str) -> dict | Dropped:
+    """What a row becomes; a row of another layout is `Dropped` with the reader's own words."""
+    if isinstance(row, Dropped):
+        return row
+    try:
+        return _READERS[layout](row, place)
+    except ValueError as error:
+        return Dropped("not of this layout", str(error))
+
+
+def _conversation(row: dict, place: str) -> dict | Dropped:
     messages = _messages(reading.value(row, place, "conversations", "messages"), row, place)
     if isinstance(messages, str):
-        return reading.Dropped(messages, place)
+        return Dropped(messages, place)
     if not messages or messages[-1]["role"] != "assistant":
-        return reading.Dropped("no answer at the end", place)
+        return Dropped("no answer at the end", place)
     return {"messages": messages}
 
 
@@ -78,22 +167,43 @@ def _alpaca(row: dict, place: str) -> dict:
     return {"prompt": _instruction(row, place), "completion": [{"role": "assistant", "content": answer}]}
 
 
-def _preference(row: dict, place: str) -> dict | reading.Dropped:
+def _preference(row: dict, place: str) -> dict | Dropped:
+    answers = [_messages(_as_turns(reading.value(row, place, name)), {}, place) for name in ("chosen", "rejected")]
     if "conversations" in row:
         prompt = _messages(row["conversations"], row, place)
-    else:
+    elif "instruction" in row:
         prompt = _instruction(row, place)
-    answers = [_messages(_as_turns(reading.value(row, place, name)), {}, place) for name in ("chosen", "rejected")]
+    else:
+        prompt, answers = _parted(row, place, answers)
     reason = next((found for found in (prompt, *answers) if isinstance(found, str)), None)
+    if not reason and answers[0] == answers[1]:
+        reason = "chosen is rejected"
+    if not reason and not all(answers):
+        reason = "no answer at the end"
     if reason or not prompt or prompt[-1]["role"] != "user":
-        return reading.Dropped(reason or "no question at the end", place)
-    if answers[0] == answers[1]:
-        return reading.Dropped("chosen is rejected", place)
+        return Dropped(reason or "no question at the end", place)
     return {"prompt": prompt, "chosen": answers[0], "rejected": answers[1]}
 
 
+def _parted(row: dict, place: str, answers: list) -> tuple[list | str, list]:
+    """(the turns with which both conversations begin, what is left of each)."""
+    if any(isinstance(answer, str) for answer in answers):
+        return [], answers
+    shared = 0
+    for a, b in zip(*answers, strict=False):
+        if a != b:
+            break
+        shared += 1
+    if shared == 0 and "prompt" in row:
+        return [*_system(row, place), {"role": "user", "content": reading.text(row, place, "prompt")}], answers
+    return [*_system(row, place), *answers[0][:shared]], [answer[shared:] for answer in answers]
+
+
 def _text(row: dict, place: str) -> dict:
-    return {"text": reading.text(row, place, "text")}
+    text = reading.text(row, place, "text")
+    if text.startswith(("<s>", "<|im_start|>")) and text.endswith(("</s>", "<|im_end|>")):
+        text = "\n".join(filter(None, map(str.strip, _MARKS.split(text))))
+    return {"text": text}
 
 
 def _as_it_is(row: dict, place: str) -> dict:
@@ -107,7 +217,7 @@ def _as_it_is(row: dict, place: str) -> dict:
     return row
 
 
-_READERS: dict[str, Callable[[dict, str], dict | reading.Dropped]] = {
+_READERS: dict[str, Callable[[dict, str], dict | Dropped]] = {
     "conversations": _conversation,
     "alpaca": _alpaca,
     "preference": _preference,
@@ -133,13 +243,18 @@ def _messages(turns, row: dict, place: str) -> list[dict] | str:
     if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
         return "turns that are none"
     messages = _system(row, place)
-    for turn in turns:
-        said = reading.text(turn, place, "from", "role").lower()
+    in_turn = bool(turns) and not any("from" in turn or "role" in turn for turn in turns)
+    for number, turn in enumerate(turns):
+        said = ("user", "assistant")[number % 2] if in_turn else reading.text(turn, place, "from", "role").lower()
         if said not in ROLES:
             return f"role '{said}'"
+        if turn.get("tool_calls"):
+            return "tool calls"
         if isinstance(reading.value(turn, place, "value", "content"), list | dict):
             return "a turn that is more than text"
-        messages.append({"role": ROLES[said], "content": reading.text(turn, place, "value", "content")})
+        content = reading.text(turn, place, "value", "content")
+        thinking = str(turn.get("reasoning_content") or "").strip()
+        messages.append({"role": ROLES[said], "content": reasoning.write(thinking, content) if thinking else content})
     return messages
 
 

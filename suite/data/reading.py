@@ -2,32 +2,23 @@
 
 What a data set does with a row it cannot use: a row without a column it needs is an error that names the place (the
 source has another schema than was thought); a row that has the column and nothing usable in it is yielded as
-`Dropped`, which `suite prepare` counts by reason.
+`Dropped`, which `suite prepare` counts by reason. A line that is no row at all, among others that are, is left out and
+named.
 """
 
-import contextlib
-import gzip
 import hashlib
 import json
 import random
 import re
-import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple, TextIO
 
 from suite import checkpoint
+from suite.data import lines
+from suite.data.lines import SUFFIXES, Dropped
 
-SUFFIXES = (".jsonl", ".json", ".parquet", ".txt")
 _SHARD = re.compile(r"[-_]\d+-of-\d+.*")  # train-00000-of-00005.parquet belongs to the split `train`
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
-
-
-class Dropped(NamedTuple):
-    """A row that a data set leaves out: the reason, in a few words that many rows share, and the place of the row."""
-
-    reason: str
-    where: str
 
 
 def rows(
@@ -39,8 +30,12 @@ def rows(
     seed: int = 0,
     subset: str | None = None,
     names: tuple[str, str] = ("train", "test"),
-) -> Iterator[tuple[str, dict]]:
+    broken: bool = False,
+) -> Iterator[tuple[str, dict | Dropped]]:
     """(place, row) of one split, "train" or "test", of a source: one file, a directory of files, or a Hub repository.
+
+    A broken line is told of and left out; with `broken` it is given as `Dropped`, among the training rows where the
+    source is divided.
 
     `names` are the source's own names of the two splits. A source with the first only, or with just one of any name,
     is divided: of the different values of the columns `by` (the question), `test_size`, chosen by `seed`, are the test
@@ -49,16 +44,18 @@ def rows(
     parts = _parts(source, subset)
     if set(names) <= parts.keys():
         wanted = names[0] if split == "train" else names[1]
-        yield from _places(source, wanted, parts[wanted])
+        yield from _places(source, wanted, parts[wanted], broken=broken)
         return
     if names[0] not in parts and len(parts) > 1:
         raise ValueError(
             f"{source} has neither a split '{names[0]}' nor just one. There are: {', '.join(parts)}. Name a file of it."
         )
     only = names[0] if names[0] in parts else next(iter(parts))
-    test = _draw((_digest(row, place, by) for place, row in _places(source, only, parts[only], by)), test_size, seed)
-    for place, row in _places(source, only, parts[only]):
-        if (_digest(row, place, by) in test) == (split == "test"):
+    asked = (row for _, row in _places(source, only, parts[only], by, broken=broken) if not isinstance(row, Dropped))
+    test = _draw((_digest(row, by) for row in asked), test_size, seed)
+    for place, row in _places(source, only, parts[only], broken=broken):
+        in_test = not isinstance(row, Dropped) and _digest(row, by) in test
+        if in_test == (split == "test"):
             yield place, row
 
 
@@ -99,13 +96,9 @@ def files(source: str) -> dict[str, list[Path]]:
     found: dict[str, list[Path]] = {}
     for folder in (path, path / "data") if path.is_dir() else ():
         for file in sorted(folder.glob("*")):
-            if file.is_file() and _format(file) in SUFFIXES:
+            if file.is_file() and lines.suffix(file) in SUFFIXES:
                 found.setdefault(_split_of(file), []).append(file)
     return found
-
-
-def _format(path: Path) -> str:
-    return path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix
 
 
 def _split_of(path: Path) -> str:
@@ -116,13 +109,16 @@ def _parts(source: str, subset: str | None) -> dict:
     """Split -> files, or split -> data set of the Hub."""
     path = Path(source)
     found = files(source)
-    if path.is_file() and _format(path) not in SUFFIXES:
-        raise ValueError(f"'{source}' is no kind of file that can be read here. There are: {', '.join(SUFFIXES)}, .gz.")
+    if path.is_file() and lines.suffix(path) not in SUFFIXES:
+        raise ValueError(
+            f"'{source}' is no kind of file that can be read here. There are: {', '.join(SUFFIXES)}, each also as "
+            f"{' or '.join(lines.COMPRESSED)}."
+        )
     if found:
         return {next(iter(found)): [path]} if path.is_file() else found
     if path.is_dir():
         raise ValueError(f"The directory '{source}' holds no {', '.join(SUFFIXES)} file.")
-    if checkpoint.is_local(source) or _format(path) in SUFFIXES or not _HUB_NAME.fullmatch(source):
+    if checkpoint.is_local(source) or lines.suffix(path) in SUFFIXES or not _HUB_NAME.fullmatch(source):
         raise ValueError(f"There is no file or directory '{source}'.")
     from datasets import load_dataset
 
@@ -135,94 +131,23 @@ def _parts(source: str, subset: str | None) -> dict:
         ) from error
 
 
-def _places(source: str, split: str, part, columns: tuple[str, ...] = ()) -> Iterator[tuple[str, dict]]:
+def _places(
+    source: str, split: str, part, columns: tuple[str, ...] = (), *, broken: bool = False
+) -> Iterator[tuple[str, dict | Dropped]]:
     """(place, row) of every row; where the format allows it, only `columns` are read."""
     if isinstance(part, list):
         for path in part:
-            yield from _read(path, columns)
+            found = lines.read(path, columns)
+            yield from found if broken else lines.told(path, found)
         return
     there = [name for name in columns if name in part.column_names]
     for number, row in enumerate(part.select_columns(there) if there else part, 1):
         yield f"{source} ({split}), row {number}", row
 
 
-def _read(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[str, dict]]:
-    kind = _format(path)
-    if kind == ".parquet":
-        yield from _read_parquet(path, columns)
-        return
-    if kind == ".json":
-        yield from _read_json(path)
-        return
-    with _opened(path) as lines:
-        for number, line in enumerate(lines, 1):
-            if line.strip():
-                place = f"{path}, line {number}"
-                yield place, {"text": line.strip()} if kind == ".txt" else _object(line, place)
-
-
-@contextlib.contextmanager
-def _opened(path: Path) -> Iterator[TextIO]:
-    """A file as text. Raises `ValueError`, naming it, where its bytes are not UTF-8 or its gzip is broken."""
-    try:
-        # The mark that Windows puts at the beginning of UTF-8 (-sig) is no part of the first row.
-        with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8-sig") as text:
-            yield text
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 ({error}). Convert it: iconv -f GB18030 -t UTF-8, say.") from None
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise ValueError(f"{path} is no gzip file, or is cut off or broken: {error}") from None
-
-
-def _object(line: str, place: str) -> dict:
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{place}: not JSON ({error}).") from None
-    if not isinstance(row, dict):
-        raise ValueError(f"{place}: a row must be a JSON object, and this is {line.strip()[:60]!r}.")
-    return row
-
-
-def _read_json(path: Path) -> Iterator[tuple[str, dict]]:
-    """A list of objects, all in memory; or, as some name their .jsonl files, an object a line."""
-    with _opened(path) as text:
-        content = text.read()
-    if not content.lstrip().startswith("["):
-        for number, line in enumerate(content.split("\n"), 1):
-            if line.strip():
-                yield f"{path}, line {number}", _object(line, f"{path}, line {number}")
-        return
-    try:
-        found = json.loads(content)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}, line {error.lineno}: not JSON ({error.msg}).") from None
-    for number, row in enumerate(found, 1):
-        if not isinstance(row, dict):
-            raise ValueError(f"{path}, row {number}: a row must be a JSON object, and this is {str(row)[:60]!r}.")
-        yield f"{path}, row {number}", row
-
-
-def _read_parquet(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[str, dict]]:
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        file = pyarrow.parquet.ParquetFile(path)
-    except pyarrow.ArrowInvalid as error:
-        raise ValueError(f"{path} is cut off or broken: {error}") from None
-    there = [name for name in columns if name in file.schema_arrow.names]
-    number = 0
-    for batch in file.iter_batches(batch_size=1000, columns=there or None):
-        for row in batch.to_pylist():
-            number += 1
-            yield f"{path}, row {number}", row
-
-
-def _digest(row: dict, place: str, by: tuple[str, ...]) -> bytes:
+def _digest(row: dict, by: tuple[str, ...]) -> bytes:
     """Eight bytes for the question, for a million of them may be kept while the rows go by."""
-    value(row, place, *by)
-    question = [row[name] for name in by if name in row]
+    question = [row[name] for name in by if name in row] or row
     return hashlib.blake2b(json.dumps(question, default=str).encode(), digest_size=8).digest()
 
 
