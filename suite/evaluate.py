@@ -3,19 +3,18 @@
     suite evaluate --checkpoints runs/sft runs/grpo --dataset_name data/gsm8k --output_dir runs/compare
 
 `output_dir` collects: results.json holds one object a checkpoint, in the order they were first evaluated, and
-rows.jsonl one line a completion. A checkpoint that was evaluated the same way before is reused.
+rows.jsonl one line a completion. A checkpoint that was evaluated the same way before is reused. Completions are written
+down as they come, in a hidden file beside the results: what was killed goes on, and ends as it would have.
 """
 
-import hashlib
 import json
-import os
 import time
 from contextlib import closing
-from dataclasses import asdict, dataclass, field
-from functools import partial
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from suite import args, checkpoint, columns, engine, metrics, record, rewards, run, source
+from suite import args, checkpoint, columns, engine, metrics, record, rewards, run, source, whole
+from suite.whole import digest
 
 
 @dataclass
@@ -47,6 +46,7 @@ def arguments() -> tuple[type, ...]:
     return EvaluateArguments, engine.EngineArguments, ScriptArguments, DatasetMixtureConfig
 
 
+@args.orderly_end()
 def main(argv=None) -> None:
     evaluate, keys, script, mixture, _ = args.parse(arguments(), argv, needs_config=False)
     if keys.use_vllm:
@@ -56,65 +56,93 @@ def main(argv=None) -> None:
     script.dataset_train_split = script.dataset_test_split  # only the test rows are read
     rows = list(source.rows(script, mixture, ("prompt+solution",))[0])[: evaluate.max_rows]
     directory = Path(evaluate.output_dir)
+    how = {k: v for k, v in asdict(evaluate).items() if k not in ("checkpoints", "output_dir")} | asdict(keys)
     for name in evaluate.checkpoints:
-        how = {k: v for k, v in asdict(evaluate).items() if k not in ("checkpoints", "output_dir")} | asdict(keys)
-        identity = _identity(name, rows, how)
-        if any(result["identity"] == identity for result in _results(directory)):
+        identity = digest([name, checkpoint.fingerprint(name), rows, how])
+        journal, head = directory / f".{digest(name)}.journal", {"checkpoint": name, "identity": identity}
+        left = whole.read_lines(journal)[:1]
+        if any(result["identity"] == identity for result in results_of(directory)):
+            if left == [head]:  # killed at the very end
+                _drop_older_rows(directory, name, identity)
+                whole.remove(journal)
             print(f"{name} was evaluated in this very way before; reusing it from {directory}/results.json.")
             continue
-        result, said = evaluate_one(name, rows, evaluate, keys)
-        _collect(directory, {"stage": Path(name).name, "checkpoint": name, **result, "identity": identity}, said)
+        if left and left != [head]:
+            print(f"{name} was being evaluated in another way; what it said then is dropped.")
+        with Heard(journal, directory, head) as heard:
+            result, said = evaluate_one(name, rows, evaluate, keys, heard)
+            _collect(directory, {"stage": Path(name).name, "checkpoint": name, **result, "identity": identity}, said)
+            heard.remove()
         print(record.one_line({"stage": Path(name).name, **result}), flush=True)
-    print(record.results_table(_results(directory)))
+    print(record.results_table(results_of(directory)))
 
 
-def _identity(name: str, rows: list[dict], how: dict) -> str:
-    parts = [name, checkpoint.fingerprint(name), json.dumps(rows, sort_keys=True, default=str), how]
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+class Heard(whole.Journal):
+    """What a checkpoint has said so far, and the seconds that it took."""
 
+    def __init__(self, path: Path, directory: Path, head: dict):
+        super().__init__(path, directory / "results.json", head)
+        self.said: dict[str, dict[int, engine.Completion]] = {"greedy": {}, "sampled": {}}
+        self.begun = time.monotonic()
+        for kind, number, text, tokens, finished, seconds in self.lines:
+            self.said[kind][number] = engine.Completion(text, tokens, finished)
+            self.begun = time.monotonic() - seconds
 
-def _results(directory: Path) -> list[dict]:
-    path = directory / "results.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+    @property
+    def seconds(self) -> float:
+        """Of this attempt and those before it."""
+        return round(time.monotonic() - self.begun, 2)
+
+    def hear(self, kind: str, number: int, said: engine.Completion) -> None:
+        self.add([kind, number, said.text, said.tokens, said.finished, self.seconds])
+        self.said[kind][number] = said
 
 
 def evaluate_one(
-    name: str, rows: list[dict], evaluate: EvaluateArguments, keys: engine.EngineArguments
+    name: str, rows: list[dict], evaluate: EvaluateArguments, keys: engine.EngineArguments, heard: Heard
 ) -> tuple[dict, list[dict]]:
     """(the result object, one row a completion) of one checkpoint on `rows`."""
-    from tqdm import tqdm
-
-    begun = time.monotonic()
-    model = engine.load_as_asked(name, keys)
-    prompts = [row["prompt"] for row in rows]
-    bar = partial(tqdm, leave=False)
-    sampled = [[] for _ in rows]
-    with closing(model):
-        greedy = model.complete(
-            prompts,
-            engine.Sampling(max_new_tokens=evaluate.max_completion_length),
-            partial(bar, desc=f"{Path(name).name}: greedy"),
-        )
-        if evaluate.num_generations:
-            sampling = engine.Sampling(
-                max_new_tokens=evaluate.max_completion_length,
-                temperature=evaluate.temperature,
-                top_p=evaluate.top_p,
-                n=evaluate.num_generations,
-                seed=evaluate.seed,
-            )
-            sampled = model.complete(prompts, sampling, partial(bar, desc=f"{Path(name).name}: sampled"))
-    opened = run.opens_thinking(model.tokenizer)
-    said = score(rows, greedy, "greedy", opened) + score(rows, sampled, "sampled", opened)
-    measured = summarize(said, evaluate.num_generations)
+    samples = evaluate.num_generations
+    greedy = engine.Sampling(max_new_tokens=evaluate.max_completion_length)
+    sampled = replace(greedy, temperature=evaluate.temperature, top_p=evaluate.top_p, seed=evaluate.seed)
+    once = [row["prompt"] for row in rows]
+    asked = {"greedy": (once, greedy), "sampled": ([prompt for prompt in once for _ in range(samples)], sampled)}
+    _ask(name, asked, keys, heard)
+    opened = run.opens_thinking(run.tokenizer(name))
+    said = []
+    for kind, each in (("greedy", 1), ("sampled", samples)):
+        groups = [[heard.said[kind][i * each + n] for n in range(each)] for i in range(len(rows))]
+        said += score(rows, groups, kind, opened)
+    measured = summarize(said, samples)
     return {
         "accuracy": measured["accuracy"]["value"],
         "ci95": measured["accuracy"]["ci95"],
         "format": measured["format"]["value"],
         "n": measured["accuracy"]["n"],
-        "seconds": round(time.monotonic() - begun, 2),
+        "seconds": heard.seconds,
         "metrics": measured,
     }, said
+
+
+def _ask(name: str, asked: dict[str, tuple[list, engine.Sampling]], keys: engine.EngineArguments, heard: Heard) -> None:
+    """Have the checkpoint say what is not heard yet. The completions do not depend on where it was interrupted."""
+    from tqdm import tqdm
+
+    total, there = sum(len(prompts) for prompts, _ in asked.values()), sum(map(len, heard.said.values()))
+    if there:
+        print(f"{name}: {there} of {total} completions are there; going on.", flush=True)
+    if there == total:
+        return
+    with closing(engine.load_as_asked(name, keys)) as model:
+        for kind, (prompts, sampling) in asked.items():
+            done = set(heard.said[kind])
+            if len(done) == len(prompts):
+                continue
+            bar = tqdm(total=len(prompts), initial=len(done), leave=False, desc=f"{Path(name).name}: {kind}")
+            with bar:
+                for number, said in model.stream(prompts, sampling, done):
+                    heard.hear(kind, number, said)
+                    bar.update()
 
 
 def score(
@@ -174,17 +202,46 @@ def summarize(said: list[dict], samples: int) -> dict:
     return measured
 
 
+def results_of(directory: Path) -> list[dict]:
+    """What results.json holds. Raises `ValueError` where it is broken."""
+    path = directory / "results.json"
+    try:
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+    except ValueError:
+        raise ValueError(f"{path} is cut off or broken. Choose another output_dir, or remove it.") from None
+
+
 def _collect(directory: Path, result: dict, said: list[dict]) -> None:
-    """Put a checkpoint's result and rows in the place of its older ones, or behind the others; whole or not at all."""
-    directory.mkdir(parents=True, exist_ok=True)
-    name = result["checkpoint"]
-    results = _results(directory)
-    at = next((i for i, r in enumerate(results) if r["checkpoint"] == name), len(results))
+    """Put a checkpoint's result and rows in the place of its older ones, or behind the others.
+
+    results.json says which rows count: the new ones are there before it names them, and the older ones go after it.
+    """
+    name, identity = result["checkpoint"], result["identity"]
+    with whole.taking_turns(directory):
+        results = results_of(directory)
+        at = next((i for i, r in enumerate(results) if r["checkpoint"] == name), len(results))
+        there = [line for line in _lines(directory) if json.loads(line).get("identity") != identity]
+        about = {"checkpoint": name, "stage": result["stage"], "identity": identity}
+        _write_lines(directory, there + [json.dumps({**about, **row}, ensure_ascii=False) for row in said])
+        checkpoint.write_json(directory / "results.json", [*results[:at], result, *results[at + 1 :]])
+    _drop_older_rows(directory, name, identity)
+
+
+def _drop_older_rows(directory: Path, name: str, identity: str) -> None:
+    """Leave out what a checkpoint said when it was evaluated before, and in another way."""
+    with whole.taking_turns(directory):
+        rows = [(line, json.loads(line)) for line in _lines(directory)]
+        kept = [line for line, row in rows if row["checkpoint"] != name or row.get("identity") == identity]
+        if len(kept) < len(rows):
+            _write_lines(directory, kept)
+
+
+def _lines(directory: Path) -> list[str]:
     path = directory / "rows.jsonl"
-    lines = path.read_text(encoding="utf-8").rstrip("\n").split("\n") if path.is_file() else []
-    kept = [line for line in lines if json.loads(line)["checkpoint"] != name]
-    new = [json.dumps({"checkpoint": name, "stage": result["stage"], **row}, ensure_ascii=False) for row in said]
-    partial_file = directory / ".rows.jsonl.partial"
-    partial_file.write_text("".join(f"{line}\n" for line in [*kept, *new]), encoding="utf-8")
-    os.replace(partial_file, path)
-    checkpoint.write_json(directory / "results.json", [*results[:at], result, *results[at + 1 :]])
+    # No splitlines(), which also divides at marks that JSON leaves inside a text.
+    return [line for line in path.read_text(encoding="utf-8").split("\n") if line] if path.is_file() else []
+
+
+def _write_lines(directory: Path, lines: list[str]) -> None:
+    with whole.file(directory / "rows.jsonl") as partial:
+        partial.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")

@@ -22,6 +22,18 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no space, no quota, a limit 
 SYNC_EVERY = 1.0  # seconds of journal that a power cut may cost; a kill costs nothing that was written down
 
 
+@contextlib.contextmanager
+def taking_turns(folder: Path) -> Iterator[None]:
+    """One process after another, where files in `folder` are read, changed and written back."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # a file system that has no locks
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
 def digest(content) -> str:
     """Sixteen hex digits of anything that JSON can say: whether an output, or part of one, is of the same making."""
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
