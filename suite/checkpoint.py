@@ -13,6 +13,7 @@ WEIGHTS = ("model.safetensors", "adapter_model.safetensors")
 INDEX = "model.safetensors.index.json"
 EXACT_STATE = "exact_state_{rank}.pt"  # what a process keeps in memory between two steps
 MARKERS = ("adapter_config.json", "config.json")  # without one of them nobody takes a directory for a checkpoint
+READ = (".safetensors", ".json", ".parquet", ".jinja", ".jsonl", ".txt", ".gz", ".zst")  # what a run may be made from
 _SAMPLE = 1 << 20
 
 
@@ -89,15 +90,16 @@ def _check_safetensors(path: Path) -> None:
 
 
 def fingerprint(path: str | Path) -> str:
-    """Sixteen hex digits of what a directory holds: names, sizes, and the ends of each file. The Hub's name otherwise.
+    """Sixteen hex digits of what a directory, or a file, holds: names, sizes, and the ends of each file. The Hub's name
+    otherwise.
 
     The first and last MiB of a file are read; a trained tensor there differs as surely as anywhere else.
     """
     path = Path(path)
-    if not path.is_dir():
+    if not path.exists():
         return str(path)
     digest = hashlib.sha256()
-    for file in sorted(p for p in path.iterdir() if p.suffix in (".safetensors", ".json", ".parquet", ".jinja")):
+    for file in sorted(p for p in path.iterdir() if p.suffix in READ) if path.is_dir() else [path]:
         if file.name in ("run.json", "trainer_state.json", "prepare.json", "sample.json", "results.json"):
             continue
         digest.update(f"{file.name}:{file.stat().st_size}".encode())

@@ -1,10 +1,12 @@
-"""The rows a run reads: prepared parquet, a data set on the Hub, or TRL's mixture; their shape is checked first."""
+"""The rows a run reads: prepared parquet, files as others publish them, a data set on the Hub, or TRL's mixture; their
+shape is checked first."""
 
 from dataclasses import replace
 from pathlib import Path
 
-from suite import checkpoint, columns
-from suite.run import say
+from suite import checkpoint, columns, pins
+from suite.args import say
+from suite.data import files, lines
 
 
 def names(script, mixture) -> list[str | None]:
@@ -54,14 +56,12 @@ def _mixed(mixture, shapes: tuple[str, ...]) -> tuple:
 
     What one part has and another lacks TRL fills with None, so a shape that only some have would train on nothing.
     """
-    from trl import get_dataset
-
     parts = {}
     for entry in mixture.datasets:
         if checkpoint.is_local(entry.path) and not Path(entry.path).exists():
             raise ValueError(f"`datasets`: there is no data directory '{entry.path}'. `suite prepare NAME` writes it.")
         try:
-            part = get_dataset(replace(mixture, datasets=[entry], test_split_size=None))["train"]
+            part = _of_trl(replace(mixture, datasets=[entry], test_split_size=None))["train"]
         except (OSError, RuntimeError) as error:  # the network and the Hub's own refusals
             raise ValueError(f"`datasets`: cannot load '{entry.path}' from the Hub: {error}") from error
         parts[entry.path] = list(next(iter(part), {}))
@@ -70,30 +70,40 @@ def _mixed(mixture, shapes: tuple[str, ...]) -> tuple:
     if not common:
         told = "; ".join(f"{path} has {', '.join(names)}" for path, names in parts.items())
         raise ValueError(f"The parts of `datasets` have no shape in common: {told}. Mix rows of one shape only.")
-    return get_dataset(mixture), (common[0],)
+    return _of_trl(mixture), (common[0],)
+
+
+def _of_trl(mixture):
+    """TRL's mixture; its parts have no revision there, so a pinned one carries it in its name."""
+    from unittest.mock import patch
+
+    from trl import get_dataset
+
+    with patch("datasets.load_dataset", pins.load_dataset):
+        return get_dataset(mixture)
 
 
 def _splits(script):
-    """Every split of `dataset_name`: parquet files that `prepare` wrote, or a data set on the Hub."""
-    from datasets import load_dataset
+    """Every split of `dataset_name`: parquet files that `prepare` wrote, files of others, or a data set on the Hub."""
     from pyarrow.parquet import ParquetFile
 
-    directory = Path(script.dataset_name)
-    if directory.is_dir():
-        files = {p.stem: str(p) for p in sorted(directory.glob("*.parquet"))}
-        if not files:
-            raise ValueError(f"{directory} holds no .parquet files. `suite prepare {directory.name}` writes them.")
-        for path in files.values():
+    there = Path(script.dataset_name)
+    prepared = {p.stem: str(p) for p in sorted(there.glob("*.parquet")) if "-of-" not in p.stem}
+    if there.exists() and not prepared:
+        names = (script.dataset_train_split, script.dataset_test_split)
+        return files.splits(script.dataset_name, *names, streaming=script.dataset_streaming)
+    if prepared:
+        for path in prepared.values():
             if ParquetFile(path).metadata.num_rows == 0:  # a traceback inside `datasets`
                 raise ValueError(f"{path} has no rows.")
-        return load_dataset("parquet", data_files=files, streaming=script.dataset_streaming)
-    if checkpoint.is_local(script.dataset_name):
+        return pins.load_dataset("parquet", data_files=prepared, streaming=script.dataset_streaming)
+    if checkpoint.is_local(script.dataset_name) or lines.suffix(there) in lines.SUFFIXES:
         raise ValueError(
-            f"There is no data directory '{script.dataset_name}'. `suite prepare NAME` writes data/NAME; "
+            f"There is no data directory '{script.dataset_name}', and no file. `suite prepare NAME` writes data/NAME; "
             "see `suite list data`."
         )
     try:
-        return load_dataset(script.dataset_name, name=script.dataset_config, streaming=script.dataset_streaming)
+        return pins.load_dataset(script.dataset_name, name=script.dataset_config, streaming=script.dataset_streaming)
     except (OSError, RuntimeError) as error:  # the network and the Hub's own refusals
         raise ValueError(f"Cannot load '{script.dataset_name}' from the Hub: {error}") from error
 
