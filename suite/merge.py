@@ -1,12 +1,9 @@
-"""From what a run leaves to a plain model: an adapter merged into its base, a miniqwen in Qwen2's class."""
+"""From what a run leaves to a plain model: an adapter merged into its base."""
 
 import json
 from pathlib import Path
 
 from suite import checkpoint, look
-
-# What says of a miniqwen that it is one; every other field of its configuration is Qwen2's.
-_ITS_OWN = ("model_type", "architectures", "auto_map", "transformers_version")
 
 
 def record_of(source: Path) -> dict:
@@ -126,23 +123,6 @@ def _check_places(model, source: Path, base: str) -> None:
                 f"The adapter '{source}' does not fit its base '{base}', which {what} {sorted(names)[0]} "
                 f"(and {len(names) - 1} more)."
             )
-
-
-def as_qwen2(model):
-    """The same tensors in transformers' own class, which vLLM and every converter know."""
-    from transformers import Qwen2Config, Qwen2ForCausalLM
-
-    check_is_miniqwen(model.config.model_type)
-    fields = {key: value for key, value in model.config.to_dict().items() if key not in _ITS_OWN}
-    plain = Qwen2ForCausalLM(Qwen2Config(**fields, use_sliding_window=False))
-    cast(plain, model.dtype).load_state_dict(model.state_dict())
-    plain.generation_config = model.generation_config
-    return plain
-
-
-def check_is_miniqwen(model_type: str) -> None:
-    if model_type != "miniqwen":
-        raise ValueError(f"--as qwen2 is for a miniqwen, and this model is a {model_type} already: leave it away.")
 
 
 def settle_stops(model, tokenizer) -> None:

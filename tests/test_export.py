@@ -200,7 +200,7 @@ def test_what_cannot_be_exported_is_one_line_before_a_model_is_loaded(lora_dir, 
     assert "is there already" in told(lora_dir, "--output_dir", "there")
     assert "output_dir is missing" in told(lora_dir)
     assert "no checkpoint directory 'nowhere'" in told("nowhere", *out)
-    assert "There is: qwen2" in told(lora_dir, *out, "--as", "llama")
+    assert "There are: qwen2, qwen2_moe, deepseek_v2" in told(lora_dir, *out, "--as", "llama")
     assert "this model is a qwen2 already" in told(lora_dir, *out, "--as", "qwen2")
     assert "There are: auto, float32" in told(lora_dir, *out, "--dtype", "int8")
     assert "so it has no base" in told(miniqwen_dir, *out, "--base", qwen2_dir)

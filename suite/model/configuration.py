@@ -187,6 +187,15 @@ class MiniQwenConfig(PreTrainedConfig):
         sparse = bool(self.num_experts) and (layer + 1) % self.decoder_sparse_step == 0
         return sparse and layer not in self.mlp_only_layers
 
+    def in_words(self) -> str:
+        """The form in a line, with what a token takes in the cache."""
+        form = f"{self.num_experts} experts, {self.num_experts_per_tok} a token" if self.num_experts else "dense"
+        cache = f"{self.cache_bytes():,} bytes of cache a token in bfloat16"
+        if not self.kv_lora_rank:
+            return f"{form}, {cache}"
+        of = ", ".join(f"{self.cache_bytes_grouped(k):,} with {k}" for k in (2, self.num_attention_heads))
+        return f"{form}, latent attention: {cache}, where key/value heads of their own take {of} of them"
+
     def cache_bytes(self, bytes_a_value: int = 2) -> int:
         """What a token leaves in the cache of all layers, in bytes; two a value in bfloat16."""
         if not self.kv_lora_rank:
