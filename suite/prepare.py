@@ -8,20 +8,20 @@ suite prepare numina_math_r1_cot --tokenizer_name_or_path Qwen/Qwen2.5-1.5B --ma
 `source` may be a Hub repository, a file (.jsonl, .json, .parquet, .txt, each also as .gz) or a directory of files.
 Rows that are empty, there twice, unclosed in their thinking or known from the test set are left out, and a table says
 how many of each. A gold answer that does not prove itself is an error until `drop_unproven` allows it.
+
+The directory appears whole, in place of an older one. What was killed reads its source from the beginning again, and
+does not again count the tokens or prove the golds that it has counted and proven.
 """
 
-import hashlib
 import inspect
 import json
-import os
-import shutil
 import sys
 import typing
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, fields, make_dataclass
 from pathlib import Path
 
-from suite import args, checkpoint, cleaning, columns, data, reasoning
+from suite import args, checkpoint, cleaning, columns, data, reasoning, rewards, whole
 from suite.data import reading
 from suite.registry import pick
 
@@ -83,6 +83,7 @@ def arguments(name: str) -> tuple[type, ...]:
     return ours, args.knob_class(f"{name} knobs", load)
 
 
+@args.orderly_end()
 def main(argv=None) -> None:
     path, words = args.take_config(list(sys.argv[1:] if argv is None else argv))
     name = args.read_yaml(path).get("name") if path else None
@@ -104,38 +105,68 @@ def write(prepare: PrepareArguments, load, knobs: dict) -> Path:
     Raises `ValueError` for rows of no known shape, a split without rows, or a gold answer that does not prove itself.
     """
     target = Path(prepare.output_dir or f"data/{prepare.name}")
+    whole.restore(target)
     settings = {key: value for key, value in asdict(prepare).items() if key != "output_dir"} | knobs
-    made_of = [settings, _fingerprint(knobs), inspect.getsource(inspect.getmodule(load))]
-    identity = hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:16]
+    identity = whole.digest([settings, _fingerprint(knobs), inspect.getsource(inspect.getmodule(load))])
     if _identity(target) == identity and all((target / f"{split}.parquet").is_file() for split in SPLITS):
+        whole.remove(whole.journal_of(target))  # a kill at the very end may have left it
         print(f"{target} holds these very rows already; reusing them.")
         return target
     if target.exists() and _identity(target) is None and (not target.is_dir() or any(target.iterdir())):
         raise ValueError(f"{target} holds something that `suite prepare` did not write. Choose another output_dir.")
-    partial = target.with_name(f".{target.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        partial.mkdir(parents=True)
-    except OSError as error:
-        raise ValueError(f"Cannot write {target}: {error}. Choose another output_dir.") from None
-    try:
-        counts = _write_splits(prepare, lambda split: load(split, **knobs), partial)
-        told = {split: counts[split].as_dict() for split in reversed(SPLITS)}
-        checkpoint.write_json(partial / "prepare.json", {"identity": identity, "settings": settings, "splits": told})
-        shutil.rmtree(target, ignore_errors=True)
-        os.replace(partial, target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    with whole.Journal(whole.journal_of(target), target, _decided_by(prepare)) as journal:
+        if journal.lines:
+            print(f"Going on from an earlier attempt, which has checked {len(journal.lines)} batches.", flush=True)
+        with whole.directory(target) as partial:
+            counts = _write_splits(prepare, lambda split: load(split, **knobs), partial, journal)
+            told = {split: counts[split].as_dict() for split in reversed(SPLITS)}
+            record = {"identity": identity, "settings": settings, "splits": told}
+            checkpoint.write_json(partial / "prepare.json", record)
+        journal.remove()
     print(_table(str(target), counts))
     return target
 
 
-def _write_splits(prepare: PrepareArguments, load, directory: Path) -> dict[str, cleaning.Count]:
+def _decided_by(prepare: PrepareArguments) -> dict:
+    """What the verdicts of the slow checks depend on, beside the rows."""
+    counted = [prepare.max_length, prepare.max_prompt_tokens, prepare.tokenizer_name_or_path]
+    return {
+        "tokens": [*counted, checkpoint.fingerprint(counted[-1]) if counted[-1] else None],
+        "rewards": rewards.version("accuracy", rewards.load("accuracy")),
+    }
+
+
+def _remembered(name: str, check: cleaning.Check, journal: whole.Journal) -> cleaning.Check:
+    """A slow check, not made again of a batch of rows of which an earlier attempt has made it.
+
+    Reading the rows again costs little, so an attempt that was killed is gone on with from the beginning of its source:
+    the cheap checks, some of which remember rows, see all of them.
+    """
+    known = dict(journal.lines)
+
+    def look(rows: list[dict]) -> list[cleaning.Reason | None]:
+        key = whole.digest([name, rows])
+        if key in known:
+            reasons = {at: cleaning.Reason(*reason) for at, reason in known[key]}
+            return [reasons.get(at) for at in range(len(rows))]
+        found = check(rows)
+        journal.add([key, [[at, reason] for at, reason in enumerate(found) if reason]])
+        return found
+
+    return look
+
+
+def _write_splits(
+    prepare: PrepareArguments, load, directory: Path, journal: whole.Journal
+) -> dict[str, cleaning.Count]:
     """Both parquet files, a batch at a time; split -> what became of its rows."""
     counts = {split: cleaning.Count() for split in SPLITS}
     limits = []
     if prepare.max_length or prepare.max_prompt_tokens:
-        limits = [cleaning.too_long(prepare.tokenizer_name_or_path, prepare.max_length, prepare.max_prompt_tokens)]
+        too_long = cleaning.too_long(prepare.tokenizer_name_or_path, prepare.max_length, prepare.max_prompt_tokens)
+        limits = [_remembered("too long", too_long, journal)]
+    wrong = _remembered("wrong", cleaning.wrong_completion, journal)
+    unproven = _remembered("unproven", cleaning.unproven, journal)
     overlap = cleaning.Overlap(prepare.overlap_ngram)
     for split, count in counts.items():
         where, training = f"{prepare.name} ({split})", split == "train"
@@ -145,8 +176,8 @@ def _write_splits(prepare: PrepareArguments, load, directory: Path) -> dict[str,
             *([cleaning.unclosed_think] if prepare.drop_unclosed_think else []),
             *limits,
             *([overlap.check] if prepare.overlap_ngram and training else []),
-            *([cleaning.wrong_completion] if prepare.drop_wrong_completions else []),
-            cleaning.unproven,
+            *([wrong] if prepare.drop_wrong_completions else []),
+            unproven,
         ]
         rows = _shaped((_with_system(row, prepare.system_prompt) for row in load(split)), where)
         batches = cleaning.sift(_progress(rows, where), checks, count, prepare.max_rows if training else None)

@@ -187,6 +187,31 @@ def test_the_same_rows_are_reused_and_other_rows_replace_them(tmp_path, capsys):
     assert len(train) == 31
 
 
+def test_what_an_earlier_attempt_has_proven_is_not_proven_again(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(cleaning, "BATCH", 2)
+    source = write_gsm8k(tmp_path / "train.jsonl", 12)
+    good = source.read_text()
+    words = ["gsm8k", "--source", str(source), "--test_size", "2", "--output_dir", "out"]
+    journal = tmp_path / ".out.journal"
+    prepare.main([*words[:-1], "straight"])
+    last = read_rows(tmp_path / "straight" / "train.parquet")[-1]["solution"]
+    source.write_text(good.replace(f'#### {last}"', '#### "'))
+    with pytest.raises(ValueError, match="gold answers do not prove themselves"):
+        prepare.main(words)
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == [journal.name]
+    source.write_text(good)
+    lines = [json.loads(line) for line in journal.read_text().splitlines()]
+    assert len(lines) == 1 + 1 + 5, "what decides them, a batch of the test set, five of the training set"
+    lines[2][1] = [[0, ["told by the journal", "so it was read"]]]
+    journal.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    prepare.main(words)
+    said = capsys.readouterr().out
+    assert "which has checked 6 batches" in said and "first told by the journal in train: row 1, " in said
+    assert not journal.exists()
+    ours, straight = (read_rows(tmp_path / name / "train.parquet") for name in ("out", "straight"))
+    assert ours == straight[1:]
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
