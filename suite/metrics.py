@@ -33,6 +33,21 @@ def mean(values: Sequence[float]) -> dict:
     return {"value": centre, "ci95": [centre - half, centre + half], "n": len(values)}
 
 
+def ratio(numerators: Sequence[float], denominators: Sequence[float]) -> dict:
+    """A quotient of two sums over rows: value, ci95 and n. A row counts by its denominator.
+
+    The interval is that of the linearised quotient, from the spread of n_i - R d_i over the rows:
+    W. G. Cochran, Sampling Techniques, 3rd ed., section 6.4.
+    """
+    total, n = sum(denominators), len(denominators)
+    if not total:
+        return {"value": None, "ci95": [None, None], "n": n}
+    value = sum(numerators) / total
+    spread = sum((a - value * b) ** 2 for a, b in zip(numerators, denominators, strict=True))
+    half = Z95 * math.sqrt(n / (n - 1) * spread) / total if n > 1 else 0.0
+    return {"value": value, "ci95": [value - half, value + half], "n": n}
+
+
 def pass_at(k: int, n: int, right: int) -> float:
     """Chance that at least one of k samples drawn from n, of which `right` are right, is right.
 

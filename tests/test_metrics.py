@@ -24,6 +24,18 @@ def test_wilson_covers_the_true_rate_about_19_times_in_20():
         assert 0.92 < hits / 2000 < 0.985
 
 
+def test_a_ratio_weighs_rows_by_their_size_and_its_interval_covers_19_times_in_20():
+    assert metrics.ratio([8.0, 1.0], [4, 1])["value"] == 9 / 5
+    assert metrics.ratio([3.0], [2])["ci95"] == [1.5, 1.5] and metrics.ratio([0.0], [0])["value"] is None
+    rng = random.Random(0)
+    hits = 0
+    for _ in range(2000):
+        sizes = [rng.randrange(5, 50) for _ in range(100)]
+        low, high = metrics.ratio([n * rng.gauss(2, 0.5) for n in sizes], sizes)["ci95"]
+        hits += low <= 2 <= high
+    assert 0.92 < hits / 2000 < 0.97
+
+
 @pytest.mark.parametrize(("n", "right", "k"), [(4, 0, 2), (4, 1, 2), (5, 3, 2), (6, 6, 3), (8, 2, 4)])
 def test_pass_at_k_is_the_share_of_draws_with_a_right_one(n, right, k):
     draws = list(itertools.combinations([1] * right + [0] * (n - right), k))
