@@ -46,7 +46,7 @@ def guessing(tokenizer, texts: Sequence[str]) -> float:
 def bits_and_bytes(model, tokenizer, texts: Sequence[str], progress: Callable = iter) -> list[tuple[float, int]]:
     """(bits, bytes) of each text behind its first token.
 
-    A text longer than the model's window is read in windows, each of which begins with the last token of the one before.
+    One longer than the model's window is read in windows, each of which begins with the last token of the one before.
     """
     window = model.config.get_text_config().max_position_embeddings
     pieces, of, bytes_of = [], [], []
