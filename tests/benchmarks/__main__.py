@@ -13,6 +13,7 @@ BENCHMARKS = {
     "grpo": ("scripts", "grpo"),
     "packing": ("keys", "packing"),
     "tag_weight": ("keys", "tag_weight"),
+    "saves": ("saves",),
     "true_shapes": ("true_shapes",),
 }
 
