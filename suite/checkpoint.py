@@ -121,6 +121,11 @@ def aside(run_dir: str | Path) -> Path:
     return Path(run_dir) / ".saving.partial"
 
 
+def lock_of(run_dir: str | Path) -> Path:
+    """What the process that writes a run keeps locked."""
+    return Path(run_dir) / ".run.lock"
+
+
 def seal(directory: Path, record: dict) -> None:
     """Write run.json into a checkpoint that is complete: what makes the run what it is, and the size of every file.
 

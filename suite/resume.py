@@ -92,6 +92,12 @@ def run_in(directory: Path) -> dict | None:
     return {} if any(any(directory.glob(pattern)) for pattern in foreign) else None
 
 
+def stamp(directory: Path) -> list | None:
+    """By what to know whether the run in a directory is still the one that was looked at."""
+    there = run_in(directory)
+    return None if there is None else [there.get("started"), there.get("finished")]
+
+
 def _agree(where: str | Path, old: dict, new: dict, config) -> bool:
     """Say what has changed since `old` and what follows; whether the run is to be longer now.
 

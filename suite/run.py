@@ -1,5 +1,6 @@
 """What every training run shares: its directory, how its model is loaded, and its end."""
 
+import contextlib
 import json
 import os
 import time
@@ -7,7 +8,7 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
-from suite import checkpoint, columns, hub, look, reasoning, resume, turns
+from suite import checkpoint, columns, hub, look, reasoning, resume, turns, whole
 from suite.args import say
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate")
@@ -31,7 +32,12 @@ def begin(stage: str, config, written: dict, *inputs: str | None) -> dict | None
         "versions": {package: version(package) for package in PACKAGES},
     }
     record = json.loads(json.dumps(record, default=str))
-    what, config.resume_from_checkpoint = resume.look(Path(config.output_dir), record, config)
+    directory, lock = Path(config.output_dir), checkpoint.lock_of(config.output_dir)
+    if lock.exists() and int(os.environ.get("RANK", 0)) == 0:
+        with whole.held(lock, directory):  # refused now, and not when rows and model are read
+            pass
+    record["found"] = resume.stamp(directory)
+    what, config.resume_from_checkpoint = resume.look(directory, record, config)
     if what == "go on":
         record["spent"] = checkpoint.record_of(config.resume_from_checkpoint)["spent"]
     return None if what == "complete" else record
@@ -210,14 +216,21 @@ def _step_revisions():
 def finish(trainer, config, record: dict) -> None:
     """Claim the directory, train, save, note what it took, and push if the config says so.
 
-    A run that SIGTERM ends saves a checkpoint and leaves with `stopping.EXIT_CODE`.
+    A run that SIGTERM ends saves a checkpoint and leaves with `stopping.EXIT_CODE`. Raises `ValueError` where another
+    process is at the directory, or was since `begin`.
     """
+    trainer.accelerator.wait_for_everyone()  # every rank has looked into the directory by now
+    with contextlib.ExitStack() as stack:
+        if trainer.accelerator.is_main_process:
+            stack.enter_context(whole.held(checkpoint.lock_of(config.output_dir), Path(config.output_dir)))
+            claim(config.output_dir, record)
+        _train_and_save(trainer, config, record)
+
+
+def _train_and_save(trainer, config, record: dict) -> None:
     from suite.trainers import stopping
 
-    trainer.accelerator.wait_for_everyone()  # every rank has looked into the directory by now
     is_main = trainer.accelerator.is_main_process
-    if is_main:
-        claim(config.output_dir, record)
     trainer.record = record
     told = stopping.StopOnSigterm()
     if record["config"].get("enable_jit_checkpoint", True):
@@ -268,11 +281,28 @@ def _in_memory(trainer):
 
 
 def claim(output_dir: str, record: dict) -> None:
-    """Write run.json: from here on the directory holds this run, and no model yet."""
-    Path(output_dir).mkdir(parents=True, exist_ok=True)
-    for name in checkpoint.MARKERS:  # of a finished run that is made longer; its weights lie in its last checkpoint
-        (Path(output_dir) / name).unlink(missing_ok=True)
-    checkpoint.write_json(Path(output_dir) / "run.json", {**record, "started": time.time()})
+    """Write run.json: from here on the directory holds this run, and no model yet.
+
+    Raises `ValueError` where it is no longer what `begin` saw.
+    """
+    directory, found = Path(output_dir), record.pop("found")
+    if resume.stamp(directory) != found:
+        raise ValueError(
+            f"Another process has begun a run in {directory} meanwhile. Choose another output_dir, or go on with that "
+            "run when it has ended: `resume_from_checkpoint: true`."
+        )
+    directory.mkdir(parents=True, exist_ok=True)
+    _take_back(directory)
+    checkpoint.write_json(directory / "run.json", {**record, "started": time.time()})
+
+
+def _take_back(directory: Path) -> None:
+    """Of a finished run that is made longer: its weights lie in its last checkpoint, too."""
+    old = resume.run_in(directory) or {}
+    if old.pop("finished", False):  # first of all: nobody may read of a finished run that has no model
+        checkpoint.write_json(directory / "run.json", old)
+    for name in checkpoint.MARKERS:
+        (directory / name).unlink(missing_ok=True)
 
 
 def note_finished(output_dir: str, **result) -> None:

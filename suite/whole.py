@@ -250,6 +250,37 @@ class Journal:
         self.close()
 
 
+@contextlib.contextmanager
+def held(lock: Path, target: Path) -> Iterator[None]:
+    """Keep other processes from the work on `target`, by a lock on a file of its own; what a kill leaves locks nothing.
+
+    Raises `ValueError` where another process is at it. A process that is forked meanwhile does not keep the lock alive.
+    """
+    with writing(target):
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        handle = _hold(lock, os.O_RDWR | os.O_CREAT, target)
+    _locks.add(handle)
+    try:
+        yield
+    finally:
+        remove(lock)
+        _locks.discard(handle)
+        os.close(handle)
+
+
+_locks: set[int] = set()
+
+
+def _let_go() -> None:
+    """In a forked child, such as a data loader's worker, which may outlive its parent for seconds."""
+    while _locks:
+        os.close(_locks.pop())
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_let_go)
+
+
 def _hold(path: Path, flags: int, target: Path) -> int:
     """The file or directory at `path`, made if need be, opened, and kept from other processes until it is closed."""
     while True:

@@ -39,6 +39,7 @@ def main() -> None:
     sys.path += job["packages"]
     site.setquit()  # exit() and quit(), which come with the site module that -S leaves out
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # a trainer that ignores it would hand that down
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # Slurm tells every process of a job, and this is no verdict
     if sys.platform == "linux":
         _go_first()  # before the next line, which closes /proc/self to oneself
         walls.prctl(walls.PR_SET_DUMPABLE, 0)  # nobody of the same user looks into this process or its children

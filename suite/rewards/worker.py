@@ -230,6 +230,7 @@ def main() -> None:
     os.dup2(nowhere, 1)  # what a library prints is no reply
     os.dup2(nowhere, 2)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # a parent that ignores it hands that down
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # Slurm tells every process of a job: the run needs this to end well
     supervisor = Supervisor(size, memory, parent)
     requests, buffered = selectors.DefaultSelector(), b""
     requests.register(0, selectors.EVENT_READ)

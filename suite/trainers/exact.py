@@ -1,15 +1,17 @@
 """Checkpoints from which a run goes on as if it had never stopped, and which are whole or not there at all."""
 
+import os
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
 from transformers import TrainerCallback
-from transformers.trainer import TRAINER_STATE_NAME, rotate_checkpoints
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import sort_checkpoints
 
 from suite import checkpoint, whole
 
@@ -57,7 +59,12 @@ class ExactTrainer:
         self.begun, self.resumed = time.monotonic(), resume_from_checkpoint
         if self.resumed is not None:
             self.args.eval_on_start = False  # that was before the first step of all
-        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+        try:
+            return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+        except OSError as error:  # of a log, or of completions, that there was no room for
+            if error.errno not in whole.FULL:
+                raise
+            raise ValueError(f"{self.args.output_dir} has no room left ({error}). {self._what_is_left()}") from error
 
     def seconds(self) -> float:
         """What the run took so far, the time before a resume with it."""
@@ -68,12 +75,33 @@ class ExactTrainer:
         super()._init_training_state(max_steps, num_update_steps_per_epoch, num_train_epochs, resumed, trial)
         if resumed is None:
             return 0, 0
+        self.state.compute_steps(self.args, max_steps)  # transformers goes on with those of the checkpoint
+        self.state.best_model_checkpoint = self._best_so_far()
         if self.state.global_step >= max_steps:
             return num_train_epochs, 0  # transformers would make one step more
         self.place.epoch, self.place.batches = self._read_state()["place"]
         for _ in range(self.place.epoch):  # TRL's sampler shuffles with one generator from epoch to epoch
             next(iter(self._sampler or ()), None)
         return self.place.epoch, self.place.batches
+
+    def _best_so_far(self) -> str | None:
+        """Where the best checkpoint lies now: the run may have been moved, and transformers would do without it."""
+        told = checkpoint.read_json(Path(self.resumed) / TRAINER_STATE_NAME).get("best_model_checkpoint")
+        if told is None:
+            return None
+        places = [Path(self.args.output_dir), Path(self.resumed).parent]
+        best = next((place / Path(told).name for place in places if (place / Path(told).name).is_dir()), None)
+        if self.args.load_best_model_at_end:
+            checkpoint.record_of(best or places[-1] / Path(told).name)
+        return None if best is None else str(best)
+
+    def _finalize_training(self, *args, **kwargs):
+        """With a limit of 1 transformers removes the last checkpoint here for the best, and nothing could go on."""
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            return super()._finalize_training(*args, **kwargs)
+        finally:
+            self.args.save_total_limit = limit
 
     def _get_train_sampler(self, *args, **kwargs):
         self._sampler = super()._get_train_sampler(*args, **kwargs)
@@ -125,15 +153,18 @@ class ExactTrainer:
             if self.is_world_process_zero():
                 checkpoint.seal(directory, {**self.record, "step": self.state.global_step, "spent": self.seconds()})
                 whole.put(directory, final)
-        if self.args.should_save:
-            rotate_checkpoints(
-                output_dir=self.args.output_dir,
-                save_total_limit=self.args.save_total_limit,
-                best_model_checkpoint=self.state.best_model_checkpoint,
-                use_mtime=True,
-            )
+                self._retire(final, directory.parent)
         if self.args.push_to_hub:
             self._push_from_checkpoint(str(final))
+
+    def _retire(self, newest: Path, aside: Path) -> None:
+        """Take checkpoints beyond `save_total_limit` away in one step each, the oldest first; never the best one."""
+        limit, kept = self.args.save_total_limit or 0, {str(newest), self.state.best_model_checkpoint} - {None}
+        there = sort_checkpoints(self.args.output_dir, use_mtime=True)
+        spare = [Path(path) for path in there if path not in kept]
+        for path in spare[: max(0, len(there) - max(limit, len(kept)))] if limit > 0 else []:
+            with suppress(OSError):
+                os.rename(path, aside / path.name)  # and that is removed behind the save
 
     def _save_into(self, directory: Path, model, trial) -> None:
         push, self.args.push_to_hub = self.args.push_to_hub, False
@@ -165,11 +196,11 @@ class ExactTrainer:
     def written_aside(self, final: Path) -> Iterator[Path]:
         """A directory for all ranks to write to, which is gone in the end; `ValueError` where the disk is full."""
         aside = checkpoint.aside(self.args.output_dir)
-        if self.is_world_process_zero():
-            whole.remove(aside)  # of a save that was cut off
-            (aside / final.name).mkdir(parents=True)
-        self.accelerator.wait_for_everyone()
         try:
+            if self.is_world_process_zero():
+                whole.remove(aside)  # of a save that was cut off
+                (aside / final.name).mkdir(parents=True)
+            self.accelerator.wait_for_everyone()
             yield aside / final.name
         except (OSError, RuntimeError, SafetensorError) as error:
             whole.remove(aside)

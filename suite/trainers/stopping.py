@@ -1,16 +1,19 @@
 """Two ends a run may have before its last step: its time is up, or it is told to go by SIGTERM."""
 
+import mmap
 import os
+import select
 import signal
 import threading
 import time
+from contextlib import suppress
 
 import torch
 from transformers import TrainerCallback
 
 # What a run ends with that saved and left because it was told to; "temporary failure, try again" in sysexits.h.
 EXIT_CODE = 75
-# Under a launcher one SIGTERM arrives twice: from Slurm, which sends it to every process, and from the launcher.
+# Seconds. Under a launcher one SIGTERM arrives twice: from Slurm, which tells every process, and from the launcher.
 _ONE_AND_THE_SAME = 3.0
 
 
@@ -40,6 +43,7 @@ class StopOnSigterm(TrainerCallback):
         self.stopped = False
         self.process = os.getpid()
         self.before = None
+        self.is_going = mmap.mmap(-1, 1)  # 1 when this process was told; seen by what is forked from it
 
     def listen(self) -> None:
         if threading.current_thread() is threading.main_thread():  # no other may
@@ -47,23 +51,47 @@ class StopOnSigterm(TrainerCallback):
 
     def _hear(self, number, frame) -> None:
         launched = "TORCHELASTIC_RUN_ID" in os.environ or "WORLD_SIZE" in os.environ
-        if os.getpid() == self.process and self.told is None:
-            self.told = time.monotonic()
+        if os.getpid() != self.process:
+            if not self._parent_is_told():
+                _end()
+        elif self.told is None:
+            self.told, self.is_going[0] = time.monotonic(), 1
             if int(os.environ.get("RANK", 0)) == 0:
-                os.write(
-                    1, b"SIGTERM: saving at the end of this step. A second one ends at once.\n"
-                )  # print may be busy
-        elif os.getpid() != self.process or not launched or time.monotonic() - self.told > _ONE_AND_THE_SAME:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)  # also in a worker that was forked from here
-            os.kill(os.getpid(), signal.SIGTERM)
+                with suppress(OSError):  # a `| tee` was told, too, and is gone
+                    os.write(1, b"SIGTERM: saving at the end of this step. A second one ends at once.\n")
+        elif not launched or time.monotonic() - self.told > _ONE_AND_THE_SAME:
+            _end()
+
+    def _parent_is_told(self) -> bool:
+        """In a data loader's worker. Slurm tells every process of a job, and without its rows the step has no end."""
+        until = time.monotonic() + _ONE_AND_THE_SAME
+        while not self.is_going[0] and time.monotonic() < until:
+            time.sleep(0.01)
+        return bool(self.is_going[0])
 
     def on_step_end(self, args, state, control, **kwargs):
         if _on_any_rank(self.told is not None, args):
             control.should_save = control.should_training_stop = self.stopped = True
+            _let_print()
 
     def restore(self) -> None:
         if self.before is not None:
             signal.signal(signal.SIGTERM, self.before)
+
+
+def _end() -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _let_print() -> None:
+    """Where nobody reads what is printed any more, print to nowhere: it must not end the run before it has saved."""
+    for output in (1, 2):
+        poll = select.poll()
+        poll.register(output, 0)
+        if any(what & (select.POLLERR | select.POLLNVAL) for _, what in poll.poll(0)):
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, output)
 
 
 def _on_any_rank(flag: bool, args) -> bool:
