@@ -3,8 +3,9 @@
     suite evaluate --checkpoints runs/sft runs/grpo --dataset_name data/gsm8k --output_dir runs/compare
 
 `output_dir` collects: results.json holds one object a checkpoint, in the order they were first evaluated, and
-rows.jsonl one line a completion. A checkpoint that was evaluated the same way before is reused. Completions are written
-down as they come, in a hidden file beside the results: what was killed goes on, and ends as it would have.
+rows.jsonl one line a completion; the card of each run tells of them. A checkpoint that was evaluated the same way
+before is reused. Completions are written down as they come, in a hidden file beside the results: what was killed goes
+on, and ends as it would have.
 """
 
 import json
@@ -13,7 +14,7 @@ from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from suite import args, checkpoint, columns, engine, metrics, record, rewards, run, source, whole
+from suite import args, card, checkpoint, columns, engine, metrics, record, rewards, run, source, whole
 from suite.whole import digest
 
 
@@ -57,8 +58,10 @@ def main(argv=None) -> None:
     rows = list(source.rows(script, mixture, ("prompt+solution",))[0])[: evaluate.max_rows]
     directory = Path(evaluate.output_dir)
     how = {k: v for k, v in asdict(evaluate).items() if k not in ("checkpoints", "output_dir")} | asdict(keys)
+    asked_of = ", ".join(filter(None, source.names(script, mixture)))
     for name in evaluate.checkpoints:
-        identity = digest([name, checkpoint.fingerprint(name), rows, how])
+        fingerprint = checkpoint.fingerprint(name)
+        identity = digest([name, fingerprint, rows, how])
         journal, head = directory / f".{digest(name)}.journal", {"checkpoint": name, "identity": identity}
         left = whole.read_lines(journal)[:1]
         if any(result["identity"] == identity for result in results_of(directory)):
@@ -71,9 +74,12 @@ def main(argv=None) -> None:
             print(f"{name} was being evaluated in another way; what it said then is dropped.")
         with Heard(journal, directory, head) as heard:
             result, said = evaluate_one(name, rows, evaluate, keys, heard)
-            _collect(directory, {"stage": Path(name).name, "checkpoint": name, **result, "identity": identity}, said)
+            which = {"stage": Path(name).name, "checkpoint": name, "fingerprint": fingerprint, "dataset": asked_of}
+            _collect(directory, {**which, **result, "identity": identity}, said)
             heard.remove()
         print(record.one_line({"stage": Path(name).name, **result}), flush=True)
+    for name in evaluate.checkpoints:
+        card.write(name)
     print(record.results_table(results_of(directory)))
 
 

@@ -9,11 +9,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from suite import card
+
 # Weights as safetensors and what is needed to read them; no pickle, which can run code where it is loaded.
 SENT = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.py", "*.md", "*.png")
 KEPT = (".*", "run.json", "trainer_state.json", "results.json")
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
-_THEIRS = (".gitattributes", "README.md")  # what the Hub writes itself, or people edit there
+# What the Hub writes itself, people edit there, or is written anew when there is more to tell.
+_THEIRS = (".gitattributes", card.NAME, card.CURVES, card.BEFORE_AFTER)
 
 
 def check_name(key: str, repo: str) -> None:
@@ -37,11 +40,11 @@ def full_name(repo: str) -> str:
     return repo
 
 
-def leave_pickles_out() -> None:
-    """Have every upload of this process leave pickles out: a Trainer sends its training_args.bin, and more."""
+def leave_out() -> None:
+    """Have every upload of this process leave out pickles and what is kept: a Trainer sends all it finds."""
     from huggingface_hub.utils import DEFAULT_IGNORE_PATTERNS
 
-    DEFAULT_IGNORE_PATTERNS.extend(pattern for pattern in PICKLES if pattern not in DEFAULT_IGNORE_PATTERNS)
+    DEFAULT_IGNORE_PATTERNS.extend(p for p in (*PICKLES, *KEPT) if p not in DEFAULT_IGNORE_PATTERNS)
 
 
 def push(

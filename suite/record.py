@@ -48,7 +48,7 @@ def one_line(result: dict) -> str:
 
 def table_rows(results: list[dict]) -> tuple[list[str], list[list[str]]]:
     """(headings, one row of texts a checkpoint). Rates are per cent, with the 95 % interval of accuracy."""
-    best = max((k for r in results for k in r["metrics"] if k.startswith("pass@")), key=_k, default=None)
+    best = next(reversed(_pass_at(results)), None)
     headings = ["stage", *HEADINGS.values(), *([best] if best else []), "tokens", "n"]
     rows = []
     for result in results:
@@ -80,6 +80,40 @@ def results_table(results: list[dict]) -> str:
     )
 
 
+def before_after(results: list[dict]) -> tuple[list[str], list[list[str]]]:
+    """(headings, one row of texts a metric), a column a checkpoint: each value with its 95 % interval, and n."""
+    names = [name for name in (*HEADINGS, *_pass_at(results), "tokens") if any(name in r["metrics"] for r in results)]
+    rows = []
+    for name in names:
+        measured = [r["metrics"].get(name) for r in results]
+        counts = dict.fromkeys(str(m["n"]) for m in measured if m)
+        what = "tokens a completion" if name == "tokens" else f"{HEADINGS.get(name, name)}, %"
+        rows.append([what, *(_with_interval(m, 1 if name == "tokens" else 100) for m in measured), " / ".join(counts)])
+    return ["", *(r["stage"] for r in results), "n"], rows
+
+
+def _pass_at(results: list[dict]) -> list[str]:
+    return sorted({name for r in results for name in r["metrics"] if name.startswith("pass@")}, key=_k)
+
+
+def _with_interval(measured: dict | None, unit: int) -> str:
+    if measured is None or measured["value"] is None:
+        return "-"
+    value, *ends = (f"{unit * number:.1f}" for number in (measured["value"], *(measured["ci95"] or ())))
+    return f"{value} [{', '.join(ends)}]" if ends else value
+
+
+def markdown_table(headings: list[str], rows: list[list[str]], *, numbers: bool = True) -> str:
+    """A table whose first column holds names, and the others numbers, which stand to the right."""
+    lines = [headings, ["---"] + ["---:" if numbers else "---"] * (len(headings) - 1), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def has_rewards(history: list[dict]) -> bool:
+    """Whether a `log_history` is that of a GRPO run."""
+    return any("reward" in entry for entry in history)
+
+
 def curves(history: list[dict], is_grpo: bool) -> dict[str, dict[str, tuple[list, list]]]:
     """Panel -> key -> (steps, values), of what a `log_history` holds."""
     found: dict[str, dict] = {}
@@ -100,8 +134,22 @@ def _matches(key: str, pattern: str) -> bool:
 
 
 def draw_curves(panel: str, lines: dict, title: str, path: Path) -> None:
-    """One panel as a PNG: thin raw values, and a running mean where there are many."""
-    figure, axes = _new_figure(title)
+    """One panel as a PNG."""
+    figure, (axes,) = _new_figure([title])
+    _draw(axes, panel, lines)
+    figure.savefig(path)
+
+
+def draw_all_curves(found: dict[str, dict], path: Path) -> None:
+    """Every panel of a run on one PNG, two side by side."""
+    figure, several = _new_figure([panel.replace("-", " ") for panel in found], columns=2)
+    for axes, (panel, lines) in zip(several, found.items(), strict=True):
+        _draw(axes, panel, lines)
+    figure.savefig(path)
+
+
+def _draw(axes, panel: str, lines: dict) -> None:
+    """One panel: thin raw values, and a running mean where there are many."""
     for colour, (key, (steps, values)) in zip(COLOURS * 3, lines.items(), strict=False):
         label = key.removeprefix("rewards/").removesuffix("/mean").removeprefix("completions/")
         width = max(1, len(values) // 20)
@@ -111,16 +159,16 @@ def draw_curves(panel: str, lines: dict, title: str, path: Path) -> None:
                   for i in range(len(values))]  # fmt: skip
         marker = "o" if len(values) == 1 else None
         axes.plot(steps, smooth, color=colour, linewidth=1.6, label=label, marker=marker)
-    axes.set_xlabel("step")
-    axes.set_ylabel(PANELS[panel][0])
+    axes.set_xlabel("step", fontsize=9)
+    axes.set_ylabel(PANELS[panel][0], fontsize=9)
+    axes.xaxis.get_major_locator().set_params(integer=True)
     if len(lines) > 1:
         axes.legend(frameon=False, fontsize=8)
-    figure.savefig(path)
 
 
 def draw_results(results: list[dict], path: Path) -> None:
     """Accuracy, lenient accuracy and format of each checkpoint as bars with their 95 % intervals."""
-    figure, axes = _new_figure("On prompts no stage has seen", width=1.6 + 1.3 * len(results))
+    figure, (axes,) = _new_figure(["On prompts no stage has seen"], width=1.6 + 1.3 * len(results))
     names = ("accuracy", "lenient", "format")
     for offset, (name, colour) in enumerate(zip(names, COLOURS, strict=False)):
         shown = [r["metrics"][name] for r in results]
@@ -133,33 +181,45 @@ def draw_results(results: list[dict], path: Path) -> None:
                       ecolor="#222222", elinewidth=0.9, capsize=2)  # fmt: skip
     axes.set_xticks(range(len(results)), [r["stage"] for r in results])
     axes.set_ylim(0, 105)
-    axes.set_ylabel("%, with 95 % interval")
+    axes.set_ylabel("%, with 95 % interval", fontsize=9)
     axes.legend(frameon=False, fontsize=8, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.12))
     figure.savefig(path)
 
 
-def _new_figure(title: str, width: float = 5.0):
+def _new_figure(titles: list[str], columns: int = 1, width: float = 5.0):
+    """(figure, its axes, one for each title)."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(max(4.0, width), 3.2), dpi=130, layout="constrained")
-    axes = figure.add_subplot()
-    axes.set_title(title, fontsize=10, loc="left")
-    axes.grid(axis="y", color="#dddddd", linewidth=0.6)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(labelsize=8)
-    return figure, axes
+    columns = min(columns, len(titles))
+    rows = -(-len(titles) // columns)
+    figure = Figure(figsize=(max(4.0, width) * columns, 3.2 * rows), dpi=130, layout="constrained")
+    several = [figure.add_subplot(rows, columns, number) for number in range(1, len(titles) + 1)]
+    for axes, title in zip(several, titles, strict=True):
+        axes.set_title(title, fontsize=10, loc="left")
+        axes.grid(axis="y", color="#dddddd", linewidth=0.6)
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.tick_params(labelsize=8)
+    return figure, several
 
 
-def sample_completions(rows_path: Path, problems: int = 3) -> list[tuple[str, str, list[dict]]]:
-    """(prompt, solution, its greedy completion by each stage) for a few problems on which the stages differ most."""
+def sample_completions(
+    rows_path: Path, problems: int = 3, checkpoints: list[str] | None = None
+) -> list[tuple[str, str, list[dict]]]:
+    """(prompt, solution, its greedy completion by each stage) for a few problems on which the stages differ most.
+
+    With `checkpoints`, of those only, in that order.
+    """
     if not rows_path.is_file():
         return []
     by_problem: dict[int, list[dict]] = {}
     for line in rows_path.read_text(encoding="utf-8").rstrip("\n").split("\n"):
         row = json.loads(line)
-        if row["kind"] == "greedy":
+        if row["kind"] == "greedy" and (checkpoints is None or row["checkpoint"] in checkpoints):
             by_problem.setdefault(row["row"], []).append(row)
+    if checkpoints is not None:
+        for group in by_problem.values():
+            group.sort(key=lambda row: checkpoints.index(row["checkpoint"]))
     # Stable order: the problems whose verdict moved between stages first, as they came within that.
     shown = sorted(by_problem.values(), key=lambda group: -len({row["accuracy"] for row in group}))[:problems]
     return [(group[0]["prompt"], group[0]["solution"], group) for group in shown]

@@ -1,5 +1,7 @@
 """What happened in a run directory: a page with plots, PNGs, the before/after table, and completions to read.
 
+The card of each run, its README.md, is written anew with what is known by now.
+
 suite report runs/quickstart
 """
 
@@ -8,7 +10,7 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from suite import args, record
+from suite import args, card, record
 
 
 @dataclass
@@ -32,6 +34,8 @@ def main(argv=None) -> None:
     results = json.loads(results_path.read_text(encoding="utf-8")) if results_path.is_file() else []
     if not runs and not results:
         raise ValueError(f"There is nothing to report in '{directory}': neither trainer_state.json nor results.json.")
+    for path in (directory, *sorted(directory.glob("*/"))):
+        card.write(path)
     pictures, about = draw(directory, runs, results)
     samples = record.sample_completions(directory / "rows.jsonl", report.completions)
     page = directory / "report.html"
@@ -62,8 +66,7 @@ def draw(directory: Path, runs: list[Path], results: list[dict]) -> tuple[dict[s
         record.draw_results(results, pictures["Each stage"][0])
     for run_dir in runs:
         history = json.loads((run_dir / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
-        is_grpo = any("reward" in entry for entry in history)
-        for panel, lines in record.curves(history, is_grpo).items():
+        for panel, lines in record.curves(history, record.has_rewards(history)).items():
             path = folder / f"{run_dir.name}-{panel}.png"
             record.draw_curves(panel, lines, f"{run_dir.name}: {panel.replace('-', ' ')}", path)
             pictures.setdefault(run_dir.name, []).append(path)

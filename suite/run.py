@@ -8,7 +8,7 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
-from suite import checkpoint, columns, hub, look, reasoning, resume, turns, whole
+from suite import card, checkpoint, columns, hub, look, reasoning, resume, turns, whole
 from suite.args import say
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate")
@@ -61,7 +61,7 @@ def _check_hub(config, written: dict) -> None:
         )
     if int(os.environ.get("RANK", 0)) == 0:
         config.hub_model_id = hub.full_name(config.hub_model_id or Path(config.output_dir).absolute().name)
-    hub.leave_pickles_out()
+    hub.leave_out()
 
 
 def tokenizer(name: str | None, revision: str = "main", *, needs_template: bool = False):
@@ -214,7 +214,7 @@ def _step_revisions():
 
 
 def finish(trainer, config, record: dict) -> None:
-    """Claim the directory, train, save, note what it took, and push if the config says so.
+    """Claim the directory, train, save, note what it took, tell it in a card, and push if the config says so.
 
     A run that SIGTERM ends saves a checkpoint and leaves with `stopping.EXIT_CODE`. Raises `ValueError` where another
     process is at the directory, or was since `begin`.
@@ -248,7 +248,8 @@ def _train_and_save(trainer, config, record: dict) -> None:
     trainer.save_whole()
     if is_main:
         _look_at_save(trainer)
-        note_finished(config.output_dir, **took)
+        note_finished(config.output_dir, **took, facts=card.facts(trainer))
+        card.write(config.output_dir)
     if config.push_to_hub:
         with hub.one_line(config.hub_model_id):
             trainer.push_to_hub()

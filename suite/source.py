@@ -38,6 +38,12 @@ def rows(script, mixture, shapes: tuple[str, ...], *, with_test: bool = False):
     return found[0], found[1] if with_test else None
 
 
+def counts(train, test=None) -> dict[str, int | None]:
+    """How many rows each split has, for the record of the run; of rows that stream nobody knows the number."""
+    there = {"train": train, **({"test": test} if test is not None else {})}
+    return {split: len(rows) if hasattr(rows, "__len__") else None for split, rows in there.items()}
+
+
 def check_left_out(given, kept) -> None:
     """Say how many rows TRL has dropped because `max_length` leaves nothing of them to train; it drops them silently.
 

@@ -10,7 +10,7 @@ import json
 import sys
 from dataclasses import dataclass, field
 
-from suite import args, checkpoint, engine, run, source, turns
+from suite import args, checkpoint, engine, pins, run, source, turns
 
 # Keys that say how to sample, beside all that begin with vllm_.
 SAMPLING = {"use_vllm", "top_p", "top_k", "min_p", "generation_kwargs", "repetition_penalty", "cache_implementation"}
@@ -47,8 +47,10 @@ def main(argv=None) -> None:
     )
     if record is None:
         return
+    pins.settle(record, config, script, model, mixture)
     callbacks = run.callbacks(extra, record)
     train_rows, test_rows = source.rows(script, mixture, shapes(distill.lmbda), with_test=config.eval_strategy != "no")
+    record["rows"] = source.counts(train_rows, test_rows)
     check_enough(config, train_rows)
     tokenizer = run.starting_point(model, config, train_rows)
     if "messages" in next(iter(train_rows)):

@@ -2,7 +2,7 @@
 
 import sys
 
-from suite import args, run, source
+from suite import args, pins, run, source
 
 
 def arguments() -> tuple[type, ...]:
@@ -16,10 +16,12 @@ def main(argv=None) -> None:
     record = run.begin("dpo", config, written, model.model_name_or_path, *source.names(script, mixture))
     if record is None:
         return
+    pins.settle(record, config, script, model, mixture)
     callbacks = run.callbacks(extra, record)
     train_rows, test_rows = source.rows(
         script, mixture, ("prompt+chosen+rejected",), with_test=config.eval_strategy != "no"
     )
+    record["rows"] = source.counts(train_rows, test_rows)
     tokenizer = run.starting_point(model, config, train_rows)
 
     from trl import DPOTrainer, get_peft_config, get_quantization_config

@@ -3,7 +3,7 @@
 import math
 import sys
 
-from suite import args, engine, rewards, run, source, turns
+from suite import args, engine, pins, rewards, run, source, turns
 
 
 def arguments() -> tuple[type, ...]:
@@ -15,11 +15,14 @@ def main(argv=None) -> None:
     funcs = rewards.load_all(reward.reward_funcs, reward.reward_kwargs)  # a bad knob is found before all else
     if config.use_vllm:
         engine.require_vllm("use_vllm: true", config.vllm_mode, model.model_name_or_path)
-    record = run.begin("grpo", config, written, model.model_name_or_path, *source.names(script, mixture))
+    judges = filter(rewards.is_model, reward.reward_funcs)
+    record = run.begin("grpo", config, written, model.model_name_or_path, *source.names(script, mixture), *judges)
     if record is None:
         return
+    pins.settle(record, config, script, model, mixture, reward)
     callbacks = run.callbacks(extra, record)
     train_rows, test_rows = source.rows(script, mixture, ("prompt+solution",), with_test=config.eval_strategy != "no")
+    record["rows"] = source.counts(train_rows, test_rows)
     there = [*next(iter(train_rows)), "prompts"]
     rewards.check_columns(dict(zip(reward.reward_funcs, funcs, strict=True)), there, "The rows")
     tokenizer = run.starting_point(model, config, train_rows)
@@ -30,17 +33,18 @@ def main(argv=None) -> None:
 
     from trl import GRPOTrainer, get_peft_config, get_quantization_config
 
+    from suite.trainers import reward_models
     from suite.trainers.exact import exact
     from suite.trainers.reward_schedule import RewardSchedule
 
+    opened = run.opens_thinking(tokenizer, config.chat_template_kwargs)
+    funcs = rewards.load_all(reward.reward_funcs, reward.reward_kwargs, think_opened=opened)
     with run.every_rank_reads_weights():
+        funcs, tokenizers = reward_models.load(funcs, record["pins"], config)
         trainer = exact(GRPOTrainer)(
             model=model.model_name_or_path,
-            reward_funcs=rewards.load_all(
-                reward.reward_funcs,
-                reward.reward_kwargs,
-                think_opened=run.opens_thinking(tokenizer, config.chat_template_kwargs),
-            ),
+            reward_funcs=funcs,
+            reward_processing_classes=tokenizers,
             args=config,
             train_dataset=train_rows,
             eval_dataset=test_rows,

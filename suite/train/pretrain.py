@@ -3,7 +3,7 @@
 import sys
 from dataclasses import fields
 
-from suite import args, checkpoint, run, source
+from suite import args, checkpoint, pins, run, source
 from suite.registry import nearest
 
 
@@ -25,8 +25,10 @@ def main(argv=None) -> None:
     )
     if record is None:
         return
+    pins.settle(record, config, script, model, mixture, scratch)
     callbacks = run.callbacks(extra, record)
     train_rows, test_rows = source.rows(script, mixture, ("text",), with_test=config.eval_strategy != "no")
+    record["rows"] = source.counts(train_rows, test_rows)
 
     from trl import SFTTrainer
 
@@ -43,7 +45,7 @@ def main(argv=None) -> None:
                 "A model from nothing needs a tokenizer: set `tokenizer_name_or_path` (`suite tokenizer` trains one), "
                 "or `model_name_or_path` to go on from a checkpoint."
             )
-        tokenizer = run.tokenizer(scratch.tokenizer_name_or_path)
+        tokenizer = run.tokenizer(*pins.split(scratch.tokenizer_name_or_path))
         start = new_model(tokenizer, scratch.model_config, config.seed, model.attn_implementation)
 
     trainer = exact(SFTTrainer)(

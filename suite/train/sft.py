@@ -4,7 +4,7 @@ import itertools
 import sys
 from dataclasses import dataclass, field
 
-from suite import args, run, source, turns
+from suite import args, pins, run, source, turns
 
 
 @dataclass
@@ -30,10 +30,12 @@ def main(argv=None) -> None:
     record = run.begin("sft", config, written, model.model_name_or_path, *source.names(script, mixture))
     if record is None:
         return
+    pins.settle(record, config, script, model, mixture)
     callbacks = run.callbacks(extra, record)
     train_rows, test_rows = source.rows(
         script, mixture, ("messages", "prompt+completion"), with_test=config.eval_strategy != "no"
     )
+    record["rows"] = source.counts(train_rows, test_rows)
     if tags.tag_weight is not None:
         check_tag_weight(config, train_rows)
     tokenizer = run.starting_point(

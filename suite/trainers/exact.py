@@ -13,7 +13,7 @@ from transformers import TrainerCallback
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import sort_checkpoints
 
-from suite import checkpoint, whole
+from suite import card, checkpoint, whole
 
 # What transformers and TRL keep in memory from step to step, and leave out of their checkpoints.
 # Averages of what is not logged yet, and the place in the buffer of rollouts with the buffer itself.
@@ -151,11 +151,18 @@ class ExactTrainer:
         with self.written_aside(final) as directory:
             self._save_into(directory, model, trial)
             if self.is_world_process_zero():
+                (directory / card.NAME).unlink(missing_ok=True)  # PEFT's
                 checkpoint.seal(directory, {**self.record, "step": self.state.global_step, "spent": self.seconds()})
                 whole.put(directory, final)
+                card.write(final, pictures=False)
                 self._retire(final, directory.parent)
         if self.args.push_to_hub:
             self._push_from_checkpoint(str(final))
+
+    def create_model_card(self, *args, **kwargs) -> None:
+        """Ours, in the place of TRL's: at each save as far as the run has come, and before the last push."""
+        if self.is_world_process_zero():
+            card.write(self.args.output_dir, pictures=False)
 
     def _retire(self, newest: Path, aside: Path) -> None:
         """Take checkpoints beyond `save_total_limit` away in one step each, the oldest first; never the best one."""
