@@ -119,6 +119,17 @@ def test_the_balance_is_measured_by_transformers_formula_and_its_weight_is_in_th
     torch.testing.assert_close(expected, 4 * (chosen.mean(0) * probabilities.mean(0)).sum())
 
 
+def test_a_mixture_that_was_asked_for_its_balance_generates_and_is_saved_without_the_question(directories, tmp_path):
+    asked = MiniQwenForCausalLM.from_pretrained(directories["experts"], output_router_logits=True)
+    ids, mask = tokens(2, 10), torch.ones(2, 10, dtype=torch.long)
+    mask[0, :4] = 0
+    how = {"attention_mask": mask, "max_new_tokens": 6, "do_sample": False}
+    plain = MiniQwenForCausalLM.from_pretrained(directories["experts"])
+    assert torch.equal(asked.generate(ids, **how), plain.generate(ids, **how))
+    asked.save_pretrained(tmp_path)
+    assert Qwen2MoeForCausalLM.from_pretrained(tmp_path).generate(ids, **how).shape[0] == 2
+
+
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_the_balance_reaches_the_router_under_gradient_checkpointing_too(directories, checkpointing):
     grads = []

@@ -27,7 +27,7 @@ class MiniQwenConfig(PreTrainedConfig):
     two experts a token (`num_experts_per_tok`), each so wide (`moe_intermediate_size`) that a token meets as many
     parameters as in the dense model, weights that sum to 1 (`norm_topk_prob`), no shared expert
     (`shared_expert_intermediate_size: 0`), and a mixture in every layer (`decoder_sparse_step: 1`) but those that
-    `mlp_only_layers` names.
+    `mlp_only_layers` names (GGUF has no name for a dense layer among them).
 
     `kv_lora_rank` makes the attention latent: so many values a token are cached in each layer, and `qk_rope_head_dim`
     more. With d = hidden_size / num_attention_heads the rest is filled in as DeepSeek-V2 has it: d dimensions of
@@ -167,8 +167,11 @@ class MiniQwenConfig(PreTrainedConfig):
             )
 
     def to_dict(self) -> dict:
-        """Without the fields of a form that this model does not have: to others, `num_experts` says what it is."""
-        absent = [] if self.num_experts else ["num_experts", *_OF_A_MIXTURE]
+        """Without the fields of a form that this model does not have: to others, `num_experts` says what it is.
+
+        And without `output_router_logits`, which TRL sets while it trains: stock Qwen2MoE cannot generate with it.
+        """
+        absent = ["output_router_logits"] if self.num_experts else ["num_experts", *_OF_A_MIXTURE]
         absent += [] if self.kv_lora_rank else ["kv_lora_rank", *_OF_LATENT_ATTENTION]
         return {name: value for name, value in super().to_dict().items() if name not in absent}
 

@@ -217,8 +217,9 @@ class MiniQwenForCausalLM(MiniQwenPreTrainedModel, GenerationMixin):
             loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
         aux_loss = None
         if outputs.router_logits:
+            of_this_call = None if attention_mask is None else attention_mask[:, -outputs.last_hidden_state.shape[1] :]
             aux_loss = load_balancing_loss_func(
-                outputs.router_logits, self.config.num_experts, self.config.num_experts_per_tok, attention_mask
+                outputs.router_logits, self.config.num_experts, self.config.num_experts_per_tok, of_this_call
             )
             if loss is not None:
                 loss = loss + self.config.router_aux_loss_coef * aux_loss
