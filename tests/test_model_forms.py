@@ -301,6 +301,7 @@ def test_what_is_not_said_of_a_mixture_gives_a_token_as_many_parameters_as_the_d
         ({"num_experts": 0}, "num_experts 0 must be at least 1"),
         ({"num_experts": 4, "num_experts_per_tok": 5}, "num_experts_per_tok 5 must lie between 1 and num_experts 4"),
         ({"num_experts": 4, "mlp_only_layers": [0, 1]}, "leave no mixture in 2 layers"),
+        ({"num_experts": 4, "mlp_only_layers": [2]}, "there are the layers 0 to 1"),
         ({"num_experts": 4, "shared_expert_intermediate_size": 128}, "moe_intermediate_size 0"),
         ({"kv_lora_rank": 16, "num_key_value_heads": 1}, "num_key_value_heads 1 goes with grouped-query attention"),
         ({"kv_lora_rank": 16, "qk_rope_head_dim": 5}, "qk_rope_head_dim 5 is odd"),
@@ -309,3 +310,9 @@ def test_what_is_not_said_of_a_mixture_gives_a_token_as_many_parameters_as_the_d
 def test_forms_that_do_not_go_together_are_refused(wrong, names):
     with pytest.raises(ValueError, match=names):
         MiniQwenConfig(**{**TINY, **wrong})
+
+
+@pytest.mark.parametrize("form", [{"num_experts": 4}, {"kv_lora_rank": 16}])
+def test_a_form_is_not_given_to_weights_of_another(miniqwen_dir, form):
+    with pytest.raises(ValueError, match="is not what this model was made with"):
+        AutoModelForCausalLM.from_pretrained(miniqwen_dir, **form)

@@ -127,6 +127,10 @@ class MiniQwenConfig(PreTrainedConfig):
                 f"{self.decoder_sparse_step} must be at least 1, and shared_expert_intermediate_size "
                 f"{self.shared_expert_intermediate_size} at least 0."
             )
+        if not all(0 <= layer < self.num_hidden_layers for layer in self.mlp_only_layers):
+            raise ValueError(
+                f"mlp_only_layers {self.mlp_only_layers}: there are the layers 0 to {self.num_hidden_layers - 1}."
+            )
         if not any(self.is_mixture(layer) for layer in range(self.num_hidden_layers)):
             raise ValueError(
                 f"num_experts {self.num_experts}: decoder_sparse_step {self.decoder_sparse_step} and mlp_only_layers "
@@ -165,6 +169,15 @@ class MiniQwenConfig(PreTrainedConfig):
                 f"num_attention_heads {self.num_attention_heads} is not divisible by num_key_value_heads "
                 f"{self.num_key_value_heads}; each key/value head serves a whole group of query heads."
             )
+
+    def check_form(self) -> None:
+        """Raise `ValueError` where a form was given to a model that was made without, as `from_pretrained` lets one."""
+        for form, filled_in in (("num_experts", "num_experts_per_tok"), ("kv_lora_rank", "v_head_dim")):
+            if (getattr(self, form) is None) != (getattr(self, filled_in) is None):
+                raise ValueError(
+                    f"{form} {getattr(self, form)} is not what this model was made with, and its weights are of the "
+                    "form it has. `suite export --upcycle` makes a mixture of a dense model."
+                )
 
     def to_dict(self) -> dict:
         """Without the fields of a form that this model does not have: to others, `num_experts` says what it is.

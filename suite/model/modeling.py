@@ -115,6 +115,7 @@ class MiniQwenModel(MiniQwenPreTrainedModel):
     """Tokens to hidden states."""
 
     def __init__(self, config: MiniQwenConfig):
+        config.check_form()
         super().__init__(config)
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, config.pad_token_id)
         self.layers = nn.ModuleList(MiniQwenDecoderLayer(config, i) for i in range(config.num_hidden_layers))
