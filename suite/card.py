@@ -106,13 +106,14 @@ def _history(source: Path, told: dict) -> list[dict]:
 def _draw(directory: Path, history: list[dict], results: list[dict]) -> None:
     """The pictures; one of an earlier card, of which nothing is known any more, goes."""
     found = record.curves(history, record.has_rewards(history))
-    for name, known in ((CURVES, found), (BEFORE_AFTER, results)):
+    judged = [r for r in results if "accuracy" in r["metrics"]]
+    for name, known in ((CURVES, found), (BEFORE_AFTER, judged)):
         if not known:
             (directory / name).unlink(missing_ok=True)
     if found:
         record.draw_all_curves(found, directory / CURVES)
-    if results:
-        record.draw_results(results, directory / BEFORE_AFTER)
+    if judged:
+        record.draw_results(judged, directory / BEFORE_AFTER)
 
 
 # What is true of a model: its ancestors, and what was measured of them.
@@ -340,14 +341,14 @@ def _measured(directory: Path, told: dict, results: list[dict]) -> Iterator[str]
         )
         return
     yield record.markdown_table(*record.before_after(results))
-    how = (
-        f"On the test split of `{shown(results[-1]['dataset'])}`; by greedy decoding, but for sampled and pass@k. "
-        "Accuracy is the reward that trains. In brackets: 95 % intervals."
-    )
+    how = f"On the test split of `{shown(results[-1]['dataset'])}`. In brackets: 95 % intervals."
+    if "accuracy" in results[-1]["metrics"]:
+        how += " Accuracy is the reward that trains; by greedy decoding, but for sampled and pass@k."
     if len(results) == 1:
         how += f" What was before is not in that evaluation; `{command}` measures both."
     yield how
-    yield f"![Before and after]({BEFORE_AFTER})"
+    if (directory / BEFORE_AFTER).is_file():
+        yield f"![Before and after]({BEFORE_AFTER})"
 
 
 def _completions(source: Path, results: list[dict], rows: Path | None) -> Iterator[str]:

@@ -57,8 +57,8 @@ def evaluated(directory: str, rights: dict[str, int], n: int = 20) -> None:
         measured = {"accuracy": rate, "strict": rate, "lenient": rate, "format": rate, "truncated": rate,
                     "tokens": tokens, "pass@2": metrics.mean(scores), "pass@10": metrics.mean(scores)}  # fmt: skip
         which = {"stage": Path(name).name, "checkpoint": name, "fingerprint": checkpoint.fingerprint(name)}
-        results.append({**which, "dataset": "data/sums", "accuracy": rate["value"], "ci95": rate["ci95"],
-                        "format": rate["value"], "n": n, "seconds": 1.0, "metrics": measured})  # fmt: skip
+        aim = {"metric": "accuracy", "before": None, "after": rate["value"], "ci95": rate["ci95"], "n": n}
+        results.append({**which, "dataset": "data/sums", **aim, "seconds": 1.0, "metrics": measured})
         lines += [
             {**which, "row": i, "kind": "greedy", "prompt": f"{i}+1", "solution": str(i + 1), "accuracy": score,
              "completion": f"{name} says {i}"} for i, score in enumerate(scores)
@@ -190,6 +190,17 @@ def test_before_and_after_have_n_and_intervals_and_three_completions():
     said = section(text, "Completions")
     assert said.count("(gold: ") == 3 and said.count("base, wrong:") == 3 and said.count("sft, right:") == 3
     assert "```text\nruns/sft says 2\n```" in said and said.index("base, ") < said.index("sft, ")
+
+
+def test_what_texts_were_measured_by_needs_no_answers():
+    run = lay("runs/pretrain", {"dataset_name": data()}, "pretrain")
+    evaluated("runs", {"runs/pretrain": 15})
+    results = json.loads(Path("runs/results.json").read_text())
+    results[0]["metrics"] = {"pass@2": results[0]["metrics"]["pass@2"]}
+    Path("runs/results.json").write_text(json.dumps(results))
+    Path("runs/rows.jsonl").unlink()
+    measured = section(written(run), "Before and after")
+    assert "| pass@2, % |" in measured and "greedy" not in measured and "before-after.png" not in measured
 
 
 def test_what_was_not_measured_is_said_with_the_way_to_it():
