@@ -90,8 +90,8 @@ def launch(stage: str, words: list[str]) -> None:
 
 
 def run(words: list[str]) -> None:
-    """`suite run DIR`: its numbered configs in order, in this one process; after each stage that leaves a model,
-    DIR/evaluate.yaml, if there is one, on that model."""
+    """`suite run DIR`: its numbered configs in order, in this one process; after each stage that leaves a model, an
+    evaluation of DIR, if there is one for it."""
     if not words or not Path(words[0]).is_dir():
         raise ValueError("suite run needs a directory of numbered configs, for example configs/quickstart.")
     directory, words = Path(words[0]), words[1:]
@@ -100,13 +100,27 @@ def run(words: list[str]) -> None:
     )
     if not chapters:
         raise ValueError(f"{directory} holds no numbered configs, such as 1-prepare.yaml.")
-    evaluation = directory / "evaluate.yaml"
     for path in chapters:
         command = next((c for c in commands() if re.fullmatch(rf"\d+-{c}(-.+)?", path.stem)), path.stem)
         _chapter(command, path, words)
         output_dir = Path(str(args.read_yaml(path).get("output_dir")))
-        if evaluation.is_file() and command in stages() and (output_dir / "config.json").is_file():
-            _chapter("evaluate", evaluation, ["--checkpoints", str(output_dir)])
+        evaluation = _evaluation_of(path, command)
+        if evaluation and command in stages() and (output_dir / "config.json").is_file():
+            _chapter("evaluate", evaluation, ["--checkpoints", *_looked_at(path, output_dir, evaluation)])
+
+
+def _evaluation_of(chapter: Path, command: str) -> Path | None:
+    """For 5-sft-long.yaml the first of evaluate-sft-long.yaml, evaluate-sft.yaml and evaluate.yaml that is there."""
+    names = (f"evaluate-{chapter.stem.partition('-')[2]}", f"evaluate-{command}", "evaluate")
+    there = (chapter.with_name(f"{name}.yaml") for name in names)
+    return next((path for path in there if path.is_file()), None)
+
+
+def _looked_at(chapter: Path, output_dir: Path, evaluation: Path) -> list[str]:
+    """The chapter's model; by an evaluation that is not every chapter's, first the one it started from."""
+    start = args.read_yaml(chapter).get("model_name_or_path")
+    both = evaluation.stem != "evaluate" and start and (Path(start) / "config.json").is_file()
+    return [*([start] if both else []), str(output_dir)]
 
 
 def _chapter(command: str, path: Path, words: list[str]) -> None:

@@ -2,6 +2,10 @@
 
     suite evaluate --checkpoints runs/sft runs/grpo --dataset_name data/gsm8k --output_dir runs/compare
 
+What is measured follows from the columns of the test rows, and may be all three: `prompt` and `solution` are answered
+and judged; of `text` the bits per byte are counted; of `prompt`, `chosen` and `rejected` how often the chosen answer is
+the likelier one. `metrics` names what each stage is there for: its `before` is that of the model it started from.
+
 `output_dir` collects: results.json holds one object a checkpoint, in the order they were first evaluated, and
 rows.jsonl one line a completion; the card of each run tells of them. A checkpoint that was evaluated the same way
 before is reused. Completions are written down as they come, in a hidden file beside the results: what was killed goes
@@ -12,10 +16,33 @@ import json
 import time
 from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
-from suite import args, card, checkpoint, columns, engine, metrics, record, rewards, run, source, whole
+from suite import (
+    args,
+    card,
+    checkpoint,
+    columns,
+    engine,
+    measures,
+    metrics,
+    reasoning,
+    record,
+    rewards,
+    run,
+    source,
+    whole,
+)
+from suite.registry import pick
 from suite.whole import digest
+
+# Shape of the rows -> what it lets one measure, what a stage is there for in want of another word first.
+MEASURED = {
+    "prompt+solution": ("accuracy", "format", "thinking", "strict", "lenient", "truncated", "tokens"),
+    "prompt+chosen+rejected": ("preferred",),
+    "text": ("bits_per_byte",),
+}
 
 
 @dataclass
@@ -28,6 +55,10 @@ class EvaluateArguments:
     temperature: float = field(default=1.0, metadata={"help": "Of the samples; the greedy pass has none."})
     top_p: float = field(default=1.0, metadata={"help": "Of the samples."})
     seed: int = field(default=0, metadata={"help": "Of the samples."})
+    metrics: dict | str | None = field(
+        default=None,
+        metadata={"help": "What a stage is there for, {dpo: preferred, ...}; else accuracy, or what else is measured."},
+    )
 
     def __post_init__(self):
         if len(set(self.checkpoints)) < len(self.checkpoints):
@@ -39,6 +70,9 @@ class EvaluateArguments:
             raise ValueError(f"max_rows: {self.max_rows} must be at least 1.")
         if self.num_generations > 0 and self.temperature <= 0:
             raise ValueError("temperature: samples need one above 0; set num_generations: 0 for greedy only.")
+        self.metrics = args.as_mapping("metrics", self.metrics)
+        for stage, metric in self.metrics.items():
+            pick(f"metric (of {stage})", metric, [name for names in MEASURED.values() for name in names])
 
 
 def arguments() -> tuple[type, ...]:
@@ -55,13 +89,15 @@ def main(argv=None) -> None:
     for name in evaluate.checkpoints:
         checkpoint.check_whole(name)
     script.dataset_train_split = script.dataset_test_split  # only the test rows are read
-    rows = list(source.rows(script, mixture, ("prompt+solution",))[0])[: evaluate.max_rows]
+    rows = list(source.rows(script, mixture, tuple(MEASURED), every_column=True)[0])[: evaluate.max_rows]
+    about = {name: _purpose(name, rows, evaluate) for name in evaluate.checkpoints}
     directory = Path(evaluate.output_dir)
-    how = {k: v for k, v in asdict(evaluate).items() if k not in ("checkpoints", "output_dir")} | asdict(keys)
+    how = {k: v for k, v in asdict(evaluate).items() if k not in ("checkpoints", "output_dir", "metrics")}
+    conditions = digest([rows, how | asdict(keys)])
     asked_of = ", ".join(filter(None, source.names(script, mixture)))
     for name in evaluate.checkpoints:
         fingerprint = checkpoint.fingerprint(name)
-        identity = digest([name, fingerprint, rows, how])
+        identity = digest([name, fingerprint, conditions, about[name]])
         journal, head = directory / f".{digest(name)}.journal", {"checkpoint": name, "identity": identity}
         left = whole.read_lines(journal)[:1]
         if any(result["identity"] == identity for result in results_of(directory)):
@@ -73,14 +109,27 @@ def main(argv=None) -> None:
         if left and left != [head]:
             print(f"{name} was being evaluated in another way; what it said then is dropped.")
         with Heard(journal, directory, head) as heard:
-            result, said = evaluate_one(name, rows, evaluate, keys, heard)
+            result, said = evaluate_one(name, rows, evaluate, keys, heard, about[name]["metric"])
             which = {"stage": Path(name).name, "checkpoint": name, "fingerprint": fingerprint, "dataset": asked_of}
+            which |= {**about[name], "conditions": conditions}
             _collect(directory, {**which, **result, "identity": identity}, said)
             heard.remove()
-        print(record.one_line({"stage": Path(name).name, **result}), flush=True)
+        print(record.one_line(next(r for r in results_of(directory) if r["checkpoint"] == name)), flush=True)
     for name in evaluate.checkpoints:
         card.write(name)
     print(record.results_table(results_of(directory)))
+
+
+def _purpose(name: str, rows: list[dict], evaluate: EvaluateArguments) -> dict:
+    """The metric that a checkpoint's stage is there for, and the model it started from: None where nobody knows, ""
+    for a model from nothing. Raises `ValueError` for a metric that the rows cannot be asked."""
+    there = [m for shape, names in MEASURED.items() if columns.shape_of(rows[0], (shape,)) for m in names]
+    metric = evaluate.metrics.get(Path(name).name, there[0])
+    if metric not in there:
+        raise ValueError(f"metrics: {Path(name).name} is there for {metric}, and the rows let one measure: {there}.")
+    made = Path(name) / "run.json"
+    started = checkpoint.read_json(made)["config"].get("model_name_or_path", "") if made.is_file() else None
+    return {"metric": metric, "started_from": started}
 
 
 class Heard(whole.Journal):
@@ -105,29 +154,41 @@ class Heard(whole.Journal):
 
 
 def evaluate_one(
-    name: str, rows: list[dict], evaluate: EvaluateArguments, keys: engine.EngineArguments, heard: Heard
+    name: str, rows: list[dict], evaluate: EvaluateArguments, keys: engine.EngineArguments, heard: Heard, metric: str
 ) -> tuple[dict, list[dict]]:
     """(the result object, one row a completion) of one checkpoint on `rows`."""
+    from tqdm import tqdm
+
+    bar = partial(tqdm, leave=False, desc=f"{Path(name).name}: likelihoods")
+    tokenizer = run.tokenizer(name)
+    measured, said, result = {}, [], {}
+    if columns.shape_of(rows[0], ("prompt+solution",)):
+        measured, said = _answered(name, rows, evaluate, keys, heard, tokenizer)
+        result = {"accuracy": measured["accuracy"]["value"], "format": measured["format"]["value"]}
+    measured |= measures.of_rows(name, rows, keys.dtype, bar)
+    if "text" in rows[0]:
+        result["guessing"] = measures.guessing(tokenizer, [row["text"] for row in rows])
+    aim = measured[metric]
+    told = {"before": None, "after": aim["value"], "ci95": aim["ci95"], "n": aim["n"]}
+    return {**result, **told, "seconds": heard.seconds, "metrics": measured}, said
+
+
+def _answered(name, rows, evaluate, keys, heard, tokenizer) -> tuple[dict, list[dict]]:
+    """(metrics, one row a completion) of the answers a checkpoint gives: greedy ones and samples."""
     samples = evaluate.num_generations
     greedy = engine.Sampling(max_new_tokens=evaluate.max_completion_length)
     sampled = replace(greedy, temperature=evaluate.temperature, top_p=evaluate.top_p, seed=evaluate.seed)
     once = [row["prompt"] for row in rows]
     asked = {"greedy": (once, greedy), "sampled": ([prompt for prompt in once for _ in range(samples)], sampled)}
     _ask(name, asked, keys, heard)
-    opened = run.opens_thinking(run.tokenizer(name))
+    opened = run.opens_thinking(tokenizer)
     said = []
     for kind, each in (("greedy", 1), ("sampled", samples)):
         groups = [[heard.said[kind][i * each + n] for n in range(each)] for i in range(len(rows))]
         said += score(rows, groups, kind, opened)
-    measured = summarize(said, samples)
-    return {
-        "accuracy": measured["accuracy"]["value"],
-        "ci95": measured["accuracy"]["ci95"],
-        "format": measured["format"]["value"],
-        "n": measured["accuracy"]["n"],
-        "seconds": heard.seconds,
-        "metrics": measured,
-    }, said
+    thoughts = reasoning.texts([row["completion"] for row in said if row["kind"] == "greedy"], think_opened=opened)
+    lengths = [len(tokenizer(reasoning.thinking(text))["input_ids"]) for text in thoughts]
+    return {**summarize(said, samples), "thinking": metrics.mean(lengths)}, said
 
 
 def _ask(name: str, asked: dict[str, tuple[list, engine.Sampling]], keys: engine.EngineArguments, heard: Heard) -> None:
@@ -218,7 +279,7 @@ def results_of(directory: Path) -> list[dict]:
 
 
 def _collect(directory: Path, result: dict, said: list[dict]) -> None:
-    """Put a checkpoint's result and rows in the place of its older ones, or behind the others.
+    """Put a checkpoint's result and rows in the place of its older ones, or behind the others, and tell all befores.
 
     results.json says which rows count: the new ones are there before it names them, and the older ones go after it.
     """
@@ -229,8 +290,26 @@ def _collect(directory: Path, result: dict, said: list[dict]) -> None:
         there = [line for line in _lines(directory) if json.loads(line).get("identity") != identity]
         about = {"checkpoint": name, "stage": result["stage"], "identity": identity}
         _write_lines(directory, there + [json.dumps({**about, **row}, ensure_ascii=False) for row in said])
-        checkpoint.write_json(directory / "results.json", [*results[:at], result, *results[at + 1 :]])
+        results = [*results[:at], result, *results[at + 1 :]]
+        told = [{**r, "before": _before(r, results)} if "metric" in r else r for r in results]
+        checkpoint.write_json(directory / "results.json", told)
     _drop_older_rows(directory, name, identity)
+
+
+def _before(result: dict, results: list[dict]) -> float | None:
+    """The metric of a stage in the model it started from, where that was measured on the same rows in the same way.
+
+    A model from nothing holds every token to be as likely as any other.
+    """
+    if result["started_from"] is None:
+        return None
+    if result["started_from"] == "":
+        return result.get("guessing") if result["metric"] == "bits_per_byte" else None
+    for other in results:
+        same = Path(other["checkpoint"]) == Path(result["started_from"])
+        if same and other.get("conditions") == result["conditions"]:
+            return other["metrics"][result["metric"]]["value"]
+    return None
 
 
 def _drop_older_rows(directory: Path, name: str, identity: str) -> None:

@@ -66,6 +66,11 @@ def is_well_formed(completion: str, soft: bool = False) -> bool:
     return match is not None and all(part.strip() for part in match.groups())
 
 
+def thinking(completion: str) -> str:
+    """What stands in the first think block of a completion, finished or not."""
+    return completion.partition("<think>")[2].partition("</think>")[0].strip()
+
+
 def spoken(completion: str) -> str:
     """What is left of a completion without its thinking, finished or not. Linear in its length, as all of this is:
     a model writes whatever it likes."""

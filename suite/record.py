@@ -13,7 +13,23 @@ HEADINGS = {
     "format": "format",
     "truncated": "cut off",
     "sampled": "sampled",
+    "preferred": "preferred",
+    "bits_per_byte": "bits/byte",
+    "thinking": "thinking",
+    "tokens": "tokens",
 }
+# Those that are no shares of rows, in words.
+QUANTITIES = {
+    "bits_per_byte": "bits a byte",
+    "thinking": "tokens of thinking",
+    "tokens": "tokens a completion",
+}
+NOTE = (
+    "Shares in per cent. Accuracy: the reward that trains, greedy decoding, with its 95 % interval (Wilson). In tags: "
+    "only inside <answer>. Lenient: any last answer. Sampled, pass@k: at the temperature of the evaluation. Preferred: "
+    "pairs whose chosen answer is the likelier one. Bits/byte: of the text. Thinking, tokens: mean numbers of tokens, "
+    "of the thinking and of the whole completion."
+)
 # Panel -> (what the axis says, the logged keys it draws). A key ending in * takes every key with that beginning.
 PANELS = {
     "loss": ("loss", ["loss", "eval_loss"]),
@@ -37,39 +53,61 @@ def percent(share: float | None) -> str:
     return "-" if share is None else f"{100 * share:.1f}"
 
 
+def number(metric: str, value: float | None) -> str:
+    """A metric's value as it is told: shares in per cent."""
+    if value is None or metric not in QUANTITIES:
+        return percent(value)
+    return f"{value:.2f}" if metric == "bits_per_byte" else f"{value:.1f}"
+
+
+def label(metric: str) -> str:
+    """A metric with its unit."""
+    return QUANTITIES.get(metric) or f"{HEADINGS.get(metric, metric)}, %"
+
+
 def one_line(result: dict) -> str:
-    low, high = result["ci95"]
+    """What a stage is there for, before and after, and how long it took to find out."""
+    metric = result["metric"]
+    low, high = (number(metric, end) for end in result["ci95"])
+    before = "" if result["before"] is None else f"{number(metric, result['before'])} -> "
     return (
-        f"{result['stage']}: accuracy {percent(result['accuracy'])} % "
-        f"[{percent(low)}, {percent(high)}], format {percent(result['format'])} %, n = {result['n']}, "
-        f"{result['seconds']:.0f} s"
+        f"{result['stage']}: {label(metric)} {before}{number(metric, result['after'])} [{low}, {high}], "
+        f"n = {result['n']}, {result['seconds']:.0f} s"
     )
 
 
+def purposes(results: list[dict]) -> tuple[list[str], list[list[str]]]:
+    """(headings, one row of texts a checkpoint): what its stage is there for, before it and after it."""
+    rows = []
+    for r in (r for r in results if "metric" in r):  # an older results.json has none
+        metric = r["metric"]
+        interval = f"[{', '.join(number(metric, end) for end in r['ci95'])}]"
+        cells = [number(metric, r["before"]), number(metric, r["after"]), interval, str(r["n"])]
+        rows.append([r["stage"], label(metric), *cells])
+    return ["stage", "is there for", "before", "after", "95 % interval", "n"], rows
+
+
 def table_rows(results: list[dict]) -> tuple[list[str], list[list[str]]]:
-    """(headings, one row of texts a checkpoint). Rates are per cent, with the 95 % interval of accuracy."""
-    best = next(reversed(_pass_at(results)), None)
-    headings = ["stage", *HEADINGS.values(), *([best] if best else []), "tokens", "n"]
+    """(headings, one row of texts a checkpoint): all that was measured, shares in per cent, accuracy with its 95 %
+    interval."""
+    best = _pass_at(results)[-1:]
+    names = [name for name in (*HEADINGS, *best) if any(name in r["metrics"] for r in results)]
     rows = []
     for result in results:
-        measured = result["metrics"]
-        cells = [percent(measured[name]["value"]) if name in measured else "-" for name in HEADINGS]
-        low, high = result["ci95"]
-        cells[0] += f" [{percent(low)}, {percent(high)}]"
-        if best:
-            cells.append(percent(measured[best]["value"]) if best in measured else "-")
-        tokens = measured["tokens"]["value"]
-        rows.append([result["stage"], *cells, "-" if tokens is None else f"{tokens:.0f}", str(result["n"])])
-    return headings, rows
+        there = {name: result["metrics"].get(name, {"value": None}) for name in names}
+        cells = [number(name, measured["value"]) for name, measured in there.items()]
+        if "accuracy" in result["metrics"]:
+            cells[0] += f" [{', '.join(map(percent, there['accuracy']['ci95']))}]"
+        rows.append([result["stage"], *cells, str(result["n"])])
+    return ["stage", *(HEADINGS.get(name, name) for name in names), "n"], rows
 
 
 def _k(name: str) -> int:
     return int(name.partition("@")[2])
 
 
-def results_table(results: list[dict]) -> str:
-    """The table of results.json for a terminal."""
-    headings, rows = table_rows(results)
+def text_table(headings: list[str], rows: list[list[str]]) -> str:
+    """A table for a terminal."""
     widths = [max(len(row[i]) for row in [headings, *rows]) for i in range(len(headings))]
     lines = [headings, ["-" * w for w in widths], *rows]
     return "\n".join(
@@ -80,15 +118,20 @@ def results_table(results: list[dict]) -> str:
     )
 
 
+def results_table(results: list[dict]) -> str:
+    """results.json for a terminal: all that was measured, then what each stage is there for."""
+    headings, rows = purposes(results)
+    return text_table(*table_rows(results)) + (f"\n\n{text_table(headings, rows)}" if rows else "")
+
+
 def before_after(results: list[dict]) -> tuple[list[str], list[list[str]]]:
     """(headings, one row of texts a metric), a column a checkpoint: each value with its 95 % interval, and n."""
-    names = [name for name in (*HEADINGS, *_pass_at(results), "tokens") if any(name in r["metrics"] for r in results)]
+    names = [name for name in (*HEADINGS, *_pass_at(results)) if any(name in r["metrics"] for r in results)]
     rows = []
     for name in names:
         measured = [r["metrics"].get(name) for r in results]
         counts = dict.fromkeys(str(m["n"]) for m in measured if m)
-        what = "tokens a completion" if name == "tokens" else f"{HEADINGS.get(name, name)}, %"
-        rows.append([what, *(_with_interval(m, 1 if name == "tokens" else 100) for m in measured), " / ".join(counts)])
+        rows.append([label(name), *(_with_interval(name, m) for m in measured), " / ".join(counts)])
     return ["", *(r["stage"] for r in results), "n"], rows
 
 
@@ -96,11 +139,11 @@ def _pass_at(results: list[dict]) -> list[str]:
     return sorted({name for r in results for name in r["metrics"] if name.startswith("pass@")}, key=_k)
 
 
-def _with_interval(measured: dict | None, unit: int) -> str:
+def _with_interval(metric: str, measured: dict | None) -> str:
     if measured is None or measured["value"] is None:
         return "-"
-    value, *ends = (f"{unit * number:.1f}" for number in (measured["value"], *(measured["ci95"] or ())))
-    return f"{value} [{', '.join(ends)}]" if ends else value
+    ends = [number(metric, end) for end in measured["ci95"] or ()]
+    return number(metric, measured["value"]) + (f" [{', '.join(ends)}]" if ends else "")
 
 
 def markdown_table(headings: list[str], rows: list[list[str]], *, numbers: bool = True) -> str:
@@ -167,23 +210,36 @@ def _draw(axes, panel: str, lines: dict) -> None:
 
 
 def draw_results(results: list[dict], path: Path) -> None:
-    """Accuracy, lenient accuracy and format of each checkpoint as bars with their 95 % intervals."""
-    figure, (axes,) = _new_figure(["On prompts no stage has seen"], width=1.6 + 1.3 * len(results))
-    names = ("accuracy", "lenient", "format")
-    for offset, (name, colour) in enumerate(zip(names, COLOURS, strict=False)):
-        shown = [r["metrics"][name] for r in results]
-        values = [100 * (m["value"] or 0) for m in shown]
-        below = [v - 100 * m["ci95"][0] for v, m in zip(values, shown, strict=True)]
-        above = [100 * m["ci95"][1] - v for v, m in zip(values, shown, strict=True)]
-        at = [i + (offset - 1) * 0.27 for i in range(len(results))]
-        axes.bar(at, values, width=0.25, color=colour, label=name)
-        axes.errorbar(at, values, yerr=[[max(0, b) for b in below], [max(0, a) for a in above]], fmt="none",
-                      ecolor="#222222", elinewidth=0.9, capsize=2)  # fmt: skip
-    axes.set_xticks(range(len(results)), [r["stage"] for r in results])
-    axes.set_ylim(0, 105)
-    axes.set_ylabel("%, with 95 % interval", fontsize=9)
-    axes.legend(frameon=False, fontsize=8, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.12))
+    """What was measured of each checkpoint as bars with their 95 % intervals: shares, bits a byte, thinking."""
+    groups = [("accuracy", "lenient", "format", "preferred"), ("bits_per_byte",), ("thinking",)]
+    there = [[name for name in group if any(name in r["metrics"] for r in results)] for group in groups]
+    there = [names for names in there if names]
+    titles = ["On rows no stage has seen", *[""] * (len(there) - 1)]
+    figure, several = _new_figure(titles, width=1.6 + 1.3 * len(results))
+    for axes, names in zip(several, there, strict=True):
+        for offset, (name, colour) in enumerate(zip(names, COLOURS, strict=False)):
+            _draw_bars(axes, name, results, colour, (offset - (len(names) - 1) / 2) / (len(names) + 0.7), len(names))
+        axes.set_xticks(range(len(results)), [r["stage"] for r in results])
+        if names[0] in QUANTITIES:
+            axes.set_ylabel(QUANTITIES[names[0]], fontsize=9)
+            continue
+        axes.set_ylim(0, 105)
+        axes.set_ylabel("%, with 95 % interval", fontsize=9)
+        axes.legend(frameon=False, fontsize=8, ncols=4, loc="upper center", bbox_to_anchor=(0.5, -0.12))
     figure.savefig(path)
+
+
+def _draw_bars(axes, metric: str, results: list[dict], colour: str, offset: float, of: int) -> None:
+    """One metric of every checkpoint that has it, one bar of the `of` that stand together."""
+    unit = 1 if metric in QUANTITIES else 100
+    shown = [(i, r["metrics"][metric]) for i, r in enumerate(results) if metric in r["metrics"]]
+    shown = [(i, m) for i, m in shown if m["value"] is not None]
+    values = [unit * m["value"] for _, m in shown]
+    below = [max(0.0, v - unit * m["ci95"][0]) for v, (_, m) in zip(values, shown, strict=True)]
+    above = [max(0.0, unit * m["ci95"][1] - v) for v, (_, m) in zip(values, shown, strict=True)]
+    at = [i + offset for i, _ in shown]
+    axes.bar(at, values, width=0.92 / (of + 0.7), color=colour, label=HEADINGS[metric])
+    axes.errorbar(at, values, yerr=[below, above], fmt="none", ecolor="#222222", elinewidth=0.9, capsize=2)
 
 
 def _new_figure(titles: list[str], columns: int = 1, width: float = 5.0):
@@ -213,7 +269,7 @@ def sample_completions(
     if not rows_path.is_file():
         return []
     by_problem: dict[int, list[dict]] = {}
-    for line in rows_path.read_text(encoding="utf-8").rstrip("\n").split("\n"):
+    for line in filter(None, rows_path.read_text(encoding="utf-8").split("\n")):
         row = json.loads(line)
         if row["kind"] == "greedy" and (checkpoints is None or row["checkpoint"] in checkpoints):
             by_problem.setdefault(row["row"], []).append(row)
@@ -230,13 +286,8 @@ def page(title: str, results: list[dict], pictures: dict[str, list[Path]], sampl
     esc = html.escape
     parts = [f"<h1>{esc(title)}</h1>"]
     if results:
-        headings, rows = table_rows(results)
-        head = "".join(f"<th>{esc(h)}</th>" for h in headings)
-        body = "".join("<tr>" + "".join(f"<td>{esc(c)}</td>" for c in row) + "</tr>" for row in rows)
-        parts.append(f"<h2>Before and after</h2><table><tr>{head}</tr>{body}</table>")
-        parts.append("<p class=note>Rates in per cent. Accuracy: the reward that trained, greedy decoding, with its "
-                     "95 % interval (Wilson). In tags: only inside &lt;answer&gt;. Lenient: any last answer. Sampled: "
-                     "mean over samples at the temperature of the evaluation.</p>")  # fmt: skip
+        parts.append(f"<h2>Before and after</h2>{_html_table(*purposes(results))}")
+        parts.append(f"<h2>All that was measured</h2>{_html_table(*table_rows(results))}<p class=note>{esc(NOTE)}</p>")
     for heading, paths in pictures.items():
         note = f"<p class=note>{esc(about[heading])}</p>" if heading in about else ""
         images = "".join(
@@ -253,6 +304,29 @@ def page(title: str, results: list[dict], pictures: dict[str, list[Path]], sampl
         parts.append(f"<h2 class=asked>{esc(prompt)} <span>(gold: {esc(str(solution))})</span></h2>"
                      f"<div class=grid>{cells}</div>")  # fmt: skip
     return f"<!doctype html><html lang=en><meta charset=utf-8><title>{esc(title)}</title>{_STYLE}<body>{''.join(parts)}"
+
+
+def _html_table(headings: list[str], rows: list[list[str]]) -> str:
+    head = "".join(f"<th>{html.escape(h)}</th>" for h in headings)
+    body = "".join("<tr>" + "".join(f"<td>{html.escape(c)}</td>" for c in row) + "</tr>" for row in rows)
+    return f"<table><tr>{head}</tr>{body}</table>"
+
+
+def markdown_page(title: str, results: list[dict], pictures: dict[str, list[Path]], samples, about: dict) -> str:
+    """The same in Markdown, its pictures beside it; short, with the first picture of each heading."""
+    parts = [f"# {title}"]
+    if results:
+        parts.append(markdown_table(*purposes(results)))
+        parts.append(f"All that was measured:\n\n{markdown_table(*table_rows(results))}\n\n{NOTE}")
+    for heading, paths in pictures.items():
+        first = paths[0]
+        parts.append(f"## {heading}\n\n{about.get(heading, '')}\n\n![{first.stem}]({first.parent.name}/{first.name})")
+    for prompt, solution, group in samples:
+        parts.append(f"## {prompt} (gold: {solution})")
+        for row in group:
+            verdict = "right" if row["accuracy"] == 1 else "wrong"
+            parts.append(f"{row['stage']}, {verdict}:\n\n```\n{row['completion']}\n```")
+    return "\n\n".join(parts) + "\n"
 
 
 _STYLE = """<style>

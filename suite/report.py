@@ -1,5 +1,7 @@
 """What happened in a run directory: a page with plots, PNGs, the before/after table, and completions to read.
 
+The page is there twice: report.html stands alone, report.md names its pictures.
+
 The card of each run, its README.md, is written anew with what is known by now.
 
 suite report runs/quickstart
@@ -39,7 +41,9 @@ def main(argv=None) -> None:
     pictures, about = draw(directory, runs, results)
     samples = record.sample_completions(directory / "rows.jsonl", report.completions)
     page = directory / "report.html"
-    page.write_text(record.page(f"Report on {directory}", results, pictures, samples, about), encoding="utf-8")
+    told = (f"Report on {directory}", results, pictures, samples, about)
+    page.write_text(record.page(*told), encoding="utf-8")
+    page.with_suffix(".md").write_text(record.markdown_page(*told), encoding="utf-8")
     show(results, samples, page, sum(map(len, pictures.values())))
 
 
@@ -72,7 +76,11 @@ def draw(directory: Path, runs: list[Path], results: list[dict]) -> tuple[dict[s
             pictures.setdefault(run_dir.name, []).append(path)
         made = about_run(run_dir)
         if made.get("finished"):
-            about[run_dir.name] = f"{made['stage']}, {made.get('steps', '?')} steps in {made['seconds']:.0f} s"
+            tokens = max((entry.get("num_tokens", 0) for entry in history), default=0)
+            told = [f"{made['stage']}, {made.get('steps', '?')} steps in {made['seconds']:.0f} s"]
+            told += [f"{tokens:,.0f} tokens"] if tokens else []
+            told += [record.one_line(r) for r in results if Path(r["checkpoint"]) == run_dir and "metric" in r]
+            about[run_dir.name] = "; ".join(told)
     return pictures, about
 
 
@@ -85,7 +93,7 @@ def show(results: list[dict], samples, page: Path, drawn: int) -> None:
             print(f"  {row['stage']:<12} {'right' if row['accuracy'] == 1 else 'wrong'}  {said[:160]}")
     if results:
         print(f"\n{record.results_table(results)}")
-        print("(per cent, greedy decoding, accuracy with its 95 % interval; sampled and pass@k at temperature)")
+        print(f"({record.NOTE})")
     print(f"\n{drawn} pictures in {page.parent / 'report'}/, all of them on one page: {page}")
 
 

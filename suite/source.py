@@ -14,11 +14,11 @@ def names(script, mixture) -> list[str | None]:
     return [script.dataset_name, *(entry.path for entry in mixture.datasets or [])]
 
 
-def rows(script, mixture, shapes: tuple[str, ...], *, with_test: bool = False):
+def rows(script, mixture, shapes: tuple[str, ...], *, with_test: bool = False, every_column: bool = False):
     """(training rows, test rows or None) of `dataset_name` or of TRL's `datasets:` mixture, in one of `shapes`.
 
-    Only the columns of that shape are kept; `prompt+solution` keeps all that a reward may want to read. Raises
-    `ValueError` where there are no rows, or none of these shapes.
+    Only the columns of that shape are kept; `prompt+solution` keeps all that a reward may want to read, and
+    `every_column` all there are. Raises `ValueError` where there are no rows, or none of these shapes.
     """
     if mixture.datasets and script.dataset_name:
         raise ValueError("Both `datasets` and `dataset_name` are set; which one holds the rows? Remove the other.")
@@ -34,7 +34,7 @@ def rows(script, mixture, shapes: tuple[str, ...], *, with_test: bool = False):
         if name not in splits:
             way = " Set `test_split_size`." if mixture.datasets and name == script.dataset_test_split else ""
             raise ValueError(f"{where} has no split '{name}'. There are: {', '.join(splits)}.{way}")
-        found.append(_shaped(splits[name], shapes, f"{where} ({name})"))
+        found.append(_shaped(splits[name], shapes, f"{where} ({name})", every_column))
     return found[0], found[1] if with_test else None
 
 
@@ -114,11 +114,13 @@ def _splits(script):
         raise ValueError(f"Cannot load '{script.dataset_name}' from the Hub: {error}") from error
 
 
-def _shaped(dataset, shapes: tuple[str, ...], where: str):
+def _shaped(dataset, shapes: tuple[str, ...], where: str, every_column: bool):
     first = next(iter(dataset), None)
     if first is None:
         raise ValueError(f"{where} has no rows.")
     shape = columns.check(first.keys(), shapes, where)
+    if every_column:
+        return dataset
     if shape == "prompt+solution":
         return dataset.remove_columns([c for c in ("completion", "text") if c in first])
     return dataset.select_columns(list(columns.SHAPES[shape]))

@@ -47,6 +47,19 @@ def test_every_arithmetic_problem_belongs_to_exactly_one_split_and_its_steps_are
                 assert total == int(right), step
 
 
+def test_of_a_pair_the_chosen_answer_is_right_and_the_rejected_one_never_and_a_chat_shows_no_work():
+    for row in arithmetic.load("train", size=300, operations="+-", pairs=True, forgets=0.5):
+        said = {name: row[name][0]["content"] for name in ("completion", "chosen", "rejected")}
+        answers = {name: reasoning.final_answer(text) for name, text in said.items()}
+        assert answers["chosen"] == row["solution"] != answers["rejected"]
+        assert all(reasoning.thinking(text).count("\n") == 1 for text in said.values())  # two digits, two steps
+    for row in arithmetic.load("train", size=20, at_once=True):
+        said = row["completion"][0]["content"]
+        assert reasoning.thinking(said) == arithmetic.AT_ONCE and reasoning.final_answer(said) == row["solution"]
+    with pytest.raises(ValueError, match="digits: 1 must be at least 2 for pairs"):
+        next(arithmetic.load("train", digits=1, pairs=True))
+
+
 def test_arithmetic_is_endless_and_seeded():
     first = list(itertools.islice(arithmetic.problems("train", 0, 2, "+"), 20_000))
     assert len(first) == 20_000 and first[:50] == list(itertools.islice(arithmetic.problems("train", 0, 2, "+"), 50))

@@ -9,6 +9,7 @@ from suite import reasoning
 
 # Problems come again when none is left, and the test set shares none by construction.
 DEFAULTS = {"drop_duplicates": False, "overlap_ngram": 0}
+AT_ONCE = "by heart"  # all that a chat thinks in which the result is said at once
 TEST_SHARE = 5  # one problem in five is kept for testing, whatever the seed
 
 
@@ -18,10 +19,11 @@ def split_of(a: int, operation: str, b: int) -> str:
     return "test" if digest[0] % TEST_SHARE == 0 else "train"
 
 
-def work_out(a: int, operation: str, b: int, forgets: bool = False) -> tuple[str, int]:
+def work_out(a: int, operation: str, b: int, forgets: bool = False, slips: bool = False) -> tuple[str, int]:
     """(the steps from the last digit to the first, the result). Needs a >= b for '-'.
 
-    A solver who `forgets` drops every carry, and so gets another result wherever there was one.
+    A solver who `forgets` drops every carry, and so gets another result wherever there was one. One who `slips` also
+    carries where there is nothing to carry, and with more than one digit is never right.
     """
     steps, digits, carry = [], [], 0
     for place in range(max(len(str(a)), len(str(b)))):
@@ -35,7 +37,7 @@ def work_out(a: int, operation: str, b: int, forgets: bool = False) -> tuple[str
             value = 10 * carries - carry + x - y
             steps.append(f"{'-1+' if carry else ''}{10 * carries + x}-{y}={value}")
         digits.append(str(value % 10))
-        carry = 0 if forgets else carries
+        carry = 1 - carries if slips else 0 if forgets else carries
     leading = "1" if carries and operation == "+" else ""
     return "\n".join(steps), int(leading + "".join(reversed(digits)))
 
@@ -60,18 +62,22 @@ def load(
     digits: int = 2,
     operations: str = "+",
     forgets: float = 0.0,
+    at_once: bool = False,
+    pairs: bool = False,
     seed: int = 0,
 ) -> Iterator[dict]:
     """`size` training or `test_size` test rows with the columns text, prompt, completion and solution.
 
     Numbers have `digits` digits, the first not 0. Test problems do not repeat. `forgets` is the share of
     completions, from 0 to 1, whose author drops the carries: demonstrations as they come from a hasty teacher, while
-    `text` and `solution` are always right. Raises `ValueError` for knobs out of their range, or too many test rows.
+    `text` and `solution` are always right. With `at_once` a completion says the result without working it out: a
+    chat. With `pairs` there are also `chosen`, worked out right, and `rejected`, with every carry wrong. Raises
+    `ValueError` for knobs out of their range, or too many test rows.
     """
     if not operations or set(operations) - set("+-"):
         raise ValueError(f"arithmetic.operations: '{operations}' must be made of '+' and '-'.")
-    if digits < 1:
-        raise ValueError(f"arithmetic.digits: {digits} must be at least 1.")
+    if digits < 1 + pairs:
+        raise ValueError(f"arithmetic.digits: {digits} must be at least {1 + pairs}{' for pairs' * pairs}.")
     if not 0 <= forgets <= 1:
         raise ValueError(f"arithmetic.forgets: {forgets} is a share, from 0 to 1.")
     # About: the split goes by a hash, and a - b and b - a are one problem.
@@ -86,9 +92,12 @@ def load(
     for a, operation, b in itertools.islice(stream, size if split == "train" else test_size):
         book_steps, right = work_out(a, operation, b)
         steps, result = work_out(a, operation, b, forgets=moods.random() < forgets)
+        said = {"completion": (AT_ONCE if at_once else steps, result)}
+        if pairs:
+            said |= {"chosen": (book_steps, right), "rejected": work_out(a, operation, b, slips=True)}
         yield {
             "text": f"{a}{operation}{b}\n{book_steps}\n{right}",
             "prompt": [{"role": "user", "content": f"{a}{operation}{b}"}],
-            "completion": [{"role": "assistant", "content": reasoning.write(steps, str(result))}],
+            **{name: [{"role": "assistant", "content": reasoning.write(t, str(r))}] for name, (t, r) in said.items()},
             "solution": str(right),
         }

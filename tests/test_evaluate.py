@@ -1,0 +1,98 @@
+"""What evaluation measures follows from the rows, and each stage is told by the number it is there for."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from suite import cli, evaluate, report
+from tests.conftest import shaken, write_yaml
+
+
+@pytest.fixture(scope="module")
+def sums(tmp_path_factory) -> Path:
+    """Rows that can be asked everything: text, prompt, completion, chosen, rejected, solution."""
+    from suite import prepare
+
+    target = tmp_path_factory.mktemp("data") / "sums"
+    words = ["arithmetic", "--output_dir", target, "--size", 20, "--test_size", 12, "--pairs", "true"]
+    prepare.main([*map(str, words), "--system_prompt", "none"])
+    return target
+
+
+@pytest.fixture
+def line(miniqwen_dir) -> tuple[str, str]:
+    """(a model from nothing, one that was made from it) as runs leave them."""
+    from transformers import AutoModelForCausalLM
+
+    shutil.copytree(miniqwen_dir, "runs/first")
+    shutil.copytree(miniqwen_dir, "runs/second")
+    model = AutoModelForCausalLM.from_pretrained("runs/second")
+    shaken(model)
+    model.save_pretrained("runs/second")
+    for name, config in (("first", {}), ("second", {"model_name_or_path": "runs/first"})):
+        made = {"stage": "sft", "config": config, "inputs": {}, "processes": 1, "versions": {}, "pins": [],
+                "finished": True, "seconds": 1.0, "steps": 1}  # fmt: skip
+        Path("runs", name, "run.json").write_text(json.dumps(made))
+        Path("runs", name, "trainer_state.json").write_text('{"log_history": [{"step": 1, "loss": 1.0}]}')
+    return "runs/first", "runs/second"
+
+
+def measured(*checkpoints: str, **keys) -> list[dict]:
+    words = [word for key, value in keys.items() for word in (f"--{key}", str(value))]
+    evaluate.main(["--checkpoints", *checkpoints, "--output_dir", "runs", *words])
+    return json.loads(Path("runs/results.json").read_text())
+
+
+def test_each_stage_is_told_by_what_it_is_there_for_before_and_after(sums, line, capsys):
+    purposes = json.dumps({"first": "bits_per_byte", "second": "preferred"})
+    how = {"dataset_name": sums, "max_completion_length": 4, "num_generations": 0, "metrics": purposes}
+    measured(line[1], **how)  # before what it was made from: its `before` comes later
+    first, second = sorted(measured(*line, **how), key=lambda r: r["stage"])
+    assert (first["metric"], second["metric"]) == ("bits_per_byte", "preferred")
+    for result in (first, second):
+        value = result["metrics"][result["metric"]]
+        assert (result["after"], result["ci95"], result["n"]) == (value["value"], value["ci95"], 12)
+        assert {"accuracy", "format", "thinking", "preferred", "bits_per_byte"} <= result["metrics"].keys()
+    assert first["before"] == first["guessing"] > first["after"] * 0.5
+    assert second["before"] == first["metrics"]["preferred"]["value"]
+    assert measured(*line, **how) == [second, first]  # nothing is measured twice
+    report.main(["runs"])
+    page, said = Path("runs/report.html").read_text(), capsys.readouterr().out
+    assert "is there for" in page and "bits a byte" in said and "preferred, %" in said
+    assert "report/before-after.png" in Path("runs/report.md").read_text()
+
+
+def test_rows_of_text_alone_are_read_and_nobody_answers(sums, line, tmp_path):
+    rows = [json.dumps({"text": "12+34=46"}), json.dumps({"text": "the number"})]
+    (tmp_path / "test.jsonl").write_text("\n".join(rows))
+    (tmp_path / "train.jsonl").write_text("\n".join(rows))
+    (result,) = measured(line[0], dataset_name=tmp_path)
+    assert result["metrics"].keys() == {"bits_per_byte"} and result["metric"] == "bits_per_byte"
+    assert not Path("runs/rows.jsonl").read_text()
+    report.main(["runs"])
+
+
+def test_a_metric_the_rows_cannot_be_asked_is_refused(arithmetic_dir, line):
+    with pytest.raises(ValueError, match="first is there for preferred, and the rows let one measure"):
+        measured(line[0], dataset_name=arithmetic_dir, metrics='{"first": "preferred"}')
+    with pytest.raises(ValueError, match="no metric .* 'prefered'.* Did you mean 'preferred'"):
+        measured(line[0], dataset_name=arithmetic_dir, metrics='{"first": "prefered"}')
+
+
+def test_the_evaluation_of_a_chapter_is_the_nearest_there_is(tmp_path):
+    for name in ("evaluate", "evaluate-dpo", "evaluate-sft-long"):
+        write_yaml(tmp_path / f"{name}.yaml")
+    found = {
+        chapter: cli._evaluation_of(tmp_path / f"{chapter}.yaml", chapter.split("-")[1]).stem
+        for chapter in ("3-sft-long", "4-dpo", "5-dpo-again", "6-sft", "7-grpo")
+    }
+    assert found == {"3-sft-long": "evaluate-sft-long", "4-dpo": "evaluate-dpo", "5-dpo-again": "evaluate-dpo",
+                     "6-sft": "evaluate", "7-grpo": "evaluate"}  # fmt: skip
+
+
+def test_an_evaluation_of_one_chapter_looks_at_what_it_started_from_too(tmp_path, line):
+    chapter = write_yaml(tmp_path / "4-dpo.yaml", model_name_or_path=line[0])
+    assert cli._looked_at(chapter, Path(line[1]), Path("evaluate-dpo.yaml")) == [*line]
+    assert cli._looked_at(chapter, Path(line[1]), Path("evaluate.yaml")) == [line[1]]
