@@ -152,7 +152,7 @@ def writing(target: Path) -> Iterator[None]:
         full = error.errno in FULL
         way = "Make room there, and the same command goes on." if full else "Choose another place, or make it writable."
         told = re.sub(r"\.([^/]+)\.partial\b", r"\1", str(target))
-        said = error.strerror if full and error.strerror else error
+        said = os.strerror(error.errno) if full else error
         raise ValueError(f"Cannot write {told}: {said}. What was there before is untouched. {way}") from None
 
 

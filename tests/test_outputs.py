@@ -1,0 +1,242 @@
+"""prepare, sample, score and evaluate: killed, ended or out of disk at any moment, they go on to the same files."""
+
+import json
+import random
+import re
+import shutil
+import signal
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import save_model
+from tests.rows import read_rows, write_rows
+from tests.warm import Ended, Warm, kill_after
+
+pytestmark = pytest.mark.slow
+
+COMMANDS = ("prepare", "sample", "score", "evaluate")
+CLOCKS = re.compile(r'"seconds": [\d.]+')
+IN_WORDS = {0: "came through", -signal.SIGKILL: "killed", -signal.SIGTERM: "ended by SIGTERM before it began"}
+
+
+@pytest.fixture(scope="module")
+def warm():
+    there = Warm()
+    yield there
+    there.close()
+
+
+@pytest.fixture(scope="module")
+def inputs(miniqwen_dir, tokenizer_dir, arithmetic_dir, tmp_path_factory) -> Path:
+    """Two models, rows to ask and rows to score."""
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    home = tmp_path_factory.mktemp("inputs")
+    shutil.copytree(miniqwen_dir, home / "one")
+    ends = home / "one/generation_config.json"
+    often = {**json.loads(ends.read_text()), "eos_token_id": list(range(20, 60))}  # else it would say nothing whole
+    ends.write_text(json.dumps(often))
+    save_model(Qwen2ForCausalLM, Qwen2Config, tokenizer_dir, home / "two")
+    shutil.copytree(arithmetic_dir, home / "data")
+    rng = random.Random(0)
+    said = [f"<think>\n{n}\n</think>\n<answer>{rng.randint(n, n + 1)}</answer>" for n in range(1500)]
+    rows = [{"prompt": f"{n}", "completion": text, "solution": str(n)} for n, text in enumerate(said)]
+    write_rows(home / "rows.jsonl", rows)
+    return home
+
+
+def words(command: str, inputs: Path) -> list:
+    asking = ["--dataset_name", inputs / "data", "--max_completion_length", 8, "--per_device_eval_batch_size", 8]
+    asking += ["--dtype", "float32", "--output_dir", "out"]
+    return {
+        "prepare": ["prepare", "arithmetic", "--size", 2500, "--test_size", 300, "--output_dir", "out"],
+        "sample": ["sample", "--model_name_or_path", inputs / "one", *asking, "--max_rows", 24,
+                   "--reward_funcs", "tests.test_outputs.any_reward"],
+        "score": ["score", inputs / "rows.jsonl", "--reward_funcs", "accuracy", "format", "--output_file", "out.jsonl"],
+        "evaluate": ["evaluate", "--checkpoints", inputs / "one", inputs / "two", *asking, "--max_rows", 12,
+                     "--num_generations", 2],
+    }[command]  # fmt: skip
+
+
+def any_reward(completions, **columns):
+    """Something that differs, so that it shows whether each answer keeps its own."""
+    return [1.0 + len(said[0]["content"]) for said in completions]
+
+
+def older(command: str, inputs: Path) -> list | None:
+    """What writes the output that the command replaces; score replaces none."""
+    said = [str(word) for word in words(command, inputs)]
+    changed = {"prepare": ("2500", "50"), "sample": ("24", "2"), "evaluate": ("12", "3"), "score": None}[command]
+    return changed and [changed[1] if word == changed[0] else word for word in said]
+
+
+def contents(home: Path) -> dict[str, bytes | str]:
+    """Every file by its path. Clock times are left out, and in sample.json and results.json nothing else is."""
+    found = {}
+    for path in sorted(p for p in home.rglob("*") if p.is_file()):
+        data = path.read_bytes()
+        found[str(path.relative_to(home))] = CLOCKS.sub("", data.decode()) if path.suffix == ".json" else data
+    return found
+
+
+def visible(there: dict) -> dict:
+    return {name: data for name, data in there.items() if not any(part.startswith(".") for part in Path(name).parts)}
+
+
+class Trial:
+    """One command: its output before and after, and what may be seen in between."""
+
+    def __init__(self, command: str, inputs: Path, warm: Warm, home: Path):
+        self.command, self.words, self.warm, self.home = command, words(command, inputs), warm, home
+        (home / "before").mkdir(parents=True)
+        if older(command, inputs) is not None:
+            done = warm.run(older(command, inputs), home / "before")
+            assert done.code == 0, done.said
+        self.before = contents(home / "before")
+        shutil.copytree(home / "before", home / "straight")
+        self.straight = warm.run(self.words, home / "straight")
+        assert self.straight.code == 0, self.straight.said
+        self.after = contents(home / "straight")
+        assert self.after != self.before
+
+    def place(self, name: str) -> Path:
+        return Path(shutil.copytree(self.home / "before", self.home / name))
+
+    def look(self, place: Path) -> str:
+        """Which output there is: the old one or the new one, and nothing else."""
+        there = visible(contents(place))
+        if self.command == "evaluate":
+            return self._look_at_results(place, there)
+        assert there in (self.before, self.after), (sorted(there), self.command)
+        return "new" if there == self.after else "old"
+
+    def _look_at_results(self, place: Path, there: dict) -> str:
+        """A checkpoint's result is the old one or the new one, and has its rows."""
+        of = {}
+        for which, files in (("old", self.before), ("new", self.after), ("there", there)):
+            assert sorted(files) == ["out/results.json", "out/rows.jsonl"]
+            rows = [json.loads(line) for line in files["out/rows.jsonl"].decode().split("\n") if line]
+            results = json.loads(re.sub(r",\s*(?=[,}])", "", files["out/results.json"]))
+            of[which] = {
+                r["checkpoint"]: (r, [row for row in rows if row["identity"] == r["identity"]]) for r in results
+            }
+        for name, found in of["there"].items():
+            assert found in (of["old"][name], of["new"][name])
+        return "new" if there == self.after else "old"
+
+    def goes_on(self, place: Path) -> Ended:
+        """The same command, to the end that it would have had, and nothing is left lying about."""
+        done = self.warm.run(self.words, place)
+        if self.command == "score" and done.code == 2:  # it was killed behind its last step
+            assert "exists. Name another place" in done.said
+        else:
+            assert done.code == 0, done.said
+        assert contents(place) == self.after
+        return done
+
+
+@pytest.fixture(scope="module")
+def trials(inputs, warm, tmp_path_factory):
+    """Command -> its trial, made once."""
+    made: dict[str, Trial] = {}
+
+    def of(command: str) -> Trial:
+        if command not in made:
+            made[command] = Trial(command, inputs, warm, tmp_path_factory.mktemp(command))
+        return made[command]
+
+    return of
+
+
+def kill(trial: Trial, number: int, rng: random.Random) -> str:
+    """Kill at a random moment, every second time at a random call to the file system, and go on; what was seen."""
+    place = trial.place(f"kill-{number}")
+    if number % 2:
+        how = {"die_at": rng.randint(1, trial.straight.steps), "after": rng.random() < 0.5}
+    else:
+        how = {"meanwhile": kill_after(rng.uniform(0, trial.straight.seconds))}
+    ended = trial.warm.run(trial.words, place, **how)
+    assert ended.code in (0, -signal.SIGKILL), ended.said
+    seen = f"{IN_WORDS[ended.code]}, {trial.look(place)} output"
+    going_on = trial.goes_on(place)
+    took_over = re.search(r"[Gg]oing on|are there", going_on.said)
+    shutil.rmtree(place)
+    return f"{seen}, {'gone on with' if took_over else 'reused or begun again'}"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_three_kills(trials, command):
+    for number in range(3):
+        kill(trials(command), number, random.Random(f"{command}/{number}"))
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("command", COMMANDS)
+def test_thirty_kills_more(trials, command, capsys):
+    trial, seen = trials(command), Counter()
+    for number in range(3, 33):
+        seen[kill(trial, number, random.Random(f"{command}/{number}"))] += 1
+    with capsys.disabled():
+        print(f"\n{command}: 30 kills")
+        for what, times in seen.most_common():
+            print(f"  {times:3d}  {what}")
+
+
+def journal(trial: Trial, place: Path) -> Path:
+    """Where a command notes what is done; each has one when it is half-way."""
+    target = {"prepare": ".out.journal", "sample": ".out.partial/answers.jsonl", "score": ".out.jsonl.journal"}
+    if trial.command in target:
+        return place / target[trial.command]
+    return next(iter(place.glob("out/.*.journal")), place / "out/none")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_that_is_told_to_end_says_so_in_one_line_and_goes_on(trials, command, number):
+    trial = trials(command)
+    place = trial.place(f"signal-{number}")
+    told, there = [], trial.before.get("out/answers.jsonl", b"").count(b"\n")  # sample's journal holds the old answers
+
+    def tell(pid: int) -> None:
+        until = time.monotonic() + 60
+        while not (journal(trial, place).is_file() and journal(trial, place).read_bytes().count(b"\n") > there + 2):
+            assert time.monotonic() < until
+            time.sleep(0.002)
+        told.append(time.monotonic())
+        kill_after(0, number)(pid)
+
+    ended = trial.warm.run(trial.words, place, meanwhile=tell)
+    assert time.monotonic() - told[0] < 5
+    assert ended.code == 128 + number, ended.said
+    word = "ended by SIGTERM" if number == signal.SIGTERM else "interrupted"
+    assert re.search(rf"^suite: {word}\. .*the same command", ended.said.splitlines()[-1]), ended.said
+    assert "Traceback" not in ended.said
+    assert trial.look(place) == "old"
+    assert re.search(r"[Gg]oing on|are there", trial.goes_on(place).said)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_full_disk_is_one_line_and_the_same_command_goes_on(trials, command):
+    """No file may grow beyond a size: once the journal cannot, once the output, or part of it."""
+    trial = trials(command)
+    largest = max(len(data) for data in trial.after.values())
+    for share in (0.02, 0.3, 0.9):
+        place = trial.place(f"full-{share}")
+        ended = trial.warm.run(trial.words, place, limit=int(share * largest))
+        assert ended.code == 2, (share, ended.said)
+        line = ended.said.strip().splitlines()[-1]
+        assert re.search(r"suite: Cannot write out\S*: File too large\. What was there before is untouched\.", line)
+        assert "Traceback" not in ended.said and ".partial" not in line
+        assert trial.look(place) == "old"
+        trial.goes_on(place)
+
+
+def test_an_output_that_is_older_is_not_read_as_the_new_one(trials):
+    """What the trials above rest on: the output before and after differ, and a replaced one is the straight one."""
+    for command in COMMANDS:
+        trial = trials(command)
+        assert trial.after == contents(trial.home / "straight") != trial.before
+    assert len(read_rows(trials("prepare").home / "straight/out/train.parquet")) == 2500

@@ -1,0 +1,163 @@
+"""Commands of the suite in forks of one process that has imported everything: a command takes as long as its work.
+
+`Warm` starts `python -m tests.warm`, which reads a job a line, forks, and tells first the process and then its end.
+Jobs may die at a given one of their calls to the file system, or find the disk full.
+"""
+
+import contextlib
+import importlib
+import itertools
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+# Between two of these calls nothing changes on the disk but the content of files that are open.
+STEPS = ("mkdir", "rename", "replace", "fsync", "open", "ftruncate", "write", "rmdir", "unlink")
+
+
+def counted(die_at: int | None, after: bool = False) -> itertools.count:
+    """Count this process's calls to the file system, and have it die at call `die_at`, before it or after it."""
+    calls = itertools.count(1)
+
+    def wrap(call):
+        def wrapped(*args, **kwargs):
+            now = next(calls) == die_at
+            if now and not after:
+                os.kill(os.getpid(), signal.SIGKILL)
+            try:
+                return call(*args, **kwargs)
+            finally:
+                if now:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+        return wrapped
+
+    for name in STEPS:
+        setattr(os, name, wrap(getattr(os, name)))
+    return calls
+
+
+@dataclass
+class Ended:
+    """How a command ended: exit code or minus the signal, what it said, seconds, calls to the file system."""
+
+    code: int
+    said: str
+    seconds: float
+    steps: int | None
+
+
+class Warm:
+    """One job at a time, each in a process of its own. `modules` are imported beforehand, too."""
+
+    def __init__(self, *modules: str):
+        self.server = subprocess.Popen(
+            [sys.executable, "-m", "tests.warm", *modules],
+            cwd=Path(__file__).parents[1],
+            env={**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert self._told() == "ready"
+
+    def _told(self):
+        line = self.server.stdout.readline()
+        assert line, "the warm process is gone"
+        return json.loads(line)
+
+    def close(self) -> None:
+        self.server.stdin.close()
+        self.server.wait(30)
+
+    def run(self, words, cwd, *, die_at=None, after=False, limit=None, meanwhile=None) -> Ended:
+        """`suite WORDS...` in `cwd`. With `limit` no file may have more bytes; `meanwhile(pid)` is called at once."""
+        job = {"words": [str(word) for word in words], "cwd": str(cwd), "die_at": die_at, "after": after,
+               "limit": limit, "log": f"{cwd}.log"}  # fmt: skip
+        begun = time.monotonic()
+        self.server.stdin.write(json.dumps(job) + "\n")
+        self.server.stdin.flush()
+        pid = self._told()
+        if meanwhile is not None:
+            meanwhile(pid)
+        code = self._told()
+        steps = Path(f"{cwd}.log.steps")
+        found = int(steps.read_text()) if steps.is_file() else None
+        steps.unlink(missing_ok=True)
+        return Ended(code, Path(job["log"]).read_text(errors="replace"), time.monotonic() - begun, found)
+
+
+def kill_after(seconds: float, number: int = signal.SIGKILL):
+    """For `meanwhile`: a signal after so many seconds, if the process is still there."""
+
+    def send(pid: int) -> None:
+        time.sleep(seconds)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+    return send
+
+
+def _work(job: dict) -> int:
+    """The child's life."""
+    from suite import args, cli
+
+    os.chdir(job["cwd"])
+    log = os.open(job["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    if job["limit"] is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (job["limit"], job["limit"]))
+    calls = counted(job["die_at"], job["after"])
+    code = args.answer_for(cli._main, job["words"])
+    steps = next(calls) - 1
+    if job["limit"] is None:
+        Path(job["log"] + ".steps").write_text(str(steps))
+    return code
+
+
+def main() -> None:
+    import datasets  # noqa: F401
+    import pyarrow.parquet  # noqa: F401
+    import torch
+    import trl  # noqa: F401
+    from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2ForCausalLM  # noqa: F401
+
+    import suite.evaluate
+    import suite.model
+    import suite.prepare
+    import suite.sample
+    import suite.score  # noqa: F401
+
+    for module in sys.argv[1:]:
+        importlib.import_module(module)
+    torch.set_num_threads(1)
+    print(json.dumps("ready"), flush=True)
+    for line in sys.stdin:
+        pid = os.fork()
+        if pid == 0:
+            try:
+                code = _work(json.loads(line))
+            except SystemExit as end:
+                code = end.code
+            except BaseException:  # noqa: BLE001 (nothing of this loop may go on in the child)
+                import traceback
+
+                traceback.print_exc()
+                code = 1
+            sys.stdout.flush()
+            os._exit(code)
+        print(json.dumps(pid), flush=True)
+        _, status = os.waitpid(pid, 0)
+        print(json.dumps(os.waitstatus_to_exitcode(status)), flush=True)
+
+
+if __name__ == "__main__":
+    main()
