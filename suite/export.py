@@ -16,7 +16,7 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from suite import args, checkpoint, forms, hub, look, merge, run, turns
+from suite import args, card, checkpoint, forms, hub, look, merge, run, turns
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
@@ -142,6 +142,7 @@ def push(keys: ExportArguments, source: Path, base: str | None) -> None:
     for repo, path in sent:
         if path == source:  # what was written has been looked at
             look.demand(path, look.at_files(path, keeps_thoughts=keys.keeps_thoughts))
+        card.write(path)  # with what has been measured since
         for step in checkpoint.steps(source) if path == source and keys.hub_step_revisions else ():
             checkpoint.check_whole(step)
             print(hub.push(step, repo, revision=f"step-{step.name.partition('-')[2]}", **how), flush=True)
@@ -190,7 +191,8 @@ def write(keys: ExportArguments, base: str | None, tokenizer) -> Path:
     merge.settle_stops(model, tokenizer)
     # Qwen2MoE without a shared expert has three tensors of it without a value, which vLLM would not know.
     memory = {name: tensor for name, tensor in model.state_dict().items() if tensor.numel()}
-    model.save_pretrained(partial, state_dict=memory, max_shard_size=keys.max_shard_size)
+    # A copy, for what is given here is emptied on the way.
+    model.save_pretrained(partial, state_dict=dict(memory), max_shard_size=keys.max_shard_size)
     tokenizer.save_pretrained(partial)
     look.demand(
         partial,
@@ -199,6 +201,7 @@ def write(keys: ExportArguments, base: str | None, tokenizer) -> Path:
     del model, memory
     look.demand(partial, look.at_model(partial, expected, *before))
     os.replace(partial, target)
+    card.write(target, source)
     size = sum(file.stat().st_size for file in target.glob("*.safetensors"))
     print(f"{target}: {size / 1e6:,.1f} MB of weights in {name}, read back and asked.")
     return target

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -48,21 +49,44 @@ def logits_of(path):
         return AutoModelForCausalLM.from_pretrained(path, dtype="float32")(torch.tensor(IDS)).logits
 
 
+@pytest.fixture(scope="module")
+def forms(tokenizer_dir, miniqwen_dir, tmp_path_factory) -> dict[str, Path]:
+    """A checkpoint of each form, by the name that transformers has for it; it has none for both forms at once."""
+    from suite.model import MiniQwenConfig, MiniQwenForCausalLM
+
+    home = tmp_path_factory.mktemp("forms")
+    latent = {"kv_lora_rank": 24, "q_lora_rank": 20}
+    shapes = {
+        "qwen2_moe": {"num_experts": 4},
+        "qwen2_moe-shared": {"num_experts": 4, "shared_expert_intermediate_size": 32},
+        "deepseek_v2": latent,
+        "both": {"num_experts": 4, **latent},
+    }
+    made = {
+        name: save_model(MiniQwenForCausalLM, MiniQwenConfig, tokenizer_dir, home / name, **shape)
+        for name, shape in shapes.items()
+    }
+    return {"qwen2": miniqwen_dir, **made}
+
+
 @pytest.mark.slow
-def test_a_miniqwen_brings_its_code_and_needs_no_suite(miniqwen_dir, tmp_path):
+def test_a_miniqwen_of_every_form_brings_its_code_and_needs_no_suite(forms, tmp_path):
     import torch
 
-    torch.save(logits_of(miniqwen_dir), tmp_path / "ours.pt")
+    for name, path in forms.items():
+        torch.save(logits_of(path), tmp_path / f"{name}.pt")
     code = f"""
-model = AutoModelForCausalLM.from_pretrained({str(miniqwen_dir)!r}, trust_remote_code=True)
-assert model(torch.tensor({IDS})).logits.equal(torch.load("ours.pt"))
-ids = AutoTokenizer.from_pretrained({str(miniqwen_dir)!r}, trust_remote_code=True)("2+2", return_tensors="pt")
-assert model.generate(**ids, max_new_tokens=4).shape[1] > ids.input_ids.shape[1]
-model.save_pretrained("again")
-print(type(model).__module__.split(".")[0])
-AutoModelForCausalLM.from_pretrained("again", trust_remote_code=True)
+for name, path in { ({name: str(path) for name, path in forms.items()})!r}.items():
+    model = AutoModelForCausalLM.from_pretrained(path, trust_remote_code=True)
+    assert model(torch.tensor({IDS})).logits.equal(torch.load(name + ".pt"))
+    ids = AutoTokenizer.from_pretrained(path, trust_remote_code=True)("2+2", return_tensors="pt")
+    assert model.generate(**ids, max_new_tokens=4).shape[1] > ids.input_ids.shape[1]
+    model.save_pretrained("again-" + name)
+    again = AutoModelForCausalLM.from_pretrained("again-" + name, trust_remote_code=True)
+    assert again(torch.tensor({IDS})).logits.equal(torch.load(name + ".pt"))
+    print(type(model).__module__.split(".")[0])
 """
-    assert in_a_process_without_suite(code, tmp_path).split()[-1] == "transformers_modules"
+    assert in_a_process_without_suite(code, tmp_path).split()[-5:] == ["transformers_modules"] * 5
 
 
 def adapter_of(base: Path, target: Path, by: float = 0.05, tokenizer=None, **lora) -> Path:
@@ -131,25 +155,78 @@ def test_a_merged_adapter_answers_as_the_adapter_did_and_ends_turns(lora_dir, ba
 
 
 @pytest.mark.slow
-def test_a_miniqwen_becomes_a_stock_qwen2_with_its_tensors_and_logits(miniqwen_dir, tmp_path):
+def test_a_miniqwen_becomes_a_stock_model_with_its_tensors_and_logits(forms, tmp_path):
     import torch
     from safetensors.torch import load_file
 
-    lora = adapter_of(miniqwen_dir, tmp_path / "lora")
-    for source, name in ((miniqwen_dir, "plain"), (lora, "merged")):
-        export_(source, "--output_dir", name, "--as", "qwen2")
+    sources = {name: path for name, path in forms.items() if name != "both"}
+    sources["qwen2-merged"] = adapter_of(forms["qwen2"], tmp_path / "lora")
+    for name, source in sources.items():
+        export_(source, "--output_dir", name, "--as", name.partition("-")[0])
         assert not list(Path(name).glob("*.py"))
         torch.save(logits_of(name), f"{name}.pt")
-    assert torch.load("plain.pt").sub(logits_of(miniqwen_dir)).abs().max() < 1e-4
-    here, there = load_file("plain/model.safetensors"), load_file(miniqwen_dir / "model.safetensors")
-    assert here.keys() == there.keys() and all(here[k].equal(there[k]) for k in here)
+        if name in forms:
+            assert torch.load(f"{name}.pt").sub(logits_of(source)).abs().max() < 1e-4
+            here, there = load_file(f"{name}/model.safetensors"), load_file(source / "model.safetensors")
+            # vLLM's Qwen2MoE waits for a gate, even of a shared expert that is none.
+            assert all("shared_expert_gate" in key for key in here.keys() ^ there.keys())
+            assert all(here[key].equal(there[key]) for key in there)
     code = f"""
-for name in ("plain", "merged"):
+for name in {list(sources)}:
     model = AutoModelForCausalLM.from_pretrained(name)
-    assert type(model).__module__ == "transformers.models.qwen2.modeling_qwen2" and AutoTokenizer.from_pretrained(name)
+    assert type(model).__module__.split(".")[2] == name.partition("-")[0] and AutoTokenizer.from_pretrained(name)
     assert model(torch.tensor({IDS})).logits.equal(torch.load(name + ".pt"))
 """
     in_a_process_without_suite(code, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["qwen2", "qwen2_moe", "qwen2_moe-shared", "deepseek_v2"])
+def test_gguf_has_a_name_for_every_tensor_of_the_stock_model(forms, name):
+    import gguf
+    from safetensors import safe_open
+
+    arch = {"qwen2": "QWEN2", "qwen2_moe": "QWEN2MOE", "deepseek_v2": "DEEPSEEK2"}[name.partition("-")[0]]
+    known = gguf.get_tensor_name_map(gguf.MODEL_ARCH[arch], 2)
+    with safe_open(forms[name] / "model.safetensors", framework="pt") as file:
+        # Its converters stack a mixture's experts, and ask for the stack's name.
+        names = {re.sub(r"experts\.\d+\.", "experts.", key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+    assert len(names) > 15
+    assert not [key for key in names if known.get_name(key, try_suffixes=(".weight", ".bias")) is None]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_an_upcycled_model_answers_as_the_dense_one_did_and_trains_its_experts_apart(
+    forms, qwen2_dir, tmp_path, dtype, capsys
+):
+    """The look after the export has compared the logits already, with the dense weights rounded alike."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    upcycle = ("--upcycle", "--num_experts", "4", "--dtype", dtype)
+    export_(forms["qwen2"], "--output_dir", "miniqwen", *upcycle)
+    export_(forms["qwen2"], "--output_dir", "stock", *upcycle, "--as", "qwen2_moe", "--num_experts_per_tok", "3")
+    export_(forms["deepseek_v2"], "--output_dir", "latent", *upcycle, "--num_experts_per_tok", "1")
+    export_(qwen2_dir, "--output_dir", "qwen2", *upcycle)
+    kinds = {"miniqwen": "miniqwen", "stock": "qwen2_moe", "latent": "miniqwen", "qwen2": "qwen2_moe"}
+    dense = {"miniqwen": forms["qwen2"], "stock": forms["qwen2"], "latent": forms["deepseek_v2"], "qwen2": qwen2_dir}
+    for name, kind in kinds.items():
+        config = json.loads(Path(name, "config.json").read_text())
+        assert (config["model_type"], config["num_experts"]) == (kind, 4)
+        if dtype == "float32":
+            assert (logits_of(name) - logits_of(dense[name])).abs().max() < 1e-4
+    model = AutoModelForCausalLM.from_pretrained("miniqwen", dtype="float32")
+    experts = model.model.layers[0].mlp.experts.down_proj  # (E, C, F)
+    assert experts[0].equal(experts[1])
+    ids = torch.arange(10, 60)[None]
+    model(ids, labels=ids).loss.backward()
+    assert (experts.grad[0] - experts.grad[1]).abs().max() > 1e-6
+
+
+@pytest.mark.slow
+def test_a_model_that_is_exported_whole_keeps_its_form(forms):
+    export_(forms["both"], "--output_dir", "out")
+    assert (logits_of("out") - logits_of(forms["both"])).abs().max() < 1e-6
 
 
 @pytest.mark.slow
@@ -180,6 +257,23 @@ def test_a_template_that_strips_thoughts_is_refused_replaced_or_accepted(miniqwe
     export_(strips, "--output_dir", "as-it-is", "--keeps_thoughts", "false")
     assert Path("out/chat_template.jinja").read_text() == Path(keeps).read_text()
     assert Path("as-it-is/chat_template.jinja").read_text() == STRIPS_THOUGHTS
+
+
+def test_what_cannot_be_written_in_a_form_is_one_line_that_names_another(forms, tmp_path):
+    for name, words, told in (
+        ("qwen2", "--as qwen2_moe", "--as qwen2_moe is a mixture of experts, and this miniqwen is dense: --as qwen2"),
+        ("qwen2_moe", "--as qwen2", "this miniqwen is a mixture of experts: --as qwen2_moe"),
+        ("deepseek_v2", "--as qwen2", "this miniqwen is dense with latent attention: --as deepseek_v2"),
+        ("both", "--as qwen2_moe", "no class for both"),
+        ("deepseek_v2", "--upcycle --num_experts 4 --as qwen2_moe", "no class for both"),
+        ("qwen2_moe", "--upcycle --num_experts 4", "this one is a mixture already"),
+        ("qwen2", "--upcycle", "--upcycle and num_experts go together"),
+        ("qwen2", "--num_experts 4", "--upcycle and num_experts go together"),
+        ("qwen2", "--upcycle --num_experts 1", "num_experts_per_tok 2 must lie between 1 and num_experts 1"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            export_(forms[name], "--output_dir", "out", *words.split())
+        assert not list(tmp_path.iterdir())
 
 
 def test_what_cannot_be_exported_is_one_line_before_a_model_is_loaded(lora_dir, miniqwen_dir, qwen2_dir, tmp_path):
@@ -243,7 +337,8 @@ if __name__ == "__main__":
 
 
 @pytest.mark.slow
-def test_vllm_serves_what_was_exported_as_qwen2_without_the_suite(tokenizer_dir, tmp_path):
+@pytest.mark.parametrize("form", ["qwen2", "qwen2_moe"])
+def test_vllm_serves_what_was_exported_as_a_stock_model_without_the_suite(tokenizer_dir, tmp_path, form):
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -252,8 +347,9 @@ def test_vllm_serves_what_was_exported_as_qwen2_without_the_suite(tokenizer_dir,
     vllm = pytest.importorskip("vllm")
     if not vllm.platforms.current_platform.is_cpu():
         pytest.skip("vLLM here is not the CPU's; this test is about that one")
-    mini = save_model(MiniQwenForCausalLM, MiniQwenConfig, tokenizer_dir, tmp_path / "mini", **HEADS_OF_32)
-    export_(mini, "--output_dir", "plain", "--as", "qwen2")
+    shape = HEADS_OF_32 | ({"num_experts": 4} if form == "qwen2_moe" else {})
+    mini = save_model(MiniQwenForCausalLM, MiniQwenConfig, tokenizer_dir, tmp_path / "mini", **shape)
+    export_(mini, "--output_dir", "plain", "--as", form)
     model = AutoModelForCausalLM.from_pretrained(mini)
     expected = model.generate(torch.tensor(IDS), max_new_tokens=12, do_sample=False)[0, len(IDS[0]) :].tolist()
     how = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
