@@ -21,6 +21,7 @@ KEYS = {
     "model_name_or_path": ("model", "model_revision"),
     "teacher_model_name_or_path": ("model", "teacher_model_revision"),
     "tokenizer_name_or_path": ("model", None),
+    "compare_with": ("model", None),
     "chat_template_path": ("model", None),
     "dataset_name": ("dataset", None),
 }

@@ -1,10 +1,18 @@
 """The tokenizer that miniqwen trains for itself is Qwen2's in everything but its merges."""
 
+import json
+import random
+
 import pytest
 from transformers import AutoTokenizer
 
 from suite import reasoning
+from suite.data.words import LONGEST, Words, thinned
 from suite.train import tokenizer as stage
+from tests.benchmarks.interleaved import process
+from tests.benchmarks.tokenizer import write_corpus
+from tests.conftest import write_yaml
+from tests.rows import write_rows
 
 TALK = [{"role": "user", "content": "12+3?"}, {"role": "assistant", "content": reasoning.write("2+3=5", "15")}]
 
@@ -69,3 +77,104 @@ def test_the_vocabulary_size_is_kept_or_refused():
     assert stage.train(iter(texts), 270, 2).get_vocab_size() <= 270
     with pytest.raises(ValueError, match="vocab_size: 100 is too small"):
         stage.TokenizerArguments(vocab_size=100)
+
+
+def counted(texts, max_words=10**6, max_bytes=10**9, seed=0) -> Words:
+    words = Words(r"\s?\w+|\s|[^\w\s]+", max_words, max_bytes, seed)
+    words.count(texts)
+    return words
+
+
+def test_counted_words_give_what_the_library_learns_from_the_text_itself():
+    from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
+    from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
+
+    texts = [
+        "Naïve cafés aren't 12% cheaper.\n\n  Are they?",
+        "你好，世界！你好吗？",
+        "def f(x):\n    return x[0]",
+        "",
+    ] * 5
+    theirs = Tokenizer(models.BPE())
+    theirs.normalizer = normalizers.NFC()
+    split = pre_tokenizers.Split(Regex(PRETOKENIZE_REGEX), behavior="isolated")
+    theirs.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(False, use_regex=False)])
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(vocab_size=313, min_frequency=2, initial_alphabet=alphabet, show_progress=False)
+    theirs.train_from_iterator(texts, trainer)
+    ours = stage.train(iter(texts), 320, 2)
+    assert json.loads(ours.to_str())["model"] == json.loads(theirs.to_str())["model"]
+    assert len(json.loads(ours.to_str())["model"]["merges"]) > 40
+
+
+def test_of_rare_words_the_halves_are_counted_so_that_the_table_stays_small_and_no_text_is_lost():
+    draw = random.Random(0)
+    texts = [" ".join("".join(draw.choices("abcdefgh", k=8)) for _ in range(50)) + " often" * 50 for _ in range(200)]
+    words = counted(texts, max_words=1000)
+    assert words.cuts > 0 and len(words.counts) <= 1000
+    assert sum(len(word) * n for word, n in words.counts.items()) == sum(map(len, texts))
+    assert words.counts[" often"] == 50 * 200, "what is frequent stays whole"
+
+
+def test_a_long_word_is_counted_in_pieces():
+    words = counted(["x" * 100 + " " + "字" * 50 + " " + "ж" * 40])
+    assert max(len(word.encode()) for word in words.counts) <= LONGEST
+    assert words.counts["字" * 8] == 5 and sum(len(word) * n for word, n in words.counts.items()) == 192
+
+
+def test_of_a_corpus_beyond_the_bound_a_sample_drawn_by_the_seed_is_counted():
+    texts = [f"row{n % 100} word" for n in range(10_000)]
+    one, again, other = (counted(texts, max_bytes=20_000, seed=seed) for seed in (1, 1, 2))
+    assert one.share < 1 and one.bytes <= 20_000 and one.counts == again.counts != other.counts
+    assert abs(one.counts[" word"] / (10_000 * one.share) - 1) < 0.2, "a sample of all of it"
+
+
+def test_counts_are_thinned_without_bias():
+    counts = {f"w{n}": n % 7 + 1 for n in range(1000)}
+    less = dict(thinned(counts, 0.3))
+    assert sum(less.values()) == pytest.approx(0.3 * sum(counts.values()), abs=1)
+
+
+def test_half_a_character_does_no_harm():
+    assert stage.train(iter(["ab \ud83d ab"] * 3), 280, 2).encode("ab").tokens
+
+
+def test_bounds_that_leave_nothing_are_refused():
+    for key in ("max_words", "max_bytes", "min_frequency"):
+        with pytest.raises(ValueError, match=f"{key}: 0 must be at least"):
+            stage.TokenizerArguments(**{key: 0})
+    with pytest.raises(ValueError, match="no text to learn from"):
+        stage.train(iter([""]), 280, 2)
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    return write_corpus(tmp_path_factory.mktemp("corpus") / "corpus.jsonl", 10_000_000)
+
+
+@pytest.mark.slow
+def test_the_same_corpus_gives_the_same_bytes_within_its_bounds_whatever_the_threads(corpus, tmp_path):
+    config = write_yaml(tmp_path / "t.yaml", dataset_name=str(corpus), vocab_size=1000, max_words=30_000)
+    words = ["-m", "suite.train.tokenizer", "--config", str(config), "--output_dir"]
+    one = process(*words, str(tmp_path / "one"), env={"RAYON_NUM_THREADS": "1", "PYTHONHASHSEED": "1"})
+    process(*words, str(tmp_path / "two"), env={"RAYON_NUM_THREADS": "3", "PYTHONHASHSEED": "2"})
+    written = [(tmp_path / name / "tokenizer.json").read_bytes() for name in ("one", "two")]
+    assert written[0] == written[1] and "times the rare ones were halved" in one.printed
+    assert one.peak < 1200, "MiB, of which the imports take the half"
+    record = json.loads((tmp_path / "one" / "run.json").read_text())
+    assert record["finished"] and record["counted"]["words"] <= 30_000 and record["counted"]["bytes"] > 9_000_000
+
+
+@pytest.mark.slow
+def test_the_stage_says_its_bytes_a_token_beside_another_tokenizers(tmp_path, capsys, tokenizer_dir, shared_data):
+    rows = [json.loads(line) for line in open(shared_data / "chat-demo" / "c4_demo.jsonl", encoding="utf-8")]
+    write_rows(tmp_path / "c4.jsonl", rows)
+    config = write_yaml(tmp_path / "t.yaml", dataset_name=str(tmp_path / "c4.jsonl"), vocab_size=2000)
+    other = str(shared_data / "qwen2.5-tokenizer")
+    stage.main(["--config", str(config), "--output_dir", str(tmp_path / "t"), "--compare_with", other])
+    said = capsys.readouterr().out
+    measured = json.loads((tmp_path / "t" / "run.json").read_text())["bytes_per_token"]
+    assert list(measured) == ["english", "chinese", "code", "digits", "held-out rows"]
+    assert 2.5 < measured["english"]["here"] < measured["english"]["other"] < 5
+    assert measured["digits"]["here"] == measured["digits"]["other"], "one by one in both"
+    assert all(kind in said for kind in measured) and other in said

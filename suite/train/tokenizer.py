@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 
-from suite import args, columns, reasoning, run, source
+from suite import args, checkpoint, columns, pins, reasoning, run, source, whole
 from suite.data import passages
 from suite.data.words import Words, thinned
 
@@ -65,10 +65,17 @@ def main(argv=None) -> None:
     record = run.begin("tokenizer", config, written, config.compare_with, *source.names(script, mixture))
     if record is None:
         return
-    other = run.tokenizer(config.compare_with) if config.compare_with else None
+    pins.settle(record, config, script, mixture)
+    other = run.tokenizer(*pins.split(config.compare_with)) if config.compare_with else None
     script.dataset_streaming = True  # the rows are read once, so nothing is gained by a copy of them
     rows, _ = source.rows(script, mixture, ("messages", "prompt+completion", "text"))
-    run.claim(config.output_dir, record)
+    with whole.held(checkpoint.lock_of(config.output_dir), Path(config.output_dir)):
+        run.claim(config.output_dir, record)
+        _make(rows, config, other)
+
+
+def _make(rows, config: TokenizerArguments, other) -> None:
+    """Count, learn, save, and measure on what was not learned from, beside the `other` tokenizer if there is one."""
     held_out: list[str] = []
     words = count(_set_aside(_progress(corpus(rows)), held_out, config.seed), config)
     tokenizer = learn(words.counts, config.vocab_size, config.min_frequency)

@@ -14,6 +14,7 @@ BENCHMARKS = {
     "packing": ("keys", "packing"),
     "tag_weight": ("keys", "tag_weight"),
     "saves": ("saves",),
+    "tokenizer": ("tokenizer",),
     "true_shapes": ("true_shapes",),
 }
 
