@@ -264,13 +264,18 @@ def sample_completions(
 ) -> list[tuple[str, str, list[dict]]]:
     """(prompt, solution, its greedy completion by each stage) for a few problems on which the stages differ most.
 
-    With `checkpoints`, of those only, in that order.
+    With `checkpoints`, of those only, in that order. Rows of an evaluation that results.json does not name do not
+    count: `suite evaluate` was killed between the two files, or another way of evaluating took its place.
     """
     if not rows_path.is_file():
         return []
+    results = rows_path.with_name("results.json")
+    named = {r.get("identity") for r in json.loads(results.read_text(encoding="utf-8"))} if results.is_file() else set()
     by_problem: dict[int, list[dict]] = {}
     for line in filter(None, rows_path.read_text(encoding="utf-8").split("\n")):
         row = json.loads(line)
+        if row.get("identity") not in named:
+            continue
         if row["kind"] == "greedy" and (checkpoints is None or row["checkpoint"] in checkpoints):
             by_problem.setdefault(row["row"], []).append(row)
     if checkpoints is not None:
