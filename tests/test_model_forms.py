@@ -217,6 +217,9 @@ def test_left_padding_changes_nothing_and_neither_does_a_static_cache(model):
     mask = torch.ones(2, 14, dtype=torch.long)
     mask[0, :5] = 0
     both = torch.cat([padded, long])
+    logits = model(both, attention_mask=mask, position_ids=(mask.cumsum(-1) - 1).clamp(min=0)).logits
+    torch.testing.assert_close(logits[0, 5:], model(short).logits[0], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(logits[1], model(long).logits[0], atol=1e-4, rtol=1e-4)
     how = {"max_new_tokens": 8, "do_sample": False, "eos_token_id": None}
     alone = [model.generate(row, **how, attention_mask=torch.ones_like(row))[0, -8:] for row in (short, long)]
     together = model.generate(both, attention_mask=mask, **how)[:, -8:]

@@ -106,6 +106,15 @@ def test_dpo_and_grpo_balance_experts_too_and_a_dense_model_has_none_to_balance(
         stage("sft", "dense", model_name_or_path=str(miniqwen_dir), router_aux_loss_coef=0.1)
 
 
+def test_trl_counts_the_operations_of_the_experts_that_a_token_meets():
+    from trl.trainer.utils import compute_flops_per_token
+
+    from suite.model import MiniQwenConfig
+
+    dense, mixture = (compute_flops_per_token(MiniQwenConfig(num_experts=e), 128) for e in (None, 8))
+    assert mixture - dense == 3 * 2 * 8 * 512 * 8  # the routers, forward and back
+
+
 def test_an_adapter_says_what_it_leaves_and_adapts_the_experts_where_asked(stage, experts_dir, capsys):
     from safetensors.torch import load_file
 
