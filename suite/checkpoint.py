@@ -14,6 +14,8 @@ INDEX = "model.safetensors.index.json"
 EXACT_STATE = "exact_state_{rank}.pt"  # what a process keeps in memory between two steps
 MARKERS = ("adapter_config.json", "config.json")  # without one of them nobody takes a directory for a checkpoint
 READ = (".safetensors", ".json", ".parquet", ".jinja", ".jsonl", ".txt", ".gz", ".zst")  # what a run may be made from
+_SAVING = ".saving.partial"
+PUSHING = ".pushing.partial"  # what is on its way to the Hub while training goes on
 _SAMPLE = 1 << 20
 
 
@@ -30,11 +32,17 @@ def check_whole(path: str | Path) -> None:
     if not is_local(str(path)):
         return
     path = Path(path)
+    if _SAVING in path.absolute().parts:
+        raise ValueError(f"'{path}' is where a run saves until it is whole. Take the run's last checkpoint.")
     if not path.is_dir():
         near = sorted(str(p.parent) for p in path.parent.glob("*/config.json")) if path.parent.is_dir() else []
         raise ValueError(
             f"There is no checkpoint directory '{path}'." + (f" There are: {', '.join(near)}." if near else "")
         )
+    _check_files(path)
+
+
+def _check_files(path: Path) -> None:
     if not any((path / name).is_file() for name in ("config.json", "adapter_config.json")):
         raise ValueError(f"'{path}' is no checkpoint: it has neither config.json nor adapter_config.json.")
     if (path / INDEX).is_file():
@@ -118,7 +126,7 @@ def steps(run_dir: str | Path) -> list[Path]:
 
 def aside(run_dir: str | Path) -> Path:
     """Where a run writes a checkpoint, or its model, until it is whole."""
-    return Path(run_dir) / ".saving.partial"
+    return Path(run_dir) / _SAVING
 
 
 def lock_of(run_dir: str | Path) -> Path:
@@ -132,7 +140,7 @@ def seal(directory: Path, record: dict) -> None:
     Raises `ValueError` where its weights are not whole.
     """
     if any((directory / name).is_file() for name in (*WEIGHTS, INDEX)):  # an engine may keep them in its own pieces
-        check_whole(directory)
+        _check_files(directory)
     files = {str(p.relative_to(directory)): p.stat().st_size for p in sorted(directory.rglob("*")) if p.is_file()}
     write_json(directory / "run.json", {**record, "files": files})
 

@@ -107,6 +107,7 @@ def starting_point(model, config, rows, *, eos_token: str | None = None, chat_te
     checkpoint.refuse_adapter(model.model_name_or_path)
     _check_packages(model, config)
     _check_rope(model, config)
+    _say_what_stays(model)
     conversational = columns.is_conversational(next(iter(rows)))
     found = tokenizer(
         model.model_name_or_path,
@@ -152,6 +153,18 @@ def _check_rope(model, config) -> None:
         say(
             "warning: an adapter does not carry rope_parameters. Whoever loads or merges it must give them to the base "
             "again, or save a base with them first."
+        )
+
+
+def _say_what_stays(model) -> None:
+    """Of a mixture, LoRA's `all-linear` leaves out the experts and their router: tensors, and no linear layers."""
+    path = Path(model.model_name_or_path) / "config.json"
+    if not model.use_peft or model.lora_target_parameters or not path.is_file():
+        return
+    if checkpoint.read_json(path).get("num_experts"):
+        say(
+            "the adapter leaves the experts of this mixture and their router as they are. To adapt the experts, too: "
+            "`lora_target_parameters: [mlp.experts.gate_up_proj, mlp.experts.down_proj]` and `lora_dropout: 0`."
         )
 
 
@@ -244,15 +257,17 @@ def _train_and_save(trainer, config, record: dict) -> None:
         say(f"Stopped and saved at step {trainer.state.global_step}; go on with `resume_from_checkpoint: true`.")
         trainer.accelerator.end_training()
         raise SystemExit(stopping.EXIT_CODE)
+    if is_main:
+        whole.remove(Path(config.output_dir) / checkpoint.PUSHING)
     took = {"seconds": trainer.seconds(), "steps": trainer.state.global_step}
     trainer.save_whole()
     if is_main:
         _look_at_save(trainer)
         note_finished(config.output_dir, **took, facts=card.facts(trainer))
         card.write(config.output_dir)
-    if config.push_to_hub:
-        with hub.one_line(config.hub_model_id):
-            trainer.push_to_hub()
+        if config.push_to_hub:
+            how = {"private": config.hub_private_repo, "revision": config.hub_revision, "replace": True}
+            say(hub.push(Path(config.output_dir), config.hub_model_id, **how))  # TRL would save once more, unseen
     trainer.accelerator.wait_for_everyone()
     trainer.accelerator.end_training()
 

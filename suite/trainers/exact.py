@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
+from accelerate.data_loader import SkipBatchSampler
 from safetensors import SafetensorError
 from transformers import TrainerCallback
 from transformers.trainer import TRAINER_STATE_NAME
@@ -28,6 +29,8 @@ NUMBERS = (
     "_buffered_inputs",
 )
 COLLECTIONS = ("_metrics", "_logs", "_pending_metrics", "_pending_extra_logs")
+# Of several processes on a CPU each calls its device `cpu:RANK`, and torch.load knows no such place to put tensors.
+torch.serialization.register_package(99, lambda kept: None, lambda kept, at: kept if at.startswith("cpu:") else None)
 
 
 def exact(trainer_class: type) -> type:
@@ -107,6 +110,18 @@ class ExactTrainer:
         self._sampler = super()._get_train_sampler(*args, **kwargs)
         return self._sampler
 
+    def get_batch_samples(self, epoch_iterator, num_batches, device):
+        """Of an epoch that is taken up in its middle accelerate forgets how many rows the last batch of all ranks has,
+        and then the rows that fill it up would count in the averages."""
+        found = super().get_batch_samples(epoch_iterator, num_batches, device)
+        loader = self.accelerator.gradient_state.active_dataloader
+        if loader is not None and isinstance(loader.batch_sampler, SkipBatchSampler):
+            whole_epoch = self.callback_handler.train_dataloader
+            whole_epoch.begin()
+            loader.remainder = whole_epoch.remainder
+            whole_epoch.end()
+        return found
+
     def take_up(self) -> None:
         """Restore what was in memory when the checkpoint was written."""
         saved = self._read_state()
@@ -158,6 +173,15 @@ class ExactTrainer:
                 self._retire(final, directory.parent)
         if self.args.push_to_hub:
             self._push_from_checkpoint(str(final))
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """Send a checkpoint. What is sent is put together aside: in `output_dir` it would look like the end."""
+        output_dir, self.args.output_dir = self.args.output_dir, str(Path(self.args.output_dir) / checkpoint.PUSHING)
+        try:
+            Path(self.args.output_dir).mkdir(exist_ok=True)
+            super()._push_from_checkpoint(checkpoint_folder)
+        finally:
+            self.args.output_dir = output_dir
 
     def create_model_card(self, *args, **kwargs) -> None:
         """Ours, in the place of TRL's: at each save as far as the run has come, and before the last push."""
