@@ -10,7 +10,7 @@ import pytest
 from suite import export
 from tests.conftest import ON_CPU, save_model, write_yaml
 from tests.engines import logged
-from tests.test_export import logits_of
+from tests.test_export import adapter_of, logits_of
 
 pytestmark = pytest.mark.slow
 
@@ -129,3 +129,22 @@ def test_an_adapter_says_what_it_leaves_and_adapts_the_experts_where_asked(stage
     # Merged and in stock's class: the look after export compares it with the adapter beside its base.
     export.main([str(out), "--output_dir", "merged", "--as", "qwen2_moe"])
     assert (logits_of("merged") - logits_of(experts_dir)).abs().max() > 0.01
+
+
+def test_an_adapter_of_latent_attention_is_in_every_token_that_is_generated(tokenizer_dir, tmp_path):
+    """A token on a cache multiplies by the matrix itself where that lies bare, and not beside an adapter."""
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    from suite.model import MiniQwenConfig, MiniQwenForCausalLM
+
+    base = save_model(MiniQwenForCausalLM, MiniQwenConfig, tokenizer_dir, tmp_path / "latent", kv_lora_rank=24)
+    lora = adapter_of(base, tmp_path / "lora", by=0.2)
+    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), lora).eval()
+    assert any("kv_b_proj" in name for name, _ in model.named_parameters() if "lora_B" in name)
+    ids = torch.arange(20, 30)[None]
+    step = model(ids[:, :9], use_cache=True)
+    last = model(ids[:, 9:], past_key_values=step.past_key_values, use_cache=True).logits
+    torch.testing.assert_close(last, model(ids).logits[:, 9:], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(model.merge_and_unload()(ids).logits[:, 9:], last, atol=1e-4, rtol=1e-4)
