@@ -5,9 +5,10 @@ suite prepare arithmetic --digits 2 --size 5000
 suite prepare files --source chats.json --output_dir data/chats
 suite prepare numina_math_r1_cot --tokenizer_name_or_path Qwen/Qwen2.5-1.5B --max_length 8192
 
-`source` may be a Hub repository, a file (.jsonl, .json, .parquet, .txt, each also as .gz) or a directory of files.
-Rows that are empty, there twice, unclosed in their thinking or known from the test set are left out, and a table says
-how many of each. A gold answer that does not prove itself is an error until `drop_unproven` allows it.
+`source` may be a Hub repository (its commit is noted; `owner/name@revision` is a certain state of it), a file (.jsonl,
+.json, .parquet, .txt, each also as .gz) or a directory of files. Rows that are empty, there twice, unclosed in their
+thinking or known from the test set are left out, and a table says how many of each. A gold answer that does not prove
+itself is an error until `drop_unproven` allows it.
 
 The directory appears whole, in place of an older one. What was killed reads its source from the beginning again, and
 does not again count the tokens or prove the golds that it has counted and proven.
@@ -21,7 +22,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, fields, make_dataclass
 from pathlib import Path
 
-from suite import args, checkpoint, cleaning, columns, data, reasoning, rewards, whole
+from suite import args, checkpoint, cleaning, columns, data, pins, reasoning, rewards, whole
 from suite.data import reading
 from suite.registry import pick
 
@@ -114,13 +115,15 @@ def write(prepare: PrepareArguments, load, knobs: dict) -> Path:
         return target
     if target.exists() and _identity(target) is None and (not target.is_dir() or any(target.iterdir())):
         raise ValueError(f"{target} holds something that `suite prepare` did not write. Choose another output_dir.")
+    read = _pinned(knobs)
+    at = {**knobs, "source": f"{read['name']}@{read['commit']}"} if read else knobs
     with whole.Journal(whole.journal_of(target), target, _decided_by(prepare)) as journal:
         if journal.lines:
             print(f"Going on from an earlier attempt, which has checked {len(journal.lines)} batches.", flush=True)
         with whole.directory(target) as partial:
-            counts = _write_splits(prepare, lambda split: load(split, **knobs), partial, journal)
+            counts = _write_splits(prepare, lambda split: load(split, **at), partial, journal)
             told = {split: counts[split].as_dict() for split in reversed(SPLITS)}
-            record = {"identity": identity, "settings": settings, "splits": told}
+            record = {"identity": identity, "settings": settings, "splits": told, **({"source": read} if read else {})}
             checkpoint.write_json(partial / "prepare.json", record)
         journal.remove()
     print(_table(str(target), counts))
@@ -214,6 +217,14 @@ def _fingerprint(knobs: dict) -> str:
     found = reading.files(str(knobs["source"])) if knobs.get("source") else {}
     paths = [path for part in found.values() for path in part]
     return ",".join(f"{p}:{p.stat().st_size}:{p.stat().st_mtime_ns}" for p in paths)
+
+
+def _pinned(knobs: dict) -> dict | None:
+    """{name, revision, commit} of a source on the Hub; None where the rows come from here."""
+    if not knobs.get("source") or not reading.is_on_hub(knobs["source"]):
+        return None
+    name, revision = pins.split(knobs["source"])
+    return {"name": name, "revision": revision or "main", "commit": pins.commit_of(name, "dataset", revision)}
 
 
 def _identity(target: Path) -> str | None:

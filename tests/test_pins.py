@@ -221,3 +221,25 @@ def test_rows_and_each_part_of_a_mixture_come_from_their_commits(hub, rows_of_tw
     paths = [f"me/rows@{rows_of_two[0]}", f"me/more@{other}"]
     mixture = DatasetMixtureConfig(datasets=[DatasetConfig(path=path) for path in paths])
     assert source.rows(ScriptArguments(), mixture, ("text",))[0]["text"] == ["first", "more"]
+
+
+def test_prepare_notes_the_commit_it_read_and_reads_that_one_again_where_it_is_named(hub, monkeypatch):
+    from suite import prepare
+
+    def asked(number: int) -> bytes:
+        rows = [{"question": f"{i}+{number}?", "answer": f"#### {i + number}"} for i in range(9)]
+        return "".join(f"{json.dumps(row)}\n" for row in rows).encode()
+
+    def made(*words) -> dict:
+        prepare.main(["gsm8k", "--source", *words, "--test_size", "2", "--overlap_ngram", "0"])
+        return json.loads((Path(words[-1]) / "prepare.json").read_text())["source"]
+
+    first = hub.put("datasets/me/sums", {"train.jsonl": asked(1)})
+    assert made("me/sums", "--output_dir", "data/a") == {"name": "me/sums", "revision": "main", "commit": first}
+    second = hub.put("datasets/me/sums", {"train.jsonl": asked(2)})
+    seen = len(hub.seen)
+    assert made("me/sums", "--output_dir", "data/a")["commit"] == first and len(hub.seen) == seen
+    assert made("me/sums", "--output_dir", "data/b")["commit"] == second
+    assert made(f"me/sums@{first}", "--output_dir", "data/c")["commit"] == first
+    rows = [(Path("data") / name / "train.parquet").read_bytes() for name in "abc"]
+    assert rows[0] == rows[2] != rows[1]

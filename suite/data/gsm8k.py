@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator
 
-from suite import reasoning
+from suite import pins, reasoning
 from suite.data import reading
 
 _CALCULATOR = re.compile(r"<<[^>]*>>")  # <<48/2=24>>: marks for a calculator that no model here has
@@ -16,7 +16,7 @@ def load(split: str, *, source: str = "openai/gsm8k", test_size: int = 500, seed
     Raises `ValueError` for a row without `question` or without an `answer` that ends in `#### ...`, naming its place.
     """
     # The Hub's copy has a second subset, `socratic`, with other worked solutions to the same questions.
-    subset = "main" if source == "openai/gsm8k" else None
+    subset = "main" if pins.split(source)[0] == "openai/gsm8k" else None
     for place, row in reading.rows(split, source, by=("question",), test_size=test_size, seed=seed, subset=subset):
         worked, mark, answer = reading.text(row, place, "answer").rpartition("####")
         if not mark:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Literal
 
+from suite import pins
 from suite.data import reading, traces
 
 
@@ -23,7 +24,7 @@ def load(
     """
     if traces_per_problem < 1:
         raise ValueError(f"openr1_math.traces_per_problem: {traces_per_problem} must be at least 1.")
-    hub = subset if source == "open-r1/OpenR1-Math-220k" else None
+    hub = subset if pins.split(source)[0] == "open-r1/OpenR1-Math-220k" else None
     for place, row in reading.rows(split, source, by=("problem",), test_size=test_size, seed=seed, subset=hub):
         problem, answer = reading.text(row, place, "problem"), reading.text(row, place, "answer")
         found = [traces.traced(trace) for trace in _right(row, place)]

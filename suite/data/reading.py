@@ -13,12 +13,11 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from suite import checkpoint
+from suite import pins
 from suite.data import lines
 from suite.data.lines import SUFFIXES, Dropped
 
 _SHARD = re.compile(r"[-_]\d+-of-\d+.*")  # train-00000-of-00005.parquet belongs to the split `train`
-_HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
 def rows(
@@ -105,6 +104,11 @@ def _split_of(path: Path) -> str:
     return _SHARD.sub("", path.name.partition(".")[0])
 
 
+def is_on_hub(source: str) -> bool:
+    """Whether a source means a repository on the Hub, `owner/name` or `owner/name@revision`, and no file here."""
+    return pins.is_on_hub(source) and lines.suffix(Path(source)) not in SUFFIXES
+
+
 def _parts(source: str, subset: str | None) -> dict:
     """Split -> files, or split -> data set of the Hub."""
     path = Path(source)
@@ -118,12 +122,10 @@ def _parts(source: str, subset: str | None) -> dict:
         return {next(iter(found)): [path]} if path.is_file() else found
     if path.is_dir():
         raise ValueError(f"The directory '{source}' holds no {', '.join(SUFFIXES)} file.")
-    if checkpoint.is_local(source) or lines.suffix(path) in SUFFIXES or not _HUB_NAME.fullmatch(source):
+    if not is_on_hub(source):
         raise ValueError(f"There is no file or directory '{source}'.")
-    from datasets import load_dataset
-
     try:
-        return dict(load_dataset(source, name=subset))
+        return dict(pins.load_dataset(source, name=subset))
     except (OSError, RuntimeError, ValueError) as error:  # the network and the Hub's own refusals
         raise ValueError(
             f"There is no file or directory '{source}' here, and the Hub does not give it: {error}. "
