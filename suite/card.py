@@ -81,9 +81,9 @@ def write(directory: str | Path, source: str | Path | None = None, *, pictures: 
     if there is not None and marked is None and not any(line in there for line in _THEIRS):
         return None
     source = Path(source) if source is not None else directory / (marked["source"] if marked else "")
-    if not (source / "run.json").is_file():
+    told = _read(source / "run.json", dict) or {}
+    if not {"stage", "config", "inputs", "processes"} <= told.keys():
         return None
-    told = checkpoint.read_json(source / "run.json")
     results, rows = _results(directory, source, told)
     if pictures:
         _draw(directory, _history(source, told), results)
