@@ -158,7 +158,7 @@ def _check_rope(model, config) -> None:
 
 def _say_what_stays(model) -> None:
     """Of a mixture, LoRA's `all-linear` leaves out the experts and their router: tensors, and no linear layers."""
-    path = Path(model.model_name_or_path) / "config.json"
+    path = Path(model.model_name_or_path or "") / "config.json"
     if not model.use_peft or model.lora_target_parameters or not path.is_file():
         return
     if checkpoint.read_json(path).get("num_experts"):
