@@ -223,6 +223,11 @@ def test_a_run_pushes_as_it_trains_each_step_a_branch_and_neither_pickle_nor_tok
         sent = there.files("me/run", revision)
         assert sent["model.safetensors"] == (tmp_path / path / "model.safetensors").read_bytes()
         assert "modeling.py" in sent and not [n for n in sent if n.endswith((".bin", ".pt", ".pth"))]
+        assert not {"run.json", "trainer_state.json"} & set(sent)
+    cards = [there.files("me/run", branch)["README.md"].decode() for branch in ("main", "step-2")]
+    assert "by `suite sft`: 4 steps in" in cards[0] and "as it stood at step 2" in cards[1]
+    assert there.files("me/run")["curves.png"] == (tmp_path / "run/curves.png").read_bytes()
+    assert not [card for card in cards if str(tmp_path.parent) in card]
     said = "".join(capfd.readouterr()).encode() + b"".join(p.read_bytes() for p in tmp_path.rglob("*") if p.is_file())
     assert WRITES.encode() not in said and WRITES.encode() not in b"".join(there.files("me/run").values())
 

@@ -1,6 +1,7 @@
 """Checkpoints from which a run goes on as if it had never stopped, and which are whole or not there at all."""
 
 import os
+import shutil
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
@@ -179,12 +180,14 @@ class ExactTrainer:
         output_dir, self.args.output_dir = self.args.output_dir, str(Path(self.args.output_dir) / checkpoint.PUSHING)
         try:
             Path(self.args.output_dir).mkdir(exist_ok=True)
+            if self.is_world_process_zero():
+                shutil.copy(Path(checkpoint_folder) / card.NAME, self.args.output_dir)
             super()._push_from_checkpoint(checkpoint_folder)
         finally:
             self.args.output_dir = output_dir
 
     def create_model_card(self, *args, **kwargs) -> None:
-        """Ours, in the place of TRL's: at each save as far as the run has come, and before the last push."""
+        """Ours, in the place of TRL's, which is made at each save: as far as the run has come."""
         if self.is_world_process_zero():
             card.write(self.args.output_dir, pictures=False)
 
