@@ -2,11 +2,14 @@
 shape is checked first."""
 
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 from suite import checkpoint, columns, pins
 from suite.args import say
 from suite.data import files, lines
+
+LOOKED_AT = 200  # of the rows, to say what becomes of them
 
 
 def names(script, mixture) -> list[str | None]:
@@ -55,6 +58,26 @@ def check_left_out(given, kept) -> None:
     if len(kept) == 0:
         raise ValueError(f"{told} Raise it.")
     say(told)
+
+
+def say_what_is_cut_off(rows, tokenizer, config) -> None:
+    """Say how much text a limit of `max_length` throws away, as the first rows show: TRL does it without a word."""
+    keeps_all = config.packing and config.packing_strategy in ("wrapped", "bfd_split")
+    if config.max_length is None or keeps_all:
+        return
+    share = share_cut_off(rows, tokenizer, config.max_length)
+    if share >= 0.01:
+        say(
+            f"note: {share:.0%} of the tokens of the first {LOOKED_AT} texts are cut off: `max_length` is "
+            f"{config.max_length}. `packing: true` with `packing_strategy: wrapped` keeps them all."
+        )
+
+
+def share_cut_off(rows, tokenizer, max_length: int) -> float:
+    """Of the tokens of the first texts, with the one that ends each, the share that stands beyond `max_length`."""
+    texts = [row["text"] for row in islice(rows, LOOKED_AT)]
+    lengths = [len(ids) + 1 for ids in tokenizer(texts, verbose=False)["input_ids"]]
+    return sum(max(0, length - max_length) for length in lengths) / sum(lengths)
 
 
 def _mixed(mixture, shapes: tuple[str, ...]) -> tuple:

@@ -48,6 +48,7 @@ def main(argv=None) -> None:
         tokenizer = run.tokenizer(*pins.split(scratch.tokenizer_name_or_path))
         start = new_model(tokenizer, scratch.model_config, config.seed, model.attn_implementation)
 
+    source.say_what_is_cut_off(train_rows, tokenizer, config)
     trainer = exact(SFTTrainer)(
         model=start,
         args=config,
