@@ -110,7 +110,7 @@ def write(prepare: PrepareArguments, load, knobs: dict) -> Path:
     settings = {key: value for key, value in asdict(prepare).items() if key != "output_dir"} | knobs
     identity = whole.digest([settings, _fingerprint(knobs), inspect.getsource(inspect.getmodule(load))])
     if _identity(target) == identity and all((target / f"{split}.parquet").is_file() for split in SPLITS):
-        whole.remove(whole.journal_of(target))  # a kill at the very end may have left it
+        whole.tidy(target)
         print(f"{target} holds these very rows already; reusing them.")
         return target
     if target.exists() and _identity(target) is None and (not target.is_dir() or any(target.iterdir())):

@@ -127,7 +127,7 @@ def score_file(path: Path, score: ScoreArguments, funcs: dict[str, Callable], co
     if target.suffix not in (".jsonl", ".parquet"):
         raise ValueError(f"output_file: '{target}' must end in .jsonl or .parquet.")
     if target.exists():
-        whole.remove(journal_path)  # a kill at the very end may have left it
+        whole.tidy(target)
         raise ValueError(f"'{target}' exists. Name another place with `--output_file`, or remove it.")
     rows = read_rows(path)[: score.max_rows]
     _check_columns(rows, funcs, path)

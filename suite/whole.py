@@ -118,6 +118,16 @@ def restore(target: Path) -> None:
         os.rename(aside, target)
 
 
+def tidy(target: Path) -> None:
+    """`target` is whole: remove what a kill at the very end has left beside it, unless another process is at work."""
+    for left in (journal_of(target), partial_of(target)):
+        if left.exists():
+            with contextlib.suppress(ValueError):
+                handle = _hold(left, os.O_RDONLY | (os.O_DIRECTORY if left.is_dir() else 0), target)
+                remove(left)
+                os.close(handle)
+
+
 def remove(path: Path) -> None:
     """Remove a file or a directory, if it is there."""
     if path.is_dir() and not path.is_symlink():

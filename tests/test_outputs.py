@@ -1,10 +1,12 @@
 """prepare, sample, score and evaluate: killed, ended or out of disk at any moment, they go on to the same files."""
 
+import contextlib
 import json
 import random
 import re
 import shutil
 import signal
+import subprocess
 import time
 from collections import Counter
 from pathlib import Path
@@ -19,7 +21,6 @@ pytestmark = pytest.mark.slow
 
 COMMANDS = ("prepare", "sample", "score", "evaluate")
 CLOCKS = re.compile(r'"seconds": [\d.]+')
-IN_WORDS = {0: "came through", -signal.SIGKILL: "killed", -signal.SIGTERM: "ended by SIGTERM before it began"}
 
 
 @pytest.fixture(scope="module")
@@ -153,18 +154,23 @@ def trials(inputs, warm, tmp_path_factory):
 
 def kill(trial: Trial, number: int, rng: random.Random) -> str:
     """Kill at a random moment, every second time at a random call to the file system, and go on; what was seen."""
-    place = trial.place(f"kill-{number}")
-    if number % 2:
-        how = {"die_at": rng.randint(1, trial.straight.steps), "after": rng.random() < 0.5}
-    else:
-        how = {"meanwhile": kill_after(rng.uniform(0, trial.straight.seconds))}
-    ended = trial.warm.run(trial.words, place, **how)
-    assert ended.code in (0, -signal.SIGKILL), ended.said
-    seen = f"{IN_WORDS[ended.code]}, {trial.look(place)} output"
-    going_on = trial.goes_on(place)
+    code, seconds = 0, trial.straight.seconds
+    while code == 0:  # it was faster than the kill
+        place = trial.place(f"kill-{number}")
+        if number % 2:
+            how = {"die_at": rng.randint(1, trial.straight.steps), "after": rng.random() < 0.5}
+        else:
+            how = {"meanwhile": kill_after(rng.uniform(0, seconds))}
+        ended = trial.warm.run(trial.words, place, **how)
+        code, seconds = ended.code, min(seconds, ended.seconds)
+        seen = trial.look(place)
+        going_on = trial.goes_on(place)
+        shutil.rmtree(place)
+    assert code == -signal.SIGKILL, ended.said
+    if seen == "new":
+        return "the new output was there, and reused"
     took_over = re.search(r"[Gg]oing on|are there", going_on.said)
-    shutil.rmtree(place)
-    return f"{seen}, {'gone on with' if took_over else 'reused or begun again'}"
+    return f"the old output was there, and the next attempt {'went on' if took_over else 'began at the beginning'}"
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -180,7 +186,7 @@ def test_thirty_kills_more(trials, command, capsys):
     for number in range(3, 33):
         seen[kill(trial, number, random.Random(f"{command}/{number}"))] += 1
     with capsys.disabled():
-        print(f"\n{command}: 30 kills")
+        print(f"\n{command}: {seen.total()} kills")
         for what, times in seen.most_common():
             print(f"  {times:3d}  {what}")
 
@@ -232,6 +238,48 @@ def test_a_full_disk_is_one_line_and_the_same_command_goes_on(trials, command):
         assert "Traceback" not in ended.said and ".partial" not in line
         assert trial.look(place) == "old"
         trial.goes_on(place)
+
+
+@contextlib.contextmanager
+def small_disk(place: Path, size: int):
+    """A file system of its own, that is soon full."""
+    place.mkdir()
+    made = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", place], capture_output=True, text=True
+    )
+    if made.returncode != 0:
+        pytest.skip(f"no small disk here, only limits on the size of files: {made.stderr.strip()}")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", place], check=True)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_small_disk_holds_the_old_output_until_there_is_room_for_the_new_one(trials, command, capsys):
+    trial, seen = trials(command), []
+    size = 8192 + 4096 * sum(2 + len(data) // 4096 for data in trial.before.values())
+    for number in range(40):
+        place = trial.home / f"disk-{number}"
+        with small_disk(place, size):
+            shutil.copytree(trial.home / "before", place, dirs_exist_ok=True)
+            ended = trial.warm.run(trial.words, place)
+            what = trial.look(place)
+            assert (ended.code, what) in ((0, "new"), (2, "old")), ended.said
+            if ended.code == 2:
+                line = ended.said.strip().splitlines()[-1]
+                assert re.search(r"Cannot write out\S*: No space left on device\. What was there before is unt", line)
+                assert "Traceback" not in ended.said
+            else:
+                assert contents(place) == trial.after
+        seen.append(f"{size // 1024} KiB: {what}")
+        if ended.code == 0:
+            break
+        size = int(1.3 * size)
+    with capsys.disabled():
+        print(f"\n{command}: {', '.join(seen)}")
+    assert what == "new" and len(seen) > 1
 
 
 def test_an_output_that_is_older_is_not_read_as_the_new_one(trials):

@@ -169,6 +169,21 @@ def test_one_process_at_a_time(tmp_path):
     assert (out / "mine").read_text() == "mine"
 
 
+def test_what_is_left_beside_a_whole_output_goes_unless_somebody_holds_it(tmp_path):
+    out, journal = whole.Path("out"), whole.Path(".out.journal")
+    write_directory("new")
+    for held in (False, True):
+        lines = whole.Journal(journal, out)
+        lines.add("line")
+        if not held:
+            lines.close()
+            whole.Path(".out.partial").mkdir()
+            whole.Path(".out.partial/old").write_text("old")
+        whole.tidy(out)
+        assert {path.name for path in tmp_path.iterdir()} == ({"out", journal.name} if held else {"out"})
+    lines.close()
+
+
 def full_disk(size: int = 4096) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
 
