@@ -7,7 +7,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from suite import data, prepare, reasoning
+from suite import columns, data, prepare, reasoning, source
 from suite.data import files, reading
 from suite.data.reading import Dropped
 from tests.rows import write_rows
@@ -245,6 +245,41 @@ def test_published_files_are_rows_without_preparation(tmp_path):
     (tmp_path / "notes.pdf").write_text("")
     with pytest.raises(ValueError, match="notes.pdf' is, or holds, no file that can be read here"):
         files.splits(str(tmp_path / "notes.pdf"), "train", "test", streaming=True)
+
+
+@pytest.mark.parametrize(
+    ("row", "shape"),
+    [
+        ({"text": "Once."}, "text"),
+        ({"conversations": [USER, ASSISTANT]}, "messages"),
+        ({"conversations": [HUMAN, GPT], "id": 7}, "messages"),
+        ({"chosen": [USER, ASSISTANT], "rejected": [USER, {**ASSISTANT, "content": "Go."}]}, "prompt+chosen+rejected"),
+        ({"instruction": "Add.", "input": "", "output": "2"}, "prompt+completion"),
+    ],
+)
+@pytest.mark.parametrize("streaming", [True, False])
+def test_a_stage_is_given_the_shape_it_asks_for(row, shape, streaming, tmp_path):
+    from trl import DatasetMixtureConfig, ScriptArguments
+
+    name = str(write_rows(tmp_path / "published.jsonl", [row, row]))
+    script = ScriptArguments(dataset_name=name, dataset_streaming=streaming)
+    rows, _ = source.rows(script, DatasetMixtureConfig(), (shape,))
+    assert [sorted(found) for found in rows] == [sorted(columns.SHAPES[shape])] * 2
+    with pytest.raises(ValueError, match="needs the shape"):
+        source.rows(script, DatasetMixtureConfig(), ("prompt+solution",))
+
+
+def test_reading_holds_one_row_at_a_time(tmp_path):
+    import tracemalloc
+
+    with gzip.open(tmp_path / "a.jsonl.gz", "wt", compresslevel=1) as file:
+        for n in range(6000):
+            file.write(json.dumps({"text": f"{n} " * 100}) + "\n")
+    rows = files.splits(str(tmp_path / "a.jsonl.gz"), "train", "test", streaming=True)["train"]
+    tracemalloc.start()
+    assert sum(1 for _ in rows) == 6000
+    assert tracemalloc.get_traced_memory()[1] < 2_000_000, "bytes, of the three millions that went by"
+    tracemalloc.stop()
 
 
 def test_a_stream_goes_on_where_it_was(tmp_path):

@@ -19,7 +19,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 
 LONGEST = 24  # bytes: eight Chinese characters; hardly a word of any spaced script is longer
-_BATCH = 1 << 24  # characters that are counted together before a word is looked at: words repeat
+_BATCH = 1 << 24  # characters that are counted together before a word is looked at, for words repeat
 
 
 class Words:
@@ -42,16 +42,18 @@ class Words:
         for text in texts:
             if self.share < 1 and self._coin.random() >= self.share:
                 continue
-            batch.update(self._find(unicodedata.normalize("NFC", text)))
             self.rows += 1
-            self.bytes += len(text.encode(errors="replace"))
-            held += len(text)
-            if held >= _BATCH or self.bytes > self._max_bytes:
-                self._take(batch)
-                batch, held = Counter(), 0
-            if self.bytes > self._max_bytes:
-                self.counts = dict(thinned(self.counts, 0.5))
-                self.bytes, self.rows, self.share = self.bytes // 2, self.rows // 2, self.share / 2
+            for at in range(0, len(text), _BATCH):  # the one word in millions that is cut here does no harm
+                piece = unicodedata.normalize("NFC", text[at : at + _BATCH])
+                batch.update(self._find(piece))
+                held += len(piece)
+                self.bytes += len(piece.encode(errors="replace"))
+                if held >= _BATCH or self.bytes > self._max_bytes:
+                    self._take(batch)
+                    batch, held = Counter(), 0
+                if self.bytes > self._max_bytes:
+                    self.counts = dict(thinned(self.counts, 0.5))
+                    self.bytes, self.rows, self.share = self.bytes // 2, self.rows // 2, self.share / 2
         self._take(batch)
 
     def _take(self, batch: Counter) -> None:

@@ -80,8 +80,8 @@ def _make(rows, config: TokenizerArguments, other) -> None:
     words = count(_set_aside(_progress(corpus(rows)), held_out, config.seed), config)
     tokenizer = learn(words.counts, config.vocab_size, config.min_frequency)
     save(tokenizer, config)
-    texts = {**passages.passages(), **({"held-out rows": "\n".join(held_out)} if held_out else {})}
-    measured = {kind: _bytes_a_token(text, tokenizer, other) for kind, text in texts.items()}
+    texts = {**passages.passages(), "held-out rows": "\n".join(held_out)}
+    measured = {kind: _bytes_a_token(text, tokenizer, other) for kind, text in texts.items() if text.strip()}
     run.note_finished(
         config.output_dir,
         vocab_size=tokenizer.get_vocab_size(),
@@ -98,7 +98,7 @@ def corpus(rows) -> Iterator[str]:
     """
     for row in rows:
         if "text" in row:
-            text = row["text"]
+            text = row["text"] or ""
         else:
             turns = row["messages"] if "messages" in row else [*row["prompt"], *row["completion"]]
             text = "\n".join(f"{turn['role']}\n{columns.text_of([turn])}" for turn in turns)
