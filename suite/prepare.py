@@ -6,9 +6,9 @@ suite prepare files --source chats.json --output_dir data/chats
 suite prepare numina_math_r1_cot --tokenizer_name_or_path Qwen/Qwen2.5-1.5B --max_length 8192
 
 `source` may be a Hub repository (its commit is noted; `owner/name@revision` is a certain state of it), a file (.jsonl,
-.json, .parquet, .txt, each also as .gz) or a directory of files. Rows that are empty, there twice, unclosed in their
-thinking or known from the test set are left out, and a table says how many of each. A gold answer that does not prove
-itself is an error until `drop_unproven` allows it.
+.json, .parquet, .txt, each also as .gz or .zst) or a directory of files. Rows that are empty, there twice, unclosed in
+their thinking or known from the test set are left out, as lines that cannot be read are, and a table says how many of
+each. A gold answer that does not prove itself is an error until `drop_unproven` allows it.
 
 The directory appears whole, in place of an older one. What was killed reads its source from the beginning again, and
 does not again count the tokens or prove the golds that it has counted and proven.
