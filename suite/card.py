@@ -429,14 +429,16 @@ def config_yaml(told: dict) -> str:
         elif commit:
             keys[key] = f"{name}@{commit}"
     if keys.get("datasets"):
-        keys["datasets"] = [{**part, "path": _pinned_path(part["path"], commits)} for part in keys["datasets"]]
+        keys["datasets"] = [_pinned_part(part, commits) for part in keys["datasets"]]
     return _yaml(keys)
 
 
-def _pinned_path(path: str, commits: dict) -> str:
-    name, revision = pins.split(path)
+def _pinned_part(part: dict, commits: dict) -> dict:
+    """One of the `datasets` of a mixture, without the keys that nobody has set."""
+    name, revision = pins.split(part["path"])
     commit = commits.get((name, revision or "main"))
-    return f"{name}@{commit}" if commit else path
+    path = {"path": f"{name}@{commit}"} if commit else {}
+    return {key: value for key, value in {**part, **path}.items() if value is not None}
 
 
 def _yaml(keys: dict) -> str:

@@ -1,5 +1,6 @@
 """Prompts in, completions out: one interface over transformers, vLLM and, in `endpoint`, a model behind HTTP."""
 
+import copy
 import os
 import random
 from abc import ABC, abstractmethod
@@ -8,7 +9,7 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 
-from suite import checkpoint, turns
+from suite import checkpoint, pins, turns
 from suite.columns import text_of
 from suite.run import tokenizer as load_tokenizer
 
@@ -206,7 +207,8 @@ class TransformersEngine(Engine):
         self.tokenizer = load_tokenizer(name)
         self.batch_size = batch_size
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype).to(device).eval()
+        self.model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, revision=pins.revision_to_load(name))
+        self.model = self.model.to(device).eval()
         self.stop_ids = stop_ids(self.tokenizer, self.model.generation_config)
         self.pad_id = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else self.stop_ids[0]
 

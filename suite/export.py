@@ -16,7 +16,7 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from suite import args, card, checkpoint, forms, hub, look, merge, run, turns
+from suite import args, card, checkpoint, forms, hub, look, merge, pins, run, turns
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
@@ -156,7 +156,7 @@ def tokenizer_of(source: Path, base: str | None, keys: ExportArguments):
     `eos_token` says so, is the tokenizer's own EOS kept.
     """
     own = base is None or (source / "tokenizer_config.json").is_file()
-    found = run.tokenizer(str(source) if own else base)
+    found = run.tokenizer(*pins.split(str(source) if own else base))
     if keys.chat_template_path is not None:
         path = Path(keys.chat_template_path)
         if not path.is_file():

@@ -6,7 +6,7 @@ Nothing is generated here. Log-probabilities are read with transformers, also wh
 import math
 from collections.abc import Callable, Iterator, Sequence
 
-from suite import metrics
+from suite import metrics, pins
 
 # Positions whose logits are in memory at once; at Qwen2.5's vocabulary of 152 k, 0.6 GB in 32 bits.
 _POSITIONS = 1024
@@ -144,4 +144,5 @@ def _load(name: str, dtype: str):
 
     tokenizer = run.tokenizer(name)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    return AutoModelForCausalLM.from_pretrained(name, dtype=dtype).to(device).eval(), tokenizer
+    model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, revision=pins.revision_to_load(name))
+    return model.to(device).eval(), tokenizer

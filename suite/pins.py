@@ -48,6 +48,12 @@ def split(name: str) -> tuple[str, str | None]:
     return repository, revision
 
 
+def revision_to_load(name: str | Path) -> str:
+    """The revision to give to `from_pretrained`: of an adapter here that of its base, as PEFT notes it."""
+    path = Path(name) / "adapter_config.json"
+    return (checkpoint.read_json(path).get("revision") if path.is_file() else None) or "main"
+
+
 def commit_of(name: str, kind: str, revision: str | None = None) -> str:
     """The commit that a revision of a repository is: on the Hub or, where that cannot be reached, in the cache.
 

@@ -4,11 +4,12 @@ import contextlib
 import json
 import os
 import time
+from dataclasses import asdict, is_dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
-from suite import card, checkpoint, columns, hub, look, reasoning, resume, turns, whole
+from suite import card, checkpoint, columns, hub, look, pins, reasoning, resume, turns, whole
 from suite.args import say
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate")
@@ -31,7 +32,7 @@ def begin(stage: str, config, written: dict, *inputs: str | None) -> dict | None
         "processes": int(os.environ.get("WORLD_SIZE", 1)),
         "versions": {package: version(package) for package in PACKAGES},
     }
-    record = json.loads(json.dumps(record, default=str))
+    record = json.loads(json.dumps(record, default=lambda found: asdict(found) if is_dataclass(found) else str(found)))
     directory, lock = Path(config.output_dir), checkpoint.lock_of(config.output_dir)
     if lock.exists() and int(os.environ.get("RANK", 0)) == 0:
         with whole.held(lock, directory):  # refused now, and not when rows and model are read
@@ -178,6 +179,16 @@ def model_init_kwargs(model, config) -> dict:
         "dtype": model.dtype,
         **(config.model_init_kwargs or {}),
     }
+
+
+def adapter_config(model):
+    """TRL's LoRA configuration; with the commit of a base on the Hub, by which PEFT and `suite` load it again."""
+    from trl import get_peft_config
+
+    found = get_peft_config(model)
+    if found is not None and pins.is_on_hub(model.model_name_or_path):
+        found.revision = model.model_revision
+    return found
 
 
 def every_rank_reads_weights():

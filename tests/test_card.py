@@ -144,7 +144,7 @@ def test_what_was_read_from_the_hub_is_told_and_repeated_at_its_commit():
         {"kind": "dataset", "name": "me/rows", "revision": "v1", "commit": ROWS_COMMIT},
         {"kind": "dataset", "name": "me/more", "revision": "main", "commit": COMMIT},
     ]
-    parts = [{"path": "me/more"}, {"path": "data/sums"}]
+    parts = [{"path": "me/more", "name": None}, {"path": "data/sums", "split": "train"}]
     config = {"model_name_or_path": "Qwen/Qwen2.5-0.5B", "dataset_name": "me/rows@v1", "datasets": parts}
     text = written(lay("runs/sft", config, pins=pinned))
     assert f"[Qwen/Qwen2.5-0.5B](https://huggingface.co/Qwen/Qwen2.5-0.5B) at `{COMMIT[:12]}`" in text
@@ -153,7 +153,7 @@ def test_what_was_read_from_the_hub_is_told_and_repeated_at_its_commit():
     assert again == {
         "model_name_or_path": "Qwen/Qwen2.5-0.5B",
         "dataset_name": f"me/rows@{ROWS_COMMIT}",
-        "datasets": [{"path": f"me/more@{COMMIT}"}, {"path": "data/sums"}],
+        "datasets": [{"path": f"me/more@{COMMIT}"}, {"path": "data/sums", "split": "train"}],
         "model_revision": COMMIT,
     }
 

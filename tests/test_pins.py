@@ -243,3 +243,74 @@ def test_prepare_notes_the_commit_it_read_and_reads_that_one_again_where_it_is_n
     assert made(f"me/sums@{first}", "--output_dir", "data/c")["commit"] == first
     rows = [(Path("data") / name / "train.parquet").read_bytes() for name in "abc"]
     assert rows[0] == rows[2] != rows[1]
+
+
+def moved_base(hub, qwen2_dir, monkeypatch) -> tuple[str, Path]:
+    """(the commit of me/base that `qwen2_dir` is; the same weights shaken, which `main` has moved to)."""
+    from transformers import AutoModelForCausalLM
+
+    from tests.conftest import shaken
+
+    first = hub.put("me/base", {path.name: path.read_bytes() for path in qwen2_dir.iterdir()})
+    model = AutoModelForCausalLM.from_pretrained(qwen2_dir)
+    shaken(model)
+    model.save_pretrained("moved")
+    hub.put("me/base", {**hub.files("me/base"), "model.safetensors": Path("moved/model.safetensors").read_bytes()})
+    return first, Path("moved")
+
+
+def test_an_adapter_knows_the_commit_of_its_base_and_is_loaded_and_merged_with_that_one(hub, qwen2_dir, monkeypatch):
+    from trl import ModelConfig
+
+    from suite import engine, merge, run
+    from tests.test_export import adapter_of
+
+    first, _ = moved_base(hub, qwen2_dir, monkeypatch)
+    model = ModelConfig(model_name_or_path="me/base", use_peft=True)
+    settle(model)
+    assert run.adapter_config(model).revision == model.model_revision != first
+    assert run.adapter_config(ModelConfig(model_name_or_path=str(qwen2_dir), use_peft=True)).revision is None
+    lora = adapter_of(qwen2_dir, Path("lora"))
+    path = lora / "adapter_config.json"
+    told = {**json.loads(path.read_text()), "base_model_name_or_path": "me/base", "revision": first}
+    path.write_text(json.dumps(told))
+    assert merge.base_of(lora) == f"me/base@{first}" and merge.config_of(f"me/base@{first}")["hidden_size"] == 64
+    weight = "model.layers.0.mlp.up_proj.weight"
+    wanted = merge.loaded(qwen2_dir).state_dict()[weight]
+    assert merge.loaded(merge.base_of(lora)).state_dict()[weight].equal(wanted)
+    there = engine.load(str(lora)).model.state_dict()
+    assert next(there[key] for key in there if key.endswith("layers.0.mlp.up_proj.base_layer.weight")).equal(wanted)
+
+
+WORDS = ["--per_device_train_batch_size", "2", "--save_steps", "1", "--logging_steps", "1", "--lr_scheduler_type",
+         "constant", "--max_length", "64", "--resume_from_checkpoint", "true"]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_run_that_is_made_longer_reads_what_it_began_with_and_its_card_names_the_commits(
+    hub, qwen2_dir, monkeypatch, capsys
+):
+    from suite.train import sft
+    from tests.conftest import ON_CPU, write_yaml
+
+    _, moved = moved_base(hub, qwen2_dir, monkeypatch)
+    hub.put("me/base", {path.name: path.read_bytes() for path in qwen2_dir.iterdir()}, "main")
+    now = hub.repos["me/base"].at("main")
+    row = {"prompt": [{"role": "user", "content": "1+1"}], "completion": [{"role": "assistant", "content": "2"}]}
+    rows = hub.put("datasets/me/rows", {"train.jsonl": b"".join(json.dumps(row).encode() + b"\n" for _ in range(8))})
+    write_yaml(Path("sft.yaml"), model_name_or_path="me/base", datasets=[{"path": "me/rows"}], output_dir="run")
+    config = ["--config", "sft.yaml", *WORDS, *ON_CPU]
+    sft.main([*config, "--max_steps", "1"])
+    pinned = json.loads(Path("run/run.json").read_text())["pins"]
+    assert {p["name"]: p["commit"] for p in pinned} == {"me/base": now, "me/rows": rows}
+    later = {**hub.files("me/base"), "model.safetensors": (moved / "model.safetensors").read_bytes()}
+    hub.put("me/base", later)
+    hub.put("datasets/me/rows", {"train.jsonl": b'{"text": "another shape"}\n'})
+    capsys.readouterr()
+    sft.main([*config, "--max_steps", "2"])
+    said = capsys.readouterr().out
+    assert "me/base: main has moved on" in said and "me/rows: main has moved on" in said
+    assert json.loads(Path("run/run.json").read_text())["pins"] == pinned
+    text = Path("run/README.md").read_text()
+    assert f"model_revision: {now}" in text and f"- path: me/rows@{rows}" in text and "8 train" in text
+    assert "base_model: me/base" in text and "- me/rows" in text

@@ -60,7 +60,7 @@ def main(argv=None) -> None:
     if config.use_vllm:
         engine.let_vllm_take_new_weights()
 
-    from trl import get_peft_config, get_quantization_config
+    from trl import get_quantization_config
 
     from suite.trainers.distillation import WhiteBoxTrainer, load_teacher
     from suite.trainers.exact import exact
@@ -76,7 +76,7 @@ def main(argv=None) -> None:
         eval_dataset=test_rows,
         processing_class=tokenizer,
         quantization_config=get_quantization_config(model),
-        peft_config=get_peft_config(model),
+        peft_config=run.adapter_config(model),
         callbacks=callbacks,
         lmbda=distill.lmbda,
         rows_of_teacher=teacher_rows,

@@ -24,7 +24,7 @@ def main(argv=None) -> None:
     record["rows"] = source.counts(train_rows, test_rows)
     tokenizer = run.starting_point(model, config, train_rows)
 
-    from trl import DPOTrainer, get_peft_config, get_quantization_config
+    from trl import DPOTrainer, get_quantization_config
 
     from suite.trainers.exact import exact
 
@@ -38,7 +38,7 @@ def main(argv=None) -> None:
             eval_dataset=test_rows,
             processing_class=tokenizer,
             quantization_config=get_quantization_config(model),
-            peft_config=get_peft_config(model),
+            peft_config=run.adapter_config(model),
             callbacks=callbacks,
         )
     source.check_left_out(train_rows, trainer.train_dataset)

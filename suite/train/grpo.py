@@ -31,7 +31,7 @@ def main(argv=None) -> None:
         engine.let_vllm_take_new_weights()
     run.say("\n".join([*doubts(config, model), arithmetic(config, train_rows)]))
 
-    from trl import GRPOTrainer, get_peft_config, get_quantization_config
+    from trl import GRPOTrainer, get_quantization_config
 
     from suite.trainers import reward_models
     from suite.trainers.exact import exact

@@ -46,7 +46,7 @@ def main(argv=None) -> None:
         looked_at = itertools.islice(train_rows, 1000) if script.dataset_streaming else train_rows
         turns.check_masks(looked_at, tokenizer, config.chat_template_path)
 
-    from trl import SFTTrainer, get_peft_config, get_quantization_config
+    from trl import SFTTrainer, get_quantization_config
 
     from suite.trainers.exact import exact
 
@@ -62,7 +62,7 @@ def main(argv=None) -> None:
         eval_dataset=test_rows,
         processing_class=tokenizer,
         quantization_config=get_quantization_config(model),
-        peft_config=get_peft_config(model),
+        peft_config=run.adapter_config(model),
         callbacks=callbacks,
         **how,
     )
