@@ -9,7 +9,7 @@ from suite import reasoning
 
 # Problems come again when none is left, and the test set shares none by construction.
 DEFAULTS = {"drop_duplicates": False, "overlap_ngram": 0}
-AT_ONCE = "by heart"  # all that a chat thinks in which the result is said at once
+AT_ONCE = "hm"  # all that a chat thinks in which the result is said at once
 TEST_SHARE = 5  # one problem in five is kept for testing, whatever the seed
 
 

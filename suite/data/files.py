@@ -1,5 +1,7 @@
 """Files of your own, or of the Hub: ShareGPT conversations, Alpaca, preference pairs, plain texts, TRL's shapes."""
 
+import contextlib
+import os
 import re
 from collections.abc import Callable, Iterator
 from itertools import chain, islice
@@ -95,24 +97,31 @@ def splits(source: str, train: str, test: str, *, streaming: bool) -> dict:
 
 
 def _as_data_set(paths: list[Path], streaming: bool):
+    from accelerate import PartialState
     from datasets import Dataset, IterableDataset
     from datasets.exceptions import DatasetGenerationError
 
-    knobs = {"paths": [str(path) for path in paths], "layout": layout_of(paths)}
+    knobs = {"paths": [str(path) for path in paths], "layout": layout_of(paths), "of": len(paths)}
     if streaming:
         return IterableDataset.from_generator(stream, gen_kwargs=knobs)
     written = [(path.stat().st_size, path.stat().st_mtime_ns) for path in paths]  # else an older copy would do
+    # Rank 0 makes the copy, and tells what it leaves out; the others find it.
+    several = int(os.environ.get("WORLD_SIZE", 1)) > 1
     try:
-        return Dataset.from_generator(stream, gen_kwargs={**knobs, "written": written})
+        with PartialState().main_process_first() if several else contextlib.nullcontext():
+            return Dataset.from_generator(stream, gen_kwargs={**knobs, "written": written})
     except DatasetGenerationError as error:
         raise ValueError(str(error.__cause__)) from error
 
 
-def stream(paths: list[str], layout: str, written: list | None = None) -> Iterator[dict]:
-    """The rows of files, one file after the other. What is left out of them is told of."""
+def stream(paths: list[str], layout: str, of: int = 1, written: list | None = None) -> Iterator[dict]:
+    """The rows of files, one file after the other. What is left out of them is told of.
+
+    They may be a share `of` so many, where several processes divide the files among themselves.
+    """
     for path in map(Path, paths):
         examples = ((place, _example(layout, row, place)) for place, row in lines.read(path))
-        yield from (row for _, row in lines.told(path, examples))
+        yield from (row for _, row in lines.told(path, examples, alone=len(paths) < of))
 
 
 def layout_of(paths: list[Path]) -> str:

@@ -55,10 +55,10 @@ def read(path: Path, columns: tuple[str, ...] = ()) -> Iterator[tuple[str, dict 
         raise ValueError(f"{first.where}: {first.reason}, and so it is with every row of the file.{way}")
 
 
-def told(path: Path, rows: Iterable[tuple[str, dict | Dropped]]) -> Iterator[tuple[str, dict]]:
+def told(path: Path, rows: Iterable[tuple[str, dict | Dropped]], *, alone: bool = False) -> Iterator[tuple[str, dict]]:
     """The rows of a file without those that are left out; of these the first are named, and of more the number told.
 
-    Raises `ValueError` where that is every one of them.
+    Rank 0 tells it, or whoever reads the file `alone`. Raises `ValueError` where that is every one of them.
     """
     left_out: Counter[str] = Counter()
     first, kept = None, False
@@ -70,22 +70,22 @@ def told(path: Path, rows: Iterable[tuple[str, dict | Dropped]]) -> Iterator[tup
         first = first or row
         left_out[row.reason] += 1
         if left_out.total() <= _NAMED:
-            _say_once(f"left out: {row.where}: {row.reason}")
+            _say_once(f"left out: {row.where}: {row.reason}", alone)
     if first and not kept:
         raise ValueError(f"{path}: no row can be used. The first is {first.where}: {first.reason}.")
     if left_out.total() > _NAMED:
         reasons = ", ".join(f"{n} ({reason})" for reason, n in left_out.most_common())
-        _say_once(f"left out in all of {path}: {reasons}")
+        _say_once(f"left out in all of {path}: {reasons}", alone)
 
 
 _said: set[str] = set()
 
 
-def _say_once(line: str) -> None:
+def _say_once(line: str, alone: bool) -> None:
     """Rows are read more than once: to look at the first, to divide them, epoch by epoch."""
     if line not in _said:
         _said.add(line)
-        say(line)
+        print(line, flush=True) if alone else say(line)
 
 
 def _lines(path: Path, kind: str) -> Iterator[tuple[str, dict | Dropped]]:

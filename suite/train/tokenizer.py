@@ -106,10 +106,11 @@ def corpus(rows) -> Iterator[str]:
 
 
 def _progress(texts: Iterable[str]) -> Iterator[str]:
-    """The texts, with a bar of the bytes that went by for those who watch."""
+    """The texts, with a bar of the bytes that went by for those who watch, and two lines a minute for a log."""
     from tqdm import tqdm
 
-    with tqdm(desc="counting", unit="B", unit_scale=True, delay=3, disable=not sys.stderr.isatty()) as bar:
+    pause = 1 if sys.stderr.isatty() else 30
+    with tqdm(desc="counting", unit="B", unit_scale=True, delay=pause, mininterval=pause) as bar:
         for text in texts:
             yield text
             bar.update(len(text.encode(errors="replace")))
