@@ -1,6 +1,5 @@
 """Prompts in, completions out: one interface over transformers, vLLM and, in `endpoint`, a model behind HTTP."""
 
-import copy
 import os
 import random
 from abc import ABC, abstractmethod

@@ -50,7 +50,7 @@ def main(argv=None) -> None:
             eval_dataset=test_rows,
             processing_class=tokenizer,
             quantization_config=get_quantization_config(model),
-            peft_config=get_peft_config(model),
+            peft_config=run.adapter_config(model),
             callbacks=callbacks,
         )
     if reward.reward_schedule:
