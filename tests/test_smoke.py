@@ -21,7 +21,7 @@ def life(tmp_path_factory):
 
 def test_the_whole_life_runs_and_every_stage_leaves_a_checkpoint(life):
     home, said = life
-    for stage in ("pretrain", "sft", "grpo"):
+    for stage in ("pretrain", "sft", "sft-traces", "dpo", "grpo", "distill"):
         record = json.loads((home / "runs/smoke" / stage / "run.json").read_text())
         assert record["finished"] and record["steps"] > 0
         assert (home / "runs/smoke" / stage / "model.safetensors").is_file()
@@ -33,14 +33,20 @@ def test_the_whole_life_runs_and_every_stage_leaves_a_checkpoint(life):
 def test_results_hold_one_object_a_stage_in_order_and_rows_one_line_a_completion(life):
     home, _ = life
     results = json.loads((home / "runs/smoke/results.json").read_text())
-    assert [r["stage"] for r in results] == ["pretrain", "sft", "grpo"]
+    told = {"pretrain": "bits_per_byte", "sft": "format", "sft-traces": "thinking", "dpo": "preferred",
+            "grpo": "accuracy", "distill": "accuracy"}  # fmt: skip
+    assert {r["stage"]: r["metric"] for r in results} == told and list(told) == [r["stage"] for r in results]
+    by_name = {r["checkpoint"]: r for r in results}
     for result in results:
-        assert {"stage", "accuracy", "ci95", "format", "n", "seconds"} <= result.keys()
+        assert {"stage", "accuracy", "before", "after", "ci95", "format", "n", "seconds"} <= result.keys()
         low, high = result["ci95"]
-        assert 0 <= low <= result["accuracy"] <= high <= 1 and result["n"] == 32
+        assert low <= result["after"] == result["metrics"][result["metric"]]["value"] <= high and result["n"] == 32
         assert {"strict", "lenient", "truncated", "tokens", "sampled", "pass@2"} <= result["metrics"].keys()
+        if result["stage"] != "pretrain":
+            assert result["before"] == by_name[result["started_from"]]["metrics"][result["metric"]]["value"]
+    assert results[0]["before"] == results[0]["guessing"] > results[0]["after"]
     rows = [json.loads(line) for line in (home / "runs/smoke/rows.jsonl").read_text().splitlines()]
-    assert len(rows) == 3 * 32 * (1 + 2)
+    assert len(rows) == 6 * 32 * (1 + 2)
 
 
 def test_the_report_is_one_page_with_its_pictures_inside(life):
@@ -76,15 +82,15 @@ def test_running_it_again_reuses_everything_and_says_so(life):
     before = (home / "runs/smoke/grpo/model.safetensors").stat().st_mtime_ns
     done = run_suite("run", SMOKE, cwd=home)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.count("holds this very run, complete") == 5
+    assert done.stdout.count("holds this very run, complete") == 8
     assert done.stdout.count("holds these very answers already") == 1
     assert (
-        done.stdout.count("evaluated in this very way before") == 3 and "holds these very rows already" in done.stdout
+        done.stdout.count("evaluated in this very way before") == 6 and "holds these very rows already" in done.stdout
     )
     assert (home / "runs/smoke/grpo/model.safetensors").stat().st_mtime_ns == before
 
 
-@pytest.mark.parametrize("name", ["2-tokenizer", "3-pretrain", "4-sft", "5-sft-lora", "6-grpo"])
+@pytest.mark.parametrize("name", ["2-tokenizer", "3-pretrain", "4-sft", "5-sft-lora", "8-grpo"])
 def test_each_file_runs_alone(life, name, tmp_path):
     home, _ = life
     command = name.split("-")[1]
