@@ -221,6 +221,7 @@ def draw_results(results: list[dict], path: Path) -> None:
             _draw_bars(axes, name, results, colour, (offset - (len(names) - 1) / 2) / (len(names) + 0.7), len(names))
         axes.set_xticks(range(len(results)), [r["stage"] for r in results])
         if names[0] in QUANTITIES:
+            axes.set_ylim(bottom=0)
             axes.set_ylabel(QUANTITIES[names[0]], fontsize=9)
             continue
         axes.set_ylim(0, 105)
