@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from accelerate.data_loader import SkipBatchSampler
 from safetensors import SafetensorError
+from torch.distributed.fsdp import FSDPModule
 from transformers import TrainerCallback
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import sort_checkpoints
@@ -141,7 +142,7 @@ class ExactTrainer:
     def _write_state(self, directory: Path) -> None:
         state = {
             "place": (self.place.epoch, self.place.batches),
-            "numbers": {name: vars(self)[name] for name in NUMBERS if name in vars(self)},
+            "numbers": {name: _gathered(vars(self)[name]) for name in NUMBERS if name in vars(self)},
             "collections": {name: _plain(vars(self)[name]) for name in COLLECTIONS if name in vars(self)},
             "reference": self._moving_reference(),
         }
@@ -216,6 +217,16 @@ class ExactTrainer:
             self._write_state(directory)
         self.accelerator.wait_for_everyone()
 
+    def _save(self, output_dir=None, state_dict=None):
+        """FSDP2 gives a model a class of its own, and miniqwen would be saved with the code of that one."""
+        sharded = type(self.model)
+        if FSDPModule in sharded.__bases__:
+            self.model.__class__ = sharded.__bases__[1]
+        try:
+            super()._save(output_dir, state_dict)
+        finally:
+            self.model.__class__ = sharded
+
     def save_whole(self) -> None:
         """Save the finished model, its tokenizer and the state of training into `output_dir`, config.json last."""
         output_dir = Path(self.args.output_dir)
@@ -236,9 +247,9 @@ class ExactTrainer:
                 (aside / final.name).mkdir(parents=True)
             self.accelerator.wait_for_everyone()
             yield aside / final.name
-        except (OSError, RuntimeError, SafetensorError) as error:
+        except Exception as error:
             whole.remove(aside)
-            if not _is_of_the_disk(error):
+            if not isinstance(error, OSError | RuntimeError | SafetensorError) or not _is_of_the_disk(error):
                 raise
             raise ValueError(f"{final} could not be written ({error}). {self._what_is_left()}") from error
         if self.is_world_process_zero():
@@ -296,6 +307,13 @@ def _share(parameter) -> torch.Tensor:
     if hasattr(parameter, "ds_tensor"):
         return parameter.ds_tensor.data
     return parameter.data.to_local() if hasattr(parameter, "to_local") else parameter.data
+
+
+def _gathered(value):
+    """A gradient's norm, of which FSDP2 leaves each rank a part, as a whole; anything else as it is."""
+    if isinstance(value, tuple):
+        return tuple(map(_gathered, value))
+    return value.full_tensor() if hasattr(value, "full_tensor") else value
 
 
 def _plain(value):
