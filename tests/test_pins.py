@@ -245,7 +245,7 @@ def test_prepare_notes_the_commit_it_read_and_reads_that_one_again_where_it_is_n
     assert rows[0] == rows[2] != rows[1]
 
 
-def moved_base(hub, qwen2_dir, monkeypatch) -> tuple[str, Path]:
+def moved_base(hub, qwen2_dir) -> tuple[str, Path]:
     """(the commit of me/base that `qwen2_dir` is; the same weights shaken, which `main` has moved to)."""
     from transformers import AutoModelForCausalLM
 
@@ -259,13 +259,13 @@ def moved_base(hub, qwen2_dir, monkeypatch) -> tuple[str, Path]:
     return first, Path("moved")
 
 
-def test_an_adapter_knows_the_commit_of_its_base_and_is_loaded_and_merged_with_that_one(hub, qwen2_dir, monkeypatch):
+def test_an_adapter_knows_the_commit_of_its_base_and_is_loaded_and_merged_with_that_one(hub, qwen2_dir):
     from trl import ModelConfig
 
     from suite import engine, merge, run
     from tests.test_export import adapter_of
 
-    first, _ = moved_base(hub, qwen2_dir, monkeypatch)
+    first, _ = moved_base(hub, qwen2_dir)
     model = ModelConfig(model_name_or_path="me/base", use_peft=True)
     settle(model)
     assert run.adapter_config(model).revision == model.model_revision != first
@@ -282,18 +282,38 @@ def test_an_adapter_knows_the_commit_of_its_base_and_is_loaded_and_merged_with_t
     assert next(there[key] for key in there if key.endswith("layers.0.mlp.up_proj.base_layer.weight")).equal(wanted)
 
 
+def test_a_reward_model_has_a_commit_of_its_own_and_not_the_revision_of_the_policy(hub, qwen2_dir):
+    from transformers import Qwen2Config, Qwen2ForSequenceClassification
+    from trl import GRPOConfig
+
+    from suite.trainers import reward_models
+
+    config = Qwen2Config.from_pretrained(qwen2_dir, num_labels=1)
+    judge = Qwen2ForSequenceClassification(config)
+    judge.save_pretrained("judge")
+    files = {path.name: path.read_bytes() for folder in (qwen2_dir, Path("judge")) for path in folder.iterdir()}
+    first = hub.put("me/judge", files)
+    hub.put("me/judge", {**files, "model.safetensors": b"broken"})
+    pinned = [{"kind": "model", "name": "me/judge", "revision": "main", "commit": first}]
+    how = GRPOConfig(output_dir="run", use_cpu=True, bf16=False, model_init_kwargs={"revision": NOWHERE})
+    own = len
+    funcs, tokenizers = reward_models.load([own, "me/judge", "me/judge@v1", "./judge"], pinned, how)
+    assert funcs[0] is own and funcs[3] == "./judge" and tokenizers[0] is tokenizers[3] is None
+    for func, tokenizer in zip(funcs[1:3], tokenizers[1:3], strict=True):
+        assert func.score.weight.equal(judge.score.weight) and func.config._name_or_path == "me/judge"
+        assert tokenizer("1+1")["input_ids"]
+
+
 WORDS = ["--per_device_train_batch_size", "2", "--save_steps", "1", "--logging_steps", "1", "--lr_scheduler_type",
          "constant", "--max_length", "64", "--resume_from_checkpoint", "true"]  # fmt: skip
 
 
 @pytest.mark.slow
-def test_a_run_that_is_made_longer_reads_what_it_began_with_and_its_card_names_the_commits(
-    hub, qwen2_dir, monkeypatch, capsys
-):
+def test_a_run_that_is_made_longer_reads_what_it_began_with_and_its_card_names_the_commits(hub, qwen2_dir, capsys):
     from suite.train import sft
     from tests.conftest import ON_CPU, write_yaml
 
-    _, moved = moved_base(hub, qwen2_dir, monkeypatch)
+    _, moved = moved_base(hub, qwen2_dir)
     hub.put("me/base", {path.name: path.read_bytes() for path in qwen2_dir.iterdir()}, "main")
     now = hub.repos["me/base"].at("main")
     row = {"prompt": [{"role": "user", "content": "1+1"}], "completion": [{"role": "assistant", "content": "2"}]}
