@@ -340,8 +340,10 @@ class RewardModel:
         checkpoint.check_whole(name)
         device = "cuda" if torch.cuda.is_available() else "cpu"
         try:
-            self.tokenizer = AutoTokenizer.from_pretrained(name)
-            self.model = AutoModelForSequenceClassification.from_pretrained(name, num_labels=1).to(device).eval()
+            repository, revision = pins.split(name)
+            self.tokenizer = AutoTokenizer.from_pretrained(repository, revision=revision)
+            model = AutoModelForSequenceClassification.from_pretrained(repository, num_labels=1, revision=revision)
+            self.model = model.to(device).eval()
         except (OSError, ValueError) as error:  # the network, the Hub, and architectures without a classifier
             raise ValueError(f"Cannot load the reward model '{name}': {error}") from error
         if self.tokenizer.pad_token_id is None:
