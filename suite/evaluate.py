@@ -127,8 +127,9 @@ def _purpose(name: str, rows: list[dict], evaluate: EvaluateArguments) -> dict:
     metric = evaluate.metrics.get(Path(name).name, there[0])
     if metric not in there:
         raise ValueError(f"metrics: {Path(name).name} is there for {metric}, and the rows let one measure: {there}.")
-    made = Path(name) / "run.json"
-    started = checkpoint.read_json(made)["config"].get("model_name_or_path", "") if made.is_file() else None
+    told = Path(name) / "run.json"
+    made = checkpoint.read_json(told).get("config") if told.is_file() else None
+    started = None if made is None else made.get("model_name_or_path", "")
     return {"metric": metric, "started_from": started}
 
 

@@ -91,6 +91,13 @@ def test_the_config_parses_strictly(path):
         rewards.load(name, written.get("reward_kwargs", {}).get(name))
 
 
+def test_what_an_evaluation_says_of_a_stage_it_says_of_one_that_there_is():
+    made = {Path(written_in(p)["output_dir"]).name for p in CONFIGS if trains(p)}
+    for path in CONFIGS:
+        if command_of(path) == "evaluate":
+            assert set(written_in(path).get("metrics", {})) <= made, path
+
+
 @pytest.mark.parametrize("path", CONFIGS, ids=str)
 def test_the_config_opens_with_its_command_and_its_machine(path):
     first, second, *_ = lines_of(path)
