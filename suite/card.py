@@ -294,7 +294,7 @@ def _inputs(told: dict) -> tuple[list[str], list[list[str]]]:
 
 def _counts(prepared: dict) -> str:
     """Rows kept of those read, a split at a time."""
-    return ", ".join(f"{split}: {n['rows']:,} of {n['read']:,}" for split, n in prepared["splits"].items())
+    return ", ".join(f"{split}: {n['rows']:,} kept of {n['read']:,}" for split, n in prepared["splits"].items())
 
 
 def _facts(told: dict) -> list[list[str]]:

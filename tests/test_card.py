@@ -93,7 +93,7 @@ def test_a_card_tells_what_the_run_was_made_from_and_how_it_went():
     assert "A model made from `runs/base` by `suite sft`: 12 steps in 1 h 2 min." in text
     made_from = section(text, "What it was made from")
     assert f"| model | `runs/base` | fingerprint `{checkpoint.fingerprint('runs/base')}` |" in made_from
-    assert f"`data/sums` | fingerprint `{checkpoint.fingerprint('data/sums')}` | train: 90 of 100" in made_from
+    assert f"`data/sums` | fingerprint `{checkpoint.fingerprint('data/sums')}` | train: 90 kept of 100" in made_from
     assert "| rows read |  |  | 90 train |" in made_from
     the_run = section(text, "The run")
     for fact in ("2027-01-15 08:00 UTC", "seed 42 |", "27,552", "2 cores of a machine", "python 3.11.7, torch 2.13.0"):

@@ -74,6 +74,19 @@ def test_each_saved_step_is_a_revision_of_its_own(run_dir, there):
     assert "model.safetensors" in there.files("me/model", "other")
 
 
+def test_the_card_of_a_run_goes_along_and_with_what_is_made_of_it_and_may_have_more_to_tell(run_dir, there):
+    told = {"stage": "sft", "config": {}, "inputs": {}, "processes": 1, "finished": True, "seconds": 1.0, "steps": 10}
+    (run_dir / "run.json").write_text(json.dumps(told))
+    push(run_dir, "--push", "me/model")
+    push(run_dir, "--output_dir", "plain", "--as", "qwen2", "--push", "me/plain")
+    for repo, title in (("me/model", "# run"), ("me/plain", "# plain")):
+        text = there.files(repo)["README.md"].decode()
+        assert title in text and "by `suite sft`: 10 steps in 1 s." in text
+    (run_dir / "run.json").write_text(json.dumps({**told, "seconds": 2.0}))
+    push(run_dir, "--push", "me/model")  # no other file than the card has changed, so nothing is in its way
+    assert b"10 steps in 2 s." in there.files("me/model")["README.md"]
+
+
 def test_a_repository_that_holds_something_else_is_refused_and_replaced_only_where_that_is_said(run_dir, there):
     push(run_dir, "--push", "me/model")
     before = dict(there.files("me/model"))
