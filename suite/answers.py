@@ -97,6 +97,14 @@ class Answers:
             checkpoint.write_json(self._partial / RECORD, record)
             whole.put(self._partial, self.target)
 
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, trace):
+        self.close()
+        if kind is not None and issubclass(kind, KeyboardInterrupt) and not self._fresh:
+            raise kind(f"{len(self)} answers are kept: the same command goes on.") from None
+
     def close(self) -> None:
         """Let the next process write. One that has added nothing leaves no trace."""
         if self._fresh:

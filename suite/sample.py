@@ -14,8 +14,8 @@ import random
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -97,7 +97,7 @@ def main(argv=None) -> None:
             Answers(target, asking).close()
         print(f"{target} holds these very answers already; reusing them.")
         return
-    with closing(Answers(target, asking)) as answers:
+    with Answers(target, asking) as answers:
         begun = time.monotonic()
         ask(rows, sample, there, keys, answers)
         said = Said.of(rows, sample.num_generations, answers)
@@ -186,38 +186,32 @@ def ask(rows: list[dict], sample: SampleArguments, there, keys, answers: Answers
         print(f"{there_already} of {total} answers are there; asking for {total - there_already}.", flush=True)
     if there_already == total:
         return
-    before = len(answers.published)
+    published = len(answers.published)
     sampling = engine.Sampling(
         max_new_tokens=sample.max_completion_length,
         temperature=sample.temperature,
         top_p=sample.top_p,
         # Drawn with the numbers of the first time, the new answers to a prompt would repeat those that are there.
-        seed=random.Random(f"{sample.seed}/{before}").getrandbits(31) if before else sample.seed,
+        seed=random.Random(f"{sample.seed}/{published}").getrandbits(31) if published else sample.seed,
     )
     if there.base_url is not None:
         model = endpoint.EndpointEngine(sample.model_name_or_path, there)
     else:
         model = engine.load_as_asked(sample.model_name_or_path, keys)
     opened = model.tokenizer is not None and run.opens_thinking(model.tokenizer)
-    with closing(model), tqdm(total=total, initial=there_already, unit=" answers") as bar, _kept(answers):
-        for at, said in model.stream([rows[i]["prompt"] for i, _ in asked], sampling, done):
-            i, number = asked[at]
-            if said.tokens:  # a request that was refused may be asked again another day
-                answers.add(digests[i], number, replace(said, text=with_thinking(said.text, rows[i]["prompt"], opened)))
-            bar.update()
-
-
-@contextmanager
-def _kept(answers: Answers) -> Iterator[None]:
-    """Whatever ends the asking says what is left to ask."""
     before = len(answers)
-    try:
-        yield
-    except (ValueError, KeyboardInterrupt) as end:
-        if len(answers) == before:
-            raise
-        told = f"{end} {len(answers)} answers are kept: the same command asks for the rest."
-        raise (ValueError if isinstance(end, ValueError) else type(end))(told.strip()) from None
+    with closing(model), tqdm(total=total, initial=there_already, unit=" answers") as bar:
+        try:
+            for at, said in model.stream([rows[i]["prompt"] for i, _ in asked], sampling, done):
+                i, number = asked[at]
+                if said.tokens:  # a request that was refused may be asked again another day
+                    text = with_thinking(said.text, rows[i]["prompt"], opened)
+                    answers.add(digests[i], number, replace(said, text=text))
+                bar.update()
+        except ValueError as error:
+            if len(answers) == before:
+                raise
+            raise ValueError(f"{error} {len(answers)} answers are kept: the same command asks for the rest.") from None
 
 
 def with_thinking(text: str, prompt, think_opened: bool) -> str:

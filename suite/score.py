@@ -123,7 +123,6 @@ def score_file(path: Path, score: ScoreArguments, funcs: dict[str, Callable], co
     are, beside the rows.
     """
     target = Path(score.output_file or path.with_suffix(f".scored{path.suffix}"))
-    journal_path = whole.journal_of(target)
     if target.suffix not in (".jsonl", ".parquet"):
         raise ValueError(f"output_file: '{target}' must end in .jsonl or .parquet.")
     if target.exists():
@@ -133,10 +132,10 @@ def score_file(path: Path, score: ScoreArguments, funcs: dict[str, Callable], co
     _check_columns(rows, funcs, path)
     if target.suffix == ".parquet":
         _arrow([{**row, **dict.fromkeys(funcs)} for row in rows])
-    head = {"rows": whole.digest(rows), "how": whole.digest(how)}
-    with whole.Journal(journal_path, target, head) as journal:
+    head = {"rows": whole.digest([whole.digest(row) for row in rows]), "how": whole.digest(how)}
+    with whole.Journal(whole.journal_of(target), target, head) as journal:
         if journal.lines:
-            print(f"Going on from an earlier attempt: its scores are in {journal_path}.", flush=True)
+            print(f"Going on from an earlier attempt, whose scores are in {journal.path}.", flush=True)
         scores = score_rows(rows, funcs, count, progress=True, journal=journal)
         scored = [{**row, **{name: s.values[i] for name, s in scores.items()}} for i, row in enumerate(rows)]
         with whole.file(target) as partial:

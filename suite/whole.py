@@ -97,7 +97,11 @@ def put(partial: Path, target: Path) -> None:
         if not _swap(partial, target):
             remove(_aside(target))
             os.rename(target, _aside(target))
-            os.rename(partial, target)
+            try:
+                os.rename(partial, target)
+            except BaseException:
+                os.rename(_aside(target), target)
+                raise
         _sync_one(target.parent)
         remove(partial)
         remove(_aside(target))
@@ -141,9 +145,9 @@ def sync(path: Path) -> None:
     """Bring a file, or a directory and all in it, to the disk. Else a power cut may keep the name and lose what it
     names; and some disks say only now that they are full."""
     for folder, _, names in os.walk(path):
-        for name in names:
-            _sync_one(Path(folder) / name)
-        _sync_one(Path(folder))
+        for there in (Path(folder), *(Path(folder) / name for name in names)):
+            if not there.is_symlink():
+                _sync_one(there)
     if not path.is_dir():
         _sync_one(path)
 
@@ -157,11 +161,12 @@ def writing(target: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if not _is_about(error, target):
+        ours, full = _is_about(error, target), error.errno in FULL
+        if not (ours or full):
             raise
-        full = error.errno in FULL
         way = "Make room there, and the same command goes on." if full else "Choose another place, or make it writable."
-        told = re.sub(r"\.([^/]+)\.partial\b", r"\1", str(target))
+        name = target if ours or error.filename is None else error.filename  # a library's cache may be on another disk
+        told = re.sub(r"\.([^/]+)\.partial\b", r"\1", str(name))
         said = os.strerror(error.errno) if full else error
         raise ValueError(f"Cannot write {told}: {said}. What was there before is untouched. {way}") from None
 
@@ -336,8 +341,7 @@ def _sync_one(path: Path) -> None:
 
 
 def _is_about(error: OSError, target: Path) -> bool:
-    if error.errno in FULL:
-        return True
+    """Whether an error names the target, what is written beside it, or a directory that holds it."""
     names = [os.fspath(name) for name in (error.filename, error.filename2) if isinstance(name, str | Path)]
     hidden = (str(partial_of(target)), str(_aside(target)))
     ours = [str(path) for path in (target, *target.parents)]

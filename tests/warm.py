@@ -80,6 +80,7 @@ class Warm:
         """`suite WORDS...` in `cwd`. With `limit` no file may have more bytes; `meanwhile(pid)` is called at once."""
         job = {"words": [str(word) for word in words], "cwd": str(cwd), "die_at": die_at, "after": after,
                "limit": limit, "log": f"{cwd}.log"}  # fmt: skip
+        Path(job["log"]).write_text("")
         begun = time.monotonic()
         self.server.stdin.write(json.dumps(job) + "\n")
         self.server.stdin.flush()
