@@ -19,7 +19,13 @@ _MARK = "<!-- Written by qwen-suite from the files of the run in '{source}', and
 _MARKED = re.compile(re.escape(_MARK).replace(re.escape("{source}"), "(?P<source>.*)"))
 _PATH = re.compile(r"(?<![\w.~/:<-])(?:/[\w.@+-]+){2,}/?")
 _SECRET = re.compile(r"\bhf_\w{16,}|\bsk-[\w-]{16,}|(?<=://)[^/\s:@]+:[^/\s@]+(?=@)")
-_NAMES_A_SECRET = re.compile(r"TOKEN|SECRET|PASSWORD|CREDENTIAL|_KEY$", re.IGNORECASE)
+_NAMES_A_SECRET = re.compile(r"TOKEN(?!IZ)|SECRET|PASSWORD|CREDENTIAL|_KEY$", re.IGNORECASE)
+_KINDS = {
+    "model_name_or_path": "model",
+    "teacher_model_name_or_path": "teacher",
+    "tokenizer_name_or_path": "tokenizer",
+    "compare_with": "tokenizer",
+}
 # A line of the cards that TRL and PEFT write on their own.
 _THEIRS = ("It has been trained using [TRL]", "<!-- Provide a quick summary of what the model is/does. -->")
 
@@ -66,7 +72,9 @@ def _hardware(device) -> str:
         return f"{torch.cuda.device_count()} x {properties.name}, {properties.total_memory / 2**30:.0f} GiB each"
     info = Path("/proc/cpuinfo")
     model = re.search(r"model name\s*:\s*(.+)", info.read_text(encoding="utf-8")) if info.is_file() else None
-    return f"{len(os.sched_getaffinity(0))} cores of {model.group(1) if model else platform.machine()}, no GPU"
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    used = "no GPU used" if device.type == "cpu" else device.type
+    return f"{cores} cores of {model.group(1) if model else platform.machine()}, {used}"
 
 
 def write(directory: str | Path, source: str | Path | None = None, *, pictures: bool = True) -> Path | None:
@@ -119,14 +127,16 @@ def _draw(directory: Path, history: list[dict], results: list[dict]) -> None:
 # What is true of a model: its ancestors, and what was measured of them.
 
 
-def ancestors(told: dict) -> list[str]:
-    """The models a run was made from, oldest first: directories of earlier runs, and a name on the Hub at the root."""
-    found: list[str] = []
+def ancestors(told: dict) -> dict[str, bool]:
+    """The models a run was made from, oldest first, and whether each is one on the Hub; the others lie here."""
+    found: dict[str, bool] = {}
     name = told["config"].get("model_name_or_path")
     while name and name not in found:
-        found.insert(0, name)
-        earlier = Path(name) / "run.json"
-        name = checkpoint.read_json(earlier)["config"].get("model_name_or_path") if earlier.is_file() else None
+        # What was a directory then is none on the Hub, though it may be gone by now.
+        on_hub = told.get("inputs", {}).get(name, name) == name and pins.is_on_hub(name)
+        found = {name: on_hub, **found}
+        told = _read(Path(name) / "run.json", dict) or {}
+        name = told.get("config", {}).get("model_name_or_path")
     return found
 
 
@@ -195,9 +205,8 @@ def _front_matter(directory: Path, told: dict) -> str:
 
 def _base_on_hub(told: dict, is_adapter: bool) -> str | None:
     """The model on the Hub that this one goes back to; of an adapter, the one that it needs."""
-    line = ancestors(told)
-    name = (line[-1] if is_adapter else line[0]) if line else None
-    return name if pins.is_on_hub(name) else None
+    line = [*ancestors(told).items()][-1:] if is_adapter else [*ancestors(told).items()][:1]
+    return next((name for name, on_hub in line if on_hub), None)
 
 
 def _data_on_hub(told: dict) -> list[str]:
@@ -217,13 +226,14 @@ def _prepared(name: str) -> dict | None:
 
 def _license(told: dict) -> str | None:
     """That of the model it was made from, where a card beside that one states it."""
-    from huggingface_hub import ModelCard
+    import yaml
+    from huggingface_hub import metadata_load
 
     for name in reversed(ancestors(told)):
         if (Path(name) / NAME).is_file():
             try:
-                return ModelCard.load(Path(name) / NAME, ignore_metadata_errors=True).data.license
-            except ValueError:  # no front matter that can be read
+                return (metadata_load(Path(name) / NAME) or {}).get("license")
+            except (ValueError, yaml.YAMLError):  # no front matter that can be read
                 return None
     return None
 
@@ -251,7 +261,7 @@ def _parts(directory: Path, source: Path, told: dict, results: list[dict], rows:
 
 
 def _what_it_is(directory: Path, source: Path, told: dict) -> str:
-    line = ancestors(told)
+    line = [*ancestors(told)]
     start = f"made from {_named(told, line[-1])}" if line else "made from nothing"
     kind = "A LoRA adapter" if (directory / "adapter_config.json").is_file() else "A model"
     if told["stage"] == "tokenizer":
@@ -269,26 +279,24 @@ def _named(told: dict, name: str) -> str:
     pinned = next((p for p in told.get("pins", []) if p["name"] == name), None)
     if pinned:
         return f"[{name}](https://huggingface.co/{name}) at `{pinned['commit'][:12]}`"
-    return f"[{name}](https://huggingface.co/{name})" if pins.is_on_hub(name) else f"`{shown(name)}`"
+    on_hub = ancestors(told)[name]
+    return f"[{name}](https://huggingface.co/{name})" if on_hub else f"`{shown(name)}`"
 
 
 def _inputs(told: dict) -> tuple[list[str], list[list[str]]]:
     """One row for each model and data set that the run read."""
-    pinned = {p["name"]: p for p in told.get("pins", [])}
-    counted = told.get("rows", {})
+    models = {told["config"].get(key): kind for key, kind in _KINDS.items()}
+    models |= dict.fromkeys(told["config"].get("reward_funcs", ()), "reward model")
     rows = []
     for name, mark in told["inputs"].items():
+        what, prepared = models.get(name, "data"), _prepared(name)
         name = pins.split(name)[0]
-        prepared = _prepared(name)
-        what = "data" if prepared or pinned.get(name, {}).get("kind") == "dataset" else "model"
-        if name in pinned:
-            mark = f"{pinned[name]['revision']} = `{pinned[name]['commit']}`"
-        else:
-            mark = f"fingerprint `{mark}`"
+        pinned = [f"{p['revision']} = `{p['commit']}`" for p in told.get("pins", []) if p["name"] == name]
+        mark = ", ".join(pinned) or f"fingerprint `{mark}`"
         rows.append([what, f"`{shown(name)}`", mark, _counts(prepared) if prepared else ""])
+    counted = [f"{'not counted (a stream)' if n is None else f'{n:,}'} {s}" for s, n in told.get("rows", {}).items()]
     if counted:
-        told_of = ", ".join(f"{'not counted (a stream)' if n is None else f'{n:,}'} {s}" for s, n in counted.items())
-        rows.append(["rows read", "", "", told_of])
+        rows.append(["rows read", "", "", ", ".join(counted)])
     return ["", "name", "which one", "rows"], rows
 
 
@@ -329,7 +337,7 @@ def _time(seconds: float) -> str:
 
 
 def _measured(directory: Path, told: dict, results: list[dict]) -> Iterator[str]:
-    line = ancestors(told)
+    line = [*ancestors(told)]
     here = shown(directory)
     there = shown(directory.absolute().parent)
     both = " ".join([*(shown(name) for name in line[-1:]), here])

@@ -123,6 +123,10 @@ def test_front_matter_names_the_base_only_where_it_is_on_the_hub():
     assert told["library_name"] == "peft" and "base_model" not in told
     scratch = lay("runs/pretrain", {"dataset_name": "data/sums"}, "pretrain")
     assert "made from nothing" in written(scratch) and "base_model" not in front_matter(scratch)
+    lay("models/base", {}, "pretrain")
+    last = lay("runs/last", {"model_name_or_path": "models/base"})
+    shutil.rmtree("models")
+    assert "made from `models/base`" in written(last) and "base_model" not in front_matter(last)
 
 
 def test_front_matter_names_data_sets_of_the_hub_and_a_license_that_is_known():
@@ -156,6 +160,28 @@ def test_what_was_read_from_the_hub_is_told_and_repeated_at_its_commit():
         "datasets": [{"path": f"me/more@{COMMIT}"}, {"path": "data/sums", "split": "train"}],
         "model_revision": COMMIT,
     }
+
+
+def test_a_teacher_a_judge_and_data_that_nobody_prepared_are_told_apart():
+    Path("texts").mkdir()
+    Path("texts/a.jsonl").write_text("{}")
+    config = {"teacher_model_name_or_path": "me/teacher", "reward_funcs": ["format", "me/judge"]}
+    inputs = {"me/teacher": "me/teacher", "texts": checkpoint.fingerprint("texts"), "me/judge": "me/judge"}
+    text = written(lay("runs/grpo", config, "grpo", inputs=inputs, rows={"train": None}))
+    made_from = [line.split(" | ")[:2] for line in section(text, "What it was made from").splitlines()]
+    assert made_from[3:6] == [["| teacher", "`me/teacher`"], ["| data", "`texts`"], ["| reward model", "`me/judge`"]]
+    assert "not counted (a stream) train" in text
+
+
+@pytest.mark.parametrize("broken", ["{", "[]", "{}", '{"stage": "sft"}'])
+def test_what_lies_around_and_is_broken_costs_nobody_a_card(broken):
+    base = lay("runs/base", {"dataset_name": data()}, "pretrain")
+    (base / "run.json").write_text(broken)
+    (base / "README.md").write_text("---\nlicense: [\n---\n")
+    Path("data/sums/prepare.json").write_text(broken)
+    run = lay("runs/sft", {"model_name_or_path": "runs/base", "dataset_name": "data/sums"})
+    assert "made from `runs/base`" in written(run) and "license" not in front_matter(run)
+    assert card.write(base) is None
 
 
 def test_what_it_takes_to_repeat_a_run_can_be_read_as_it_stands():
