@@ -22,18 +22,6 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no space, no quota, a limit 
 SYNC_EVERY = 1.0  # seconds of journal that a power cut may cost; a kill costs nothing that was written down
 
 
-@contextlib.contextmanager
-def taking_turns(folder: Path) -> Iterator[None]:
-    """One process after another, where files in `folder` are read, changed and written back."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        with contextlib.suppress(OSError):  # a file system that has no locks
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
-
-
 def digest(content) -> str:
     """Sixteen hex digits of anything that JSON can say: whether an output, or part of one, is of the same making."""
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
@@ -82,7 +70,7 @@ def directory(target: Path) -> Iterator[Path]:
             put(partial, target)
         finally:
             remove(partial)
-            os.close(handle)
+            _release(handle)
 
 
 def put(partial: Path, target: Path) -> None:
@@ -129,7 +117,7 @@ def tidy(target: Path) -> None:
             with contextlib.suppress(ValueError):
                 handle = _hold(left, os.O_RDONLY | (os.O_DIRECTORY if left.is_dir() else 0), target)
                 remove(left)
-                os.close(handle)
+                _release(handle)
 
 
 def remove(path: Path) -> None:
@@ -211,7 +199,7 @@ class Journal:
                     self.replace([head])
                 self.lines = self.lines[1:]
         except BaseException:
-            os.close(self._handle)
+            _release(self._handle)
             raise
         self._empty = not self.lines
 
@@ -256,7 +244,7 @@ class Journal:
         if self._empty:
             remove(self.path)
         if self._handle is not None:
-            os.close(self._handle)
+            _release(self._handle)
         self._handle = None
 
     def remove(self) -> None:
@@ -269,50 +257,66 @@ class Journal:
 def held(lock: Path, target: Path) -> Iterator[None]:
     """Keep other processes from the work on `target`, by a lock on a file of its own; what a kill leaves locks nothing.
 
-    Raises `ValueError` where another process is at it. A process that is forked meanwhile does not keep the lock alive.
+    Raises `ValueError` where another process is at it.
     """
     with writing(target):
         lock.parent.mkdir(parents=True, exist_ok=True)
         handle = _hold(lock, os.O_RDWR | os.O_CREAT, target)
-    _locks.add(handle)
     try:
         yield
     finally:
         remove(lock)
-        _locks.discard(handle)
+        _release(handle)
+
+
+@contextlib.contextmanager
+def taking_turns(folder: Path) -> Iterator[None]:
+    """One process after another, where files in `folder` are read, changed and written back."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # a file system that has no locks
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
         os.close(handle)
 
 
-_locks: set[int] = set()
-
-
-def _let_go() -> None:
-    """In a forked child, such as a data loader's worker, which may outlive its parent for seconds."""
-    while _locks:
-        os.close(_locks.pop())
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_let_go)
+_held: set[int] = set()
 
 
 def _hold(path: Path, flags: int, target: Path) -> int:
-    """The file or directory at `path`, made if need be, opened, and kept from other processes until it is closed."""
+    """The file or directory at `path`, made if need be, opened, and kept from other processes until it is released."""
     while True:
         if flags & os.O_DIRECTORY:
             path.mkdir(exist_ok=True)
         handle = os.open(path, flags, 0o666)
+        _held.add(handle)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            os.close(handle)
+            _release(handle)
             raise ValueError(f"Another process is writing {target}. Wait for it, or end it.") from None
         except OSError:  # a file system that has no locks
             return handle
         with contextlib.suppress(FileNotFoundError):  # whoever held it until now may have renamed or removed it
             if os.path.samestat(os.fstat(handle), os.stat(path)):
                 return handle
-        os.close(handle)
+        _release(handle)
+
+
+def _release(handle: int) -> None:
+    _held.discard(handle)
+    os.close(handle)
+
+
+def _let_go() -> None:
+    """In a forked child, such as a data loader's worker or vLLM's engine, which may outlive its parent."""
+    while _held:
+        os.close(_held.pop())
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_let_go)
 
 
 def _aside(target: Path) -> Path:

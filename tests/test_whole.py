@@ -6,6 +6,7 @@ import json
 import os
 import resource
 import signal
+import time
 
 import pytest
 
@@ -167,6 +168,23 @@ def test_one_process_at_a_time(tmp_path):
         with pytest.raises(ValueError, match="Another process is writing out"), whole.directory(out):
             pass
     assert (out / "mine").read_text() == "mine"
+
+
+def test_a_forked_child_that_outlives_its_parent_keeps_nobody_out(tmp_path):
+    def work() -> None:
+        journal = whole.Journal(whole.Path("journal"), whole.Path("out"))
+        journal.add("line")
+        if os.fork() == 0:
+            os.write(tell, b".")
+            time.sleep(5)
+            os._exit(0)
+
+    hear, tell = os.pipe()
+    assert in_a_child(work, lambda: None) == 0
+    assert os.read(hear, 1) == b"."
+    journal = whole.Journal(whole.Path("journal"), whole.Path("out"))
+    assert journal.lines == ["line"]
+    journal.close()
 
 
 def test_what_is_left_beside_a_whole_output_goes_unless_somebody_holds_it(tmp_path):
