@@ -70,7 +70,7 @@ class EndpointEngine(Engine):
         self._key = key
         self._answered = False
         self._refused = 0
-        self._there = self._greet()
+        self.models = self._greet()
 
     def close(self) -> None:
         """Nothing is held."""
@@ -164,7 +164,7 @@ class EndpointEngine(Engine):
         if response.status_code in (401, 403):
             raise ValueError(self._key_refused(told))
         if response.status_code == 404:
-            listed = f" There are: {', '.join(self._there[:20])}." if self._there else ""
+            listed = f" There are: {', '.join(self.models[:20])}." if self.models else ""
             raise ValueError(
                 f"{self.base_url} knows no model '{self.name}', or has no chat completions there (most addresses end "
                 f"in /v1): {told}.{listed}"

@@ -20,6 +20,7 @@ FLOORS = {
         "hub",
         "engine",
         "endpoint",
+        "talk",
         "answers",
         "trainers",
         "checkpoint",

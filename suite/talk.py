@@ -1,0 +1,163 @@
+"""A conversation with one model, its words as they come: a checkpoint in this process, or a model behind HTTP."""
+
+import json
+import os
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+
+from suite import engine, run
+
+OPENS, CLOSES = "<think>", "</think>"
+
+
+class Talker(ABC):
+    """Whoever answers. `messages` is the conversation, the last turn a user's."""
+
+    name: str
+
+    @abstractmethod
+    def answer(self, messages: list[dict], sampling: engine.Sampling) -> Iterator[str]:
+        """The answer in pieces, beginning with a <think> that the prompt opens. Closing the iterator stops it."""
+
+
+class Checkpoint(Talker):
+    """A checkpoint that transformers generates with, in a thread beside the one that shows."""
+
+    def __init__(self, name: str, dtype: str = "auto"):
+        self.name = name
+        self.engine = engine.load(name, dtype=dtype)
+        if not self.engine.tokenizer.chat_template:
+            raise ValueError(f"'{name}' has no chat template, so nobody can talk with it; `suite sft` adds one.")
+
+    def answer(self, messages: list[dict], sampling: engine.Sampling) -> Iterator[str]:
+        import torch
+        from transformers import StoppingCriteriaList, TextIteratorStreamer
+
+        here, stop = self.engine, threading.Event()
+        ids = torch.tensor([engine.render(here.tokenizer, messages)], device=here.model.device)  # (1, T)
+        streamer = TextIteratorStreamer(here.tokenizer, skip_prompt=True, skip_special_tokens=True)
+        how = {"do_sample": False}
+        if sampling.temperature > 0:
+            how = {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
+
+        def stopped(seen, scores, **kwargs):
+            return torch.full((seen.shape[0],), stop.is_set(), device=seen.device)
+
+        failed = []
+
+        def generate() -> None:
+            try:
+                with torch.inference_mode():
+                    here.model.generate(
+                        input_ids=ids, attention_mask=torch.ones_like(ids), streamer=streamer,
+                        max_new_tokens=sampling.max_new_tokens, eos_token_id=here.stop_ids, pad_token_id=here.pad_id,
+                        repetition_penalty=1.0, stopping_criteria=StoppingCriteriaList([stopped]), **how,
+                    )  # fmt: skip
+            except Exception as error:  # it is raised where the words are read
+                failed.append(error)
+                streamer.end()
+
+        thread = threading.Thread(target=generate, daemon=True)
+        thread.start()
+        try:
+            if run.opens_thinking(here.tokenizer):
+                yield OPENS
+            yield from streamer
+        finally:
+            stop.set()
+            thread.join()
+        if failed:
+            raise failed[0]
+
+
+class Endpoint(Talker):
+    """A model behind an OpenAI-compatible endpoint, streamed as server-sent events."""
+
+    def __init__(self, base_url: str, model: str | None, api_key_env: str = "OPENAI_API_KEY"):
+        """Raises `ValueError` where nobody answers, or several models are served and none is named."""
+        from suite.endpoint import EndpointArguments, EndpointEngine
+
+        there = EndpointEngine(model or "", EndpointArguments(base_url=base_url, api_key_env=api_key_env))
+        names = there.models
+        if model is None and len(names) != 1:
+            told = ", ".join(names) or "none that it tells of"
+            raise ValueError(f"{base_url} serves {len(names)} models; name one by `--model`. There are: {told}.")
+        self.name, self.base_url = model or names[0], there.base_url
+        self._key = os.environ.get(api_key_env, "").strip()
+
+    def answer(self, messages: list[dict], sampling: engine.Sampling) -> Iterator[str]:
+        import httpx
+
+        body = {
+            "model": self.name, "messages": messages, "max_tokens": sampling.max_new_tokens, "stream": True,
+            "temperature": sampling.temperature, "top_p": sampling.top_p,
+        }  # fmt: skip
+        headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
+        try:
+            with httpx.stream(
+                "POST", f"{self.base_url}/chat/completions", json=body, headers=headers, timeout=httpx.Timeout(600.0)
+            ) as response:
+                if response.status_code != 200:
+                    told = response.read().decode(errors="replace")[:300]
+                    raise ValueError(f"{self.base_url} refuses ({response.status_code}): {self._clean(told)}")
+                yield from _pieces(response.iter_lines())
+        except httpx.HTTPError as error:
+            raise ValueError(f"{self.base_url} broke off: {self._clean(str(error))}.") from None
+
+    def _clean(self, words: str) -> str:
+        """Without the key, which some servers repeat."""
+        return words.replace(self._key, "***") if self._key else words
+
+
+def _pieces(lines: Iterator[str]) -> Iterator[str]:
+    """The words of a stream of events; thinking that the server keeps apart is put back into its tags."""
+    thinking = False
+    for line in lines:
+        data = line.removeprefix("data:").strip()
+        if not line.startswith("data:") or data == "[DONE]":
+            continue
+        choices = json.loads(data).get("choices") or [{}]
+        delta = choices[0].get("delta") or {}
+        thought, said = delta.get("reasoning_content") or delta.get("reasoning"), delta.get("content")
+        if thought:
+            yield ("" if thinking else OPENS) + thought
+            thinking = True
+        if said:
+            yield (CLOSES if thinking else "") + said
+            thinking = False
+
+
+class Folded:
+    """Splits an answer, piece by piece, into what is thought and what is said. A tag may come in several pieces."""
+
+    def __init__(self):
+        self.thinking, self.thought, self.held = False, "", ""
+
+    def feed(self, piece: str) -> str:
+        """What of the answer, with this piece, can be shown now; what is thought goes to `thought`."""
+        self.held += piece
+        shown = ""
+        while True:
+            tag = CLOSES if self.thinking else OPENS
+            before, there, behind = self.held.partition(tag)
+            if not there:
+                keep = next((n for n in range(len(tag) - 1, 0, -1) if self.held.endswith(tag[:n])), 0)
+                before, self.held = self.held[: len(self.held) - keep], self.held[len(self.held) - keep :]
+            else:
+                self.held = behind
+            if self.thinking:
+                self.thought += before
+            else:
+                shown += before
+            if not there:
+                return shown
+            self.thinking = not self.thinking
+
+    def rest(self) -> str:
+        """What was held back for a tag that never came."""
+        held, self.held = self.held, ""
+        if self.thinking:
+            self.thought += held
+            return ""
+        return held
