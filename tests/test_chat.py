@@ -1,4 +1,4 @@
-"""`suite chat`: words as they come, thinking folded, commands, two models side by side, and Ctrl-C that ends an answer."""
+"""`suite chat`: words as they come, thinking folded, commands, two models side by side, Ctrl-C."""
 
 import json
 
