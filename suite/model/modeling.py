@@ -17,7 +17,6 @@ from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.cache_utils import Cache, DynamicCache
-from transformers.generation import GenerationMixin
 from transformers.masking_utils import create_causal_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import MoeCausalLMOutputWithPast, MoeModelOutputWithPast
@@ -28,6 +27,7 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 from .attention import MiniQwenAttention, MiniQwenRotaryEmbedding  # relative: these files travel with a checkpoint,
 from .configuration import MiniQwenConfig  # and there is no `suite` where they arrive
 from .experts import MiniQwenExperts, MiniQwenMixture, MiniQwenRouter, MiniQwenSharedMixture
+from .generation import MiniQwenGenerationMixin
 from .latent import MiniQwenCompressedQueryAttention, MiniQwenLatentAttention
 
 
@@ -168,7 +168,7 @@ class MiniQwenModel(MiniQwenPreTrainedModel):
         )
 
 
-class MiniQwenForCausalLM(MiniQwenPreTrainedModel, GenerationMixin):
+class MiniQwenForCausalLM(MiniQwenPreTrainedModel, MiniQwenGenerationMixin):
     """Tokens to the logits of the next token."""
 
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}

@@ -15,6 +15,7 @@ BENCHMARKS = {
     "tag_weight": ("keys", "tag_weight"),
     "saves": ("saves",),
     "tokenizer": ("tokenizer",),
+    "generate": ("generate",),
     "true_shapes": ("true_shapes",),
 }
 
