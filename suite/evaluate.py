@@ -9,7 +9,7 @@ the likelier one. `metrics` names what each stage is there for: its `before` is 
 `output_dir` collects: results.json holds one object a checkpoint, in the order they were first evaluated, and
 rows.jsonl one line a completion; the card of each run tells of them. A checkpoint that was evaluated the same way
 before is reused. Completions are written down as they come, in a hidden file beside the results: what was killed goes
-on, and ends as it would have.
+on, and ends as it would have. Likelihoods, which take one pass over the rows, are measured from the first row again.
 """
 
 import json

@@ -6,7 +6,8 @@ suite sample --model_name_or_path Qwen/QwQ-32B --base_url http://localhost:8000/
 
 `output_dir` gets train.parquet (prompt, completion and the row's other columns), sample.json (settings and counts) and
 answers.jsonl (every answer, accepted or not). Answers are written down as they come, beside `output_dir` until all are
-there: what was killed asks only for what is missing, and other rewards are tried on the same answers.
+there: what was killed asks only for what is missing, as it would have asked, and judges only what is not judged yet;
+and other rewards are tried on the same answers.
 """
 
 import itertools
@@ -95,13 +96,14 @@ def main(argv=None) -> None:
     if record_of(target).get("identity") == identity and (target / "train.parquet").is_file():
         if whole.partial_of(target).exists():  # what a kill at the very end has left goes, and new answers stay
             Answers(target, asking).close()
+        whole.remove(whole.journal_of(target))
         print(f"{target} holds these very answers already; reusing them.")
         return
     with Answers(target, asking) as answers:
         begun = time.monotonic()
         ask(rows, sample, there, keys, answers)
         said = Said.of(rows, sample.num_generations, answers)
-        scores = scoring.score_rows(said.rows, _callable(funcs), progress=True)
+        scores = _scores(said, funcs, reward, settings, target)
         reasons = sift(said, {name: score.values for name, score in scores.items()}, settings)
         record = {
             "identity": identity,
@@ -121,7 +123,15 @@ def main(argv=None) -> None:
                 "answers are there, and nothing is asked again."
             )
         answers.publish([{k: v for k, v in row.items() if k != "completion_ids"} for row in kept], record)
+        whole.remove(whole.journal_of(target))
     print(f"{len(kept)} rows: {target}/train.parquet")
+
+
+def _scores(said: "Said", funcs: dict, reward, settings: dict, target: Path) -> dict[str, scoring.Score]:
+    """What the rewards give to each answer; noted as they give it, for some run code or ask a model."""
+    head = {"answers": digest([digest(row) for row in said.rows]), "rewards": settings["reward_funcs"]}
+    with whole.Journal(whole.journal_of(target), target, head | {"kwargs": digest(reward.reward_kwargs)}) as journal:
+        return scoring.score_rows(said.rows, _callable(funcs), progress=True, journal=journal)
 
 
 def _check(sample: SampleArguments, there, keys, reward: args.RewardArguments) -> None:

@@ -20,6 +20,7 @@ import pytest
 from suite import args, endpoint, sample
 from suite.answers import Answers
 from suite.engine import Completion
+from suite.rewards import scoring
 from tests.conftest import run_suite, write_yaml
 from tests.stand_in import MODEL, refusal, reply, serving
 
@@ -159,6 +160,25 @@ def test_an_own_reward_that_was_edited_sifts_again(teach, tmp_path, monkeypatch)
         script = {"0+1": ["a b", "b", "c"]}
         teach(sums(1), script, "--reward_funcs", "taste.taste_reward", num_generations=3)
         assert len(kept()) == answers
+
+
+def halting_reward(completions, **columns):
+    """Ends as Ctrl-C does, when it is called for the second time."""
+    halting_reward.calls += 1
+    if halting_reward.calls == 2:
+        raise KeyboardInterrupt
+    return [1.0 for _ in completions]
+
+
+def test_what_is_judged_is_not_judged_again(teach, monkeypatch):
+    monkeypatch.setattr(scoring, "CHUNK", 2)
+    halting_reward.calls, words = 0, ["--reward_funcs", "tests.test_sample.halting_reward"]
+    with pytest.raises(KeyboardInterrupt, match="3 answers are kept: the same command goes on."):
+        teach(sums(3), lambda question, number: right(int(question[0]) + 1), *words, num_generations=1)
+    assert not Path("out").exists()
+    assert not teach(sums(3), None, *words, num_generations=1) and len(kept()) == 3
+    assert halting_reward.calls == 3, "of two chunks the first was judged, the second broke off and was judged again"
+    assert [path.name for path in Path().iterdir() if path.name.startswith(".")] == []
 
 
 def test_a_refused_request_is_counted_and_asked_again_another_day(teach):
