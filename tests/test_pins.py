@@ -304,6 +304,28 @@ def test_a_reward_model_has_a_commit_of_its_own_and_not_the_revision_of_the_poli
         assert tokenizer("1+1")["input_ids"]
 
 
+ASKS = """
+import os
+from accelerate import PartialState
+from suite import pins
+
+PartialState(cpu=True)
+print(f"told on {os.environ['RANK']}: asked by {pins._on_rank_0(lambda: os.environ['RANK'])}.", flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_of_several_processes_one_asks_and_all_are_told_the_same():
+    import sys
+
+    from tests import engines
+
+    Path("asks.py").write_text(ASKS)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "asks.py"]
+    said = engines.run(launch, Path("."))
+    assert "told on 0: asked by 0." in said and "told on 1: asked by 0." in said
+
+
 WORDS = ["--per_device_train_batch_size", "2", "--save_steps", "1", "--logging_steps", "1", "--lr_scheduler_type",
          "constant", "--max_length", "64", "--resume_from_checkpoint", "true"]  # fmt: skip
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 
-from suite import args, checkpoint, columns, pins, reasoning, run, source, whole
+from suite import args, card, checkpoint, columns, pins, reasoning, run, source, whole
 from suite.data import passages
 from suite.data.words import Words, thinned
 
@@ -72,6 +72,7 @@ def main(argv=None) -> None:
     with whole.held(checkpoint.lock_of(config.output_dir), Path(config.output_dir)):
         run.claim(config.output_dir, record)
         _make(rows, config, other)
+    card.write(config.output_dir)
 
 
 def _make(rows, config: TokenizerArguments, other) -> None:
