@@ -341,7 +341,8 @@ def _measured(directory: Path, told: dict, results: list[dict]) -> Iterator[str]
     here = shown(directory)
     there = shown(directory.absolute().parent)
     both = " ".join([*(shown(name) for name in line[-1:]), here])
-    command = f"suite evaluate --checkpoints {both} --dataset_name DATA --output_dir {there}"
+    data = next((shown(name) for name in told["inputs"] if _prepared(name)), "DATA")
+    command = f"suite evaluate --checkpoints {both} --dataset_name {data} --output_dir {there}"
     if not results:
         yield (
             "Not measured yet: no `results.json` beside this directory is of the model as it lies here.\n\n"

@@ -232,7 +232,9 @@ def test_what_texts_were_measured_by_needs_no_answers():
 def test_what_was_not_measured_is_said_with_the_way_to_it():
     run = lay("runs/sft", {"model_name_or_path": "me/base", "dataset_name": data()})
     text = written(run)
-    assert "Not measured yet" in text and "suite evaluate --checkpoints me/base runs/sft --dataset_name DATA" in text
+    assert (
+        "Not measured yet" in text and "suite evaluate --checkpoints me/base runs/sft --dataset_name data/sums" in text
+    )
     assert "None to show" in section(text, "Completions") and not (run / "before-after.png").exists()
     evaluated("runs", {"runs/sft": 15})
     assert "What was before is not in that evaluation" in written(run)
