@@ -206,7 +206,8 @@ class TransformersEngine(Engine):
         self.tokenizer = load_tokenizer(name)
         self.batch_size = batch_size
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, revision=pins.revision_to_load(name))
+        repository, revision = pins.where(name)
+        self.model = AutoModelForCausalLM.from_pretrained(repository, dtype=dtype, revision=revision)
         self.model = self.model.to(device).eval()
         self.stop_ids = stop_ids(self.tokenizer, self.model.generation_config)
         self.pad_id = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else self.stop_ids[0]
@@ -273,7 +274,8 @@ class VllmEngine(Engine):
             os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "4")  # GiB; else vLLM takes the GPU's share of all memory
             options = {"enforce_eager": True, **options}  # compiling takes longer than most answers
             dtype = _saved_dtype(name) if dtype == "auto" else dtype
-        self.llm = vllm.LLM(model=name, dtype=dtype, **options)
+        repository, revision = pins.split(name)
+        self.llm = vllm.LLM(model=repository, revision=revision, tokenizer_revision=revision, dtype=dtype, **options)
         self.vllm = vllm
 
     def stream(
@@ -324,7 +326,8 @@ def _saved_dtype(name: str) -> str:
     """The type a checkpoint was saved in: `auto` as transformers reads it. vLLM's would turn float32 into bfloat16."""
     from transformers import AutoConfig
 
-    saved = AutoConfig.from_pretrained(name).dtype
+    repository, revision = pins.where(name)
+    saved = AutoConfig.from_pretrained(repository, revision=revision).dtype
     return "auto" if saved is None else str(saved).removeprefix("torch.")
 
 

@@ -27,6 +27,7 @@ from suite import (
     engine,
     measures,
     metrics,
+    pins,
     reasoning,
     record,
     rewards,
@@ -96,10 +97,12 @@ def main(argv=None) -> None:
     conditions = digest([rows, how | asdict(keys)])
     asked_of = ", ".join(filter(None, source.names(script, mixture)))
     for name in evaluate.checkpoints:
-        fingerprint = checkpoint.fingerprint(name)
-        identity = digest([name, fingerprint, conditions, about[name]])
-        journal, head = directory / f".{digest(name)}.journal", {"checkpoint": name, "identity": identity}
+        journal = directory / f".{digest(name)}.journal"
         left = whole.read_lines(journal)[:1]
+        at = pins.at_commit(name, left[0].get("at") if left else None)  # what was begun goes on with its commit
+        fingerprint = checkpoint.fingerprint(at)
+        identity = digest([name, fingerprint, conditions, about[name]])
+        head = {"checkpoint": name, "at": at, "identity": identity}
         if any(result["identity"] == identity for result in results_of(directory)):
             if left == [head]:  # killed at the very end
                 _drop_older_rows(directory, name, identity)
@@ -109,7 +112,7 @@ def main(argv=None) -> None:
         if left and left != [head]:
             print(f"{name} was being evaluated in another way; what it said then is dropped.")
         with Heard(journal, directory, head) as heard:
-            result, said = evaluate_one(name, rows, evaluate, keys, heard, about[name]["metric"])
+            result, said = evaluate_one(at, rows, evaluate, keys, heard, about[name]["metric"])
             which = {"stage": Path(name).name, "checkpoint": name, "fingerprint": fingerprint, "dataset": asked_of}
             which |= {**about[name], "conditions": conditions}
             _collect(directory, {**which, **result, "identity": identity}, said)

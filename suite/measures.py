@@ -144,5 +144,6 @@ def _load(name: str, dtype: str):
 
     tokenizer = run.tokenizer(name)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, revision=pins.revision_to_load(name))
+    repository, revision = pins.where(name)
+    model = AutoModelForCausalLM.from_pretrained(repository, dtype=dtype, revision=revision)
     return model.to(device).eval(), tokenizer

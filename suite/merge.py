@@ -41,7 +41,7 @@ def base_of(source: Path, given: str | None = None) -> str | None:
             f"'{name}' is not the base that '{source}' was trained on: it is another model, or its files have changed "
             f"(fingerprint {then} then, {now} now). Name the one that was: --base DIRECTORY."
         )
-    pinned = pins.revision_to_load(source)
+    _, pinned = pins.where(source)
     return name if pinned == "main" or name != trained_on or checkpoint.is_local(name) else f"{name}@{pinned}"
 
 
@@ -52,8 +52,8 @@ def config_of(name: str | Path) -> dict:
     from transformers import PreTrainedConfig
 
     try:
-        repository, revision = pins.split(str(name))
-        return PreTrainedConfig.get_config_dict(repository, revision=revision or "main")[0]
+        repository, revision = pins.where(name)
+        return PreTrainedConfig.get_config_dict(repository, revision=revision)[0]
     except OSError as error:  # the network and the Hub's own refusals
         raise ValueError(f"Cannot load the configuration of '{name}': {error}") from error
 
@@ -65,8 +65,8 @@ def loaded(name: str | Path, dtype: str = "auto"):
     import suite.model  # noqa: F401  (the Auto classes learn miniqwen)
 
     try:
-        repository, revision = pins.split(str(name))
-        return AutoModelForCausalLM.from_pretrained(repository, dtype=dtype, revision=revision or "main")
+        repository, revision = pins.where(name)
+        return AutoModelForCausalLM.from_pretrained(repository, dtype=dtype, revision=revision)
     except OSError as error:  # the network and the Hub's own refusals
         raise ValueError(f"Cannot load '{name}': {error}") from error
 

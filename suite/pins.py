@@ -48,10 +48,25 @@ def split(name: str) -> tuple[str, str | None]:
     return repository, revision
 
 
-def revision_to_load(name: str | Path) -> str:
-    """The revision to give to `from_pretrained`: of an adapter here that of its base, as PEFT notes it."""
-    path = Path(name) / "adapter_config.json"
-    return (checkpoint.read_json(path).get("revision") if path.is_file() else None) or "main"
+def where(name: str | Path) -> tuple[str, str]:
+    """(repository or directory, revision) for `from_pretrained`; of an adapter here that of its base, as PEFT notes it.
+
+    A name on the Hub may carry its revision behind an @.
+    """
+    repository, revision = split(str(name))
+    path = Path(repository) / "adapter_config.json"
+    noted = checkpoint.read_json(path).get("revision") if path.is_file() else None
+    return repository, revision or noted or "main"
+
+
+def at_commit(name: str, known: str | None = None) -> str:
+    """`owner/name@commit` for a model on the Hub, or as it is `known` already; any other name as it is."""
+    if not is_on_hub(name):
+        return name
+    if known is not None and split(known)[0] == split(name)[0]:
+        return known
+    repository, revision = split(name)
+    return f"{repository}@{commit_of(repository, 'model', revision)}"
 
 
 def commit_of(name: str, kind: str, revision: str | None = None) -> str:

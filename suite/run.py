@@ -76,8 +76,10 @@ def tokenizer(name: str | None, revision: str = "main", *, needs_template: bool 
 
     import suite.model  # noqa: F401  (the Auto classes learn miniqwen)
 
+    repository, at = pins.split(name)
+    how = {"revision": at or revision, "padding_side": "left", "truncation_side": "left"}
     try:
-        found = AutoTokenizer.from_pretrained(name, revision=revision, padding_side="left", truncation_side="left")
+        found = AutoTokenizer.from_pretrained(repository, **how)
     except OSError as error:  # the network and the Hub's own refusals
         raise ValueError(f"Cannot load the tokenizer of '{name}': {error}") from error
     if needs_template and not found.chat_template:
