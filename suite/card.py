@@ -127,16 +127,24 @@ def _draw(directory: Path, history: list[dict], results: list[dict]) -> None:
 # What is true of a model: its ancestors, and what was measured of them.
 
 
+def _records(told: dict) -> Iterator[dict]:
+    """The record of a run, and of each that it goes back to and that still lies here."""
+    seen: set[str] = set()
+    while told:
+        yield told
+        name = told.get("config", {}).get("model_name_or_path")
+        told = {} if not name or name in seen else _read(Path(name) / "run.json", dict) or {}
+        seen.add(name)
+
+
 def ancestors(told: dict) -> dict[str, bool]:
     """The models a run was made from, oldest first, and whether each is one on the Hub; the others lie here."""
     found: dict[str, bool] = {}
-    name = told["config"].get("model_name_or_path")
-    while name and name not in found:
-        # What was a directory then is none on the Hub, though it may be gone by now.
-        on_hub = told.get("inputs", {}).get(name, name) == name and pins.is_on_hub(name)
-        found = {name: on_hub, **found}
-        told = _read(Path(name) / "run.json", dict) or {}
-        name = told.get("config", {}).get("model_name_or_path")
+    for made in _records(told):
+        name = made.get("config", {}).get("model_name_or_path")
+        if name and name not in found:
+            # What was a directory then is none on the Hub, though it may be gone by now.
+            found = {name: made.get("inputs", {}).get(name, name) == name and pins.is_on_hub(name), **found}
     return found
 
 
@@ -146,9 +154,10 @@ def _results(directory: Path, source: Path, told: dict) -> tuple[list[dict], Pat
     Only what was measured of the files that lie there now counts: a directory may have been trained anew since.
     """
     own = list(dict.fromkeys([str(source), str(directory)]))
+    commits = {p["name"]: p["commit"] for made in _records(told) for p in made.get("pins", ())}
     for path in _evaluations(directory, source):
         found = [r for r in _read(path, list) or [] if isinstance(r, dict) and {"fingerprint", "dataset"} <= r.keys()]
-        results = [r for r in found if r["fingerprint"] == _fingerprint(r["checkpoint"])]
+        results = [r for r in found if _is_current(r, commits)]
         if any(_same(r["checkpoint"], name) for r in results for name in own):
             in_line = [next((r for r in results if _same(r["checkpoint"], n)), None) for n in (*ancestors(told), *own)]
             return [r for r in in_line if r is not None], path.with_name("rows.jsonl")
@@ -172,12 +181,19 @@ def _read(path: Path, kind: type):
 
 
 def _same(one: str | Path, other: str | Path) -> bool:
-    return str(one) == str(other) or (Path(one).exists() and Path(one).resolve() == Path(other).resolve())
+    """Whether two names mean one directory or, whatever the revision, one repository."""
+    if Path(one).exists() or Path(other).exists():
+        return Path(one).resolve() == Path(other).resolve()
+    return pins.split(str(one))[0] == pins.split(str(other))[0]
 
 
-def _fingerprint(name: str) -> str | None:
-    """None for a directory that has gone: nobody knows what was in it."""
-    return None if checkpoint.is_local(name) and not Path(name).is_dir() else checkpoint.fingerprint(name)
+def _is_current(result: dict, commits: dict[str, str]) -> bool:
+    """Whether it was measured of what lies there now; of a model on the Hub, of the commit that the run began with."""
+    name = result["checkpoint"]
+    if checkpoint.is_local(name):
+        return Path(name).is_dir() and result["fingerprint"] == checkpoint.fingerprint(name)
+    repository, commit = pins.split(result["fingerprint"])
+    return commits.get(repository, commit) == commit
 
 
 # Front matter, as https://huggingface.co/docs/hub/model-cards has it.

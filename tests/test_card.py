@@ -248,6 +248,17 @@ def test_numbers_of_files_that_have_changed_since_are_not_shown():
     assert "Not measured yet" in written(run) and not (run / "before-after.png").exists()
 
 
+def test_numbers_of_another_commit_of_the_base_are_not_shown():
+    pinned = [{"kind": "model", "name": "me/base", "revision": "main", "commit": COMMIT}]
+    run = lay("runs/sft", {"model_name_or_path": "me/base", "dataset_name": data()}, pins=pinned)
+    evaluated("runs", {"me/base": 2, "runs/sft": 15})
+    results = json.loads(Path("runs/results.json").read_text())
+    for commit, told in ((COMMIT, "|  | base | sft | n |"), (ROWS_COMMIT, "|  | sft | n |")):
+        results[0]["fingerprint"] = f"me/base@{commit}"
+        Path("runs/results.json").write_text(json.dumps(results))
+        assert told in written(run)
+
+
 @pytest.mark.parametrize("foreign", ["{", "{}", "[1]", '[{"checkpoint": "runs/sft"}]', '[{"f1": 0.5}]'])
 def test_a_results_file_of_somebody_else_is_passed_by(foreign):
     run = lay("runs/sft", {"dataset_name": data()})

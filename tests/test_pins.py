@@ -282,6 +282,29 @@ def test_an_adapter_knows_the_commit_of_its_base_and_is_loaded_and_merged_with_t
     assert next(there[key] for key in there if key.endswith("layers.0.mlp.up_proj.base_layer.weight")).equal(wanted)
 
 
+def test_an_evaluation_notes_the_commit_and_is_made_again_where_main_has_moved(hub, qwen2_dir, capsys):
+    from suite import evaluate
+
+    moved_base(hub, qwen2_dir)
+    first = hub.repos["me/base"].branches["main"][-1]
+    row = {"prompt": "1+1", "solution": "2"}
+    hub.put("datasets/me/rows", {"test.jsonl": json.dumps(row).encode()})
+    words = ["--checkpoints", "me/base", "--dataset_name", "me/rows", "--output_dir", "runs", "--num_generations", "0"]
+
+    def result() -> dict:
+        evaluate.main([*words, "--max_completion_length", "2"])
+        (told,) = json.loads(Path("runs/results.json").read_text())
+        return told
+
+    assert result()["fingerprint"] == f"me/base@{first}"
+    assert (
+        result()["fingerprint"] == f"me/base@{first}" and "evaluated in this very way before" in capsys.readouterr().out
+    )
+    second = hub.put("me/base", {**hub.files("me/base"), "README.md": b"moved"})
+    assert result()["fingerprint"] == f"me/base@{second}"
+    assert pins.at_commit("me/base", f"me/base@{first}") == f"me/base@{first}" and pins.at_commit("runs/x") == "runs/x"
+
+
 def test_a_reward_model_has_a_commit_of_its_own_and_not_the_revision_of_the_policy(hub, qwen2_dir):
     from transformers import Qwen2Config, Qwen2ForSequenceClassification
     from trl import GRPOConfig
