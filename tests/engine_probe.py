@@ -1,9 +1,10 @@
 """Runs stages one after another in the same processes and writes down what each ran on.
 
-`accelerate launch ... -m tests.engine_probe OUT CONFIG... [-- WORDS...]`, or plain `python -m` in one process. A config
-is named as the house names them, `<stage>[-variant].yaml`; the stage's own `main` runs it into OUT/<name>, with WORDS
-behind it. Rank R writes OUT/<name>.R.json when the engine has wrapped the model and no step was taken yet. Completions
-that lie beside a config, `<stage>.rollouts.json`, are replayed by every rank instead of being sampled.
+`accelerate launch ... -m tests.engine_probe OUT CONFIG... [--cut STEP] [-- WORDS...]`, or plain `python -m` in one
+process. A config is named as the house names them, `<stage>[-variant].yaml`; the stage's own `main` runs it into
+OUT/<name>, with WORDS behind it. Rank R writes OUT/<name>.R.json when the engine has wrapped the model and no step was
+taken yet. Completions that lie beside a config, `<stage>.rollouts.json`, are replayed by every rank instead of being
+sampled. With `--cut` each run is then cut off behind its checkpoint of that step, and goes on in OUT/<name>-resumed.
 """
 
 import importlib
@@ -18,6 +19,7 @@ from accelerate.utils import DistributedType
 from transformers import Trainer, TrainerCallback
 
 from suite import args
+from tests import resume
 
 
 def make_fsdp2_real() -> None:
@@ -70,12 +72,12 @@ class Probe(TrainerCallback):
         self.path.write_text(json.dumps(facts), encoding="utf-8")
 
 
-def tell(config: Path, out: Path):
-    """A `Trainer.train` that looks at its engine first."""
+def tell(out: Path):
+    """A `Trainer.train` that looks at its engine first, and writes beside `out` what it saw."""
     train = Trainer.train
 
     def train_and_tell(trainer, *args, **kwargs):
-        trainer.add_callback(Probe(trainer, out / f"{config.stem}.{trainer.args.process_index}.json"))
+        trainer.add_callback(Probe(trainer, out.with_name(f"{out.name}.{trainer.args.process_index}.json")))
         return train(trainer, *args, **kwargs)
 
     return train_and_tell
@@ -94,26 +96,46 @@ def replay(path: Path):
     return generate
 
 
-def main(argv: list[str]) -> None:
+def run(config: Path, out: Path, words: list[str]) -> None:
+    """One stage, by its own `main`, from a config into `out`."""
+    stage = config.stem.partition("-")[0]
+    rollouts = config.with_name(f"{stage}.rollouts.json")
+    if rollouts.is_file():
+        from trl import GRPOTrainer
+
+        GRPOTrainer._generate_single_turn = replay(rollouts)
+    plain, Trainer.train = Trainer.train, tell(out)
+    importlib.import_module(f"suite.train.{stage}").main(["--config", str(config), *words, "--output_dir", str(out)])
+    Trainer.train = plain
+
+
+def parse(argv: list[str]) -> tuple[Path, list[Path], int | None, list[str]]:
+    """(OUT, the configs, STEP or None, WORDS)."""
     at = argv.index("--") if "--" in argv else len(argv)
-    (out, *configs), words = map(Path, argv[:at]), argv[at + 1 :]
+    ours, words = argv[:at], argv[at + 1 :]
+    step = None
+    if "--cut" in ours:
+        *ours, _, step = ours
+    out, *configs = map(Path, ours)
+    return out, configs, step and int(step), words
+
+
+def main(argv: list[str]) -> None:
+    out, configs, step, words = parse(argv)
     out.mkdir(exist_ok=True)
     if os.environ.get("ACCELERATE_USE_FSDP") == "true":
         make_fsdp2_real()
     # A stage ends with the process group; here the next one still needs it.
     PartialState.destroy_process_group = lambda self, group=None: None
-    plain = Trainer.train
     for config in configs:
-        Trainer.train = tell(config, out)
-        stage = config.stem.partition("-")[0]
-        rollouts = config.with_name(f"{stage}.rollouts.json")
-        if rollouts.is_file():
-            from trl import GRPOTrainer
-
-            GRPOTrainer._generate_single_turn = replay(rollouts)
-        main_of_stage = importlib.import_module(f"suite.train.{stage}").main
-        main_of_stage(["--config", str(config), *words, "--output_dir", str(out / config.stem)])
-        Trainer.train = plain
+        run(config, out / config.stem, words)
+        if step is not None:
+            resumed = out / f"{config.stem}-resumed"
+            if int(os.environ.get("RANK", 0)) == 0:
+                resume.cut_off(out / config.stem, step, resumed)
+            if torch.distributed.is_initialized():
+                torch.distributed.barrier()
+            run(config, resumed, [*words, "--resume_from_checkpoint", "true"])
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
 

@@ -5,6 +5,7 @@ import math
 import shutil
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors.torch import load_file
 
@@ -27,12 +28,22 @@ def difference(one: Path, other: Path, step: int) -> float:
 
     Infinite where one has what the other has not.
     """
-    parts = [_between(_weights(one), _weights(other)), _between(logged(one), logged(other))]
+    return max(differences(one, other, step).values())
+
+
+def differences(one: Path, other: Path, step: int) -> dict[str, float]:
+    """The largest difference between two runs, by where it lies."""
+    found = {"weights": _between(_weights(one), _weights(other)), "log": _between(logged(one), logged(other))}
     first, second = one / f"checkpoint-{step}", other / f"checkpoint-{step}"
-    files = sorted(p.name for p in first.glob("*.pt"))
-    assert files and files == sorted(p.name for p in second.glob("*.pt"))
-    parts += [_between(_without_clocks(_read(first / n)), _without_clocks(_read(second / n))) for n in files]
-    return max(parts)
+    names = _states(first)
+    assert names and names == _states(second), (names, _states(second))
+    return found | {name: _between(_read(first / name), _read(second / name)) for name in names}
+
+
+def _states(checkpoint: Path) -> list[str]:
+    """Optimizer, random numbers and what was in memory, in the pieces that an engine makes of them."""
+    there = (p for p in checkpoint.rglob("*") if p.suffix in (".pt", ".pth", ".bin") and p.name != "training_args.bin")
+    return sorted(str(path.relative_to(checkpoint)) for path in there)
 
 
 def logged(run: Path) -> list[dict]:
@@ -49,7 +60,8 @@ def _weights(run: Path) -> dict:
 
 
 def _read(path: Path):
-    return torch.load(path, weights_only=True, map_location="cpu")
+    # Random numbers of Python and numpy, and DeepSpeed's own classes, are more than weights; the test has made them.
+    return _without_clocks(torch.load(path, weights_only=False, map_location="cpu"))
 
 
 def _without_clocks(value):
@@ -60,6 +72,8 @@ def _without_clocks(value):
 
 def _between(one, other) -> float:
     """The largest difference in two nested structures; infinite where they have not the same shape or words."""
+    if isinstance(one, np.ndarray) and isinstance(other, np.ndarray):
+        return _between(one.tolist(), other.tolist())
     if isinstance(one, torch.Tensor):
         if not isinstance(other, torch.Tensor) or one.shape != other.shape or one.dtype != other.dtype:
             return math.inf
@@ -74,6 +88,8 @@ def _between(one, other) -> float:
         if not isinstance(other, list) or len(one) != len(other):
             return math.inf
         return max((_between(a, b) for a, b in zip(one, other, strict=True)), default=0.0)
+    if hasattr(one, "__dict__") and type(one) is type(other):  # DeepSpeed's loss scaler
+        return _between(vars(one), vars(other))
     if one == other or (isinstance(one, float) and isinstance(other, float) and math.isnan(one) and math.isnan(other)):
         return 0.0
     return abs(one - other) if isinstance(one, float) and isinstance(other, int | float) else math.inf
