@@ -41,6 +41,9 @@ def begin(stage: str, config, written: dict, *inputs: str | None) -> dict | None
     what, config.resume_from_checkpoint = resume.look(directory, record, config)
     if what == "go on":
         record["spent"] = checkpoint.record_of(config.resume_from_checkpoint)["spent"]
+    has_model = any((directory / name).is_file() for name in checkpoint.MARKERS)
+    if what == "complete" and has_model and not (directory / card.NAME).is_file():
+        _tell(directory)  # the one thing the disk had no room for
     return None if what == "complete" else record
 
 
@@ -277,12 +280,18 @@ def _train_and_save(trainer, config, record: dict) -> None:
     if is_main:
         _look_at_save(trainer)
         note_finished(config.output_dir, **took, facts=card.facts(trainer))
-        card.write(config.output_dir)
+        _tell(Path(config.output_dir))
         if config.push_to_hub:
             how = {"private": config.hub_private_repo, "revision": config.hub_revision, "replace": True}
             say(hub.push(Path(config.output_dir), config.hub_model_id, **how))  # TRL would save once more, unseen
     trainer.accelerator.wait_for_everyone()
     trainer.accelerator.end_training()
+
+
+def _tell(directory: Path) -> None:
+    if int(os.environ.get("RANK", 0)) == 0:
+        with whole.writing(directory / card.NAME):
+            card.write(directory)
 
 
 def _look_at_save(trainer) -> None:

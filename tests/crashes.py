@@ -4,14 +4,19 @@ A run is a fork of one warm process (tests/warm.py). A kill falls on a call to t
 clock, or into a save: between two calls, or while the content of a file is being written.
 """
 
+import os
 import random
 import shutil
+import subprocess
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+import pytest
 
 from suite import checkpoint
 from tests import resume
@@ -43,7 +48,8 @@ def configs(home: Path, arithmetic_dir: Path, miniqwen_dir: Path, tokenizer_dir:
     write_rows(home / "pairs" / "train.parquet", pairs)
     rows = {"dataset_name": str(arithmetic_dir)}
     sums = {"model_name_or_path": str(miniqwen_dir), **rows}
-    shape = {"hidden_size": 32, "num_hidden_layers": 1, "intermediate_size": 64, "num_attention_heads": 2}
+    shape = {"hidden_size": 32, "num_hidden_layers": 1, "intermediate_size": 64}
+    shape |= {"num_attention_heads": 2, "num_key_value_heads": 2}
     lora = {"use_peft": True, "lora_r": 4, "lora_dropout": 0.1, "lora_target_modules": "all-linear"}
     rollouts = {"num_generations": 2, "max_completion_length": 4, "reward_funcs": ["tests.crashes.letters_reward"]}
     keys = {
@@ -76,8 +82,11 @@ class Runner:
         """The run in `home/name/run`, begun or gone on with."""
         cwd = self.home / name
         cwd.mkdir(parents=True, exist_ok=True)
-        command = [self.stage, "--config", self.config, "--output_dir", "run", "--resume_from_checkpoint", "true"]
-        return self.warm.run([*command, *ON_CPU, *words], cwd, **how)
+        return self.warm.run([*self.command("run"), *words], cwd, **how)
+
+    def command(self, output_dir: str | Path) -> list:
+        given = ["--config", self.config, "--output_dir", output_dir, "--resume_from_checkpoint", "true"]
+        return [self.stage, *given, *ON_CPU]
 
     def directory(self, name: str) -> Path:
         return self.home / name / "run"
@@ -119,6 +128,60 @@ def _is_running(pid: int) -> bool:
     return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z"
 
 
+def once_there(path: Path, then: Callable[[int], None]) -> Callable[[int], None]:
+    """For `meanwhile`: what to do with the run when a file or directory has come to be."""
+
+    def wait(pid: int) -> None:
+        while not path.exists() and _is_running(pid):
+            time.sleep(0.002)
+        then(pid)
+
+    return wait
+
+
+def children(pid: int) -> list[int]:
+    """The processes that a run has forked."""
+    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+@contextmanager
+def small_disk(at: Path, size: int) -> Iterator[None]:
+    """A disk of so many bytes; skips the test where this user may mount none."""
+    at.mkdir(parents=True)
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "none", at], capture_output=True)
+    if mounted.returncode != 0:
+        pytest.skip(f"no disk can be mounted here: {mounted.stderr.decode().strip()}")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", at], check=True)
+
+
+def make_room(at: Path) -> None:
+    """Let a small disk be a large one."""
+    subprocess.run(["mount", "-o", "remount,size=64m", at], check=True)
+
+
+def fill(at: Path) -> None:
+    """Leave no room at all on a small disk."""
+    with suppress(OSError), (at / "ballast").open("wb", buffering=0) as file:
+        while file.write(bytes(4096)):
+            pass
+
+
+def used(at: Path) -> int:
+    disk = os.statvfs(at)
+    return (disk.f_blocks - disk.f_bfree) * disk.f_frsize
+
+
+def refused_in_one_line(ended: Ended) -> str:
+    """What a run says that ends for want of room: one line, and nothing half-written is left."""
+    assert ended.code == 2 and "Traceback" not in ended.said, ended.said[-3000:]
+    before, found, said = ended.said.rpartition("suite: ")  # a progress bar may stand in the same line
+    assert found and "suite: " not in before and said.count("\n") == 1, ended.said[-3000:]
+    return said
+
+
 def blow(rng: random.Random, straight: Straight, run: Path) -> dict:
     """How a run is to be killed: on a call, in a save, or when the clock says so."""
     kind = rng.choice(["call", "save", "clock"])
@@ -145,7 +208,7 @@ def kill_often(runner: Runner, straight: Straight, kills: int, seed: int) -> Cou
                 break
             assert ended.code == -9, ended.said
             found += Counter(["killed", "in a save" if checkpoint.aside(run).exists() else "elsewhere"])
-            found += look(run, straight)
+            found += look(run, straight, exported=found["killed"] == 1)
             assert not had_one or checkpoint.last(run)[0], f"{run} had a whole checkpoint, and has none"
             had_one = checkpoint.last(run)[0] is not None
         difference = resume.difference(straight.run, run, STEPS)
@@ -156,12 +219,19 @@ def kill_often(runner: Runner, straight: Straight, kills: int, seed: int) -> Cou
     return found
 
 
-def look(run: Path, straight: Straight) -> Counter:
-    """Every directory of a run: taken for what it is, or refused; a checkpoint that is there is whole."""
+def look(run: Path, straight: Straight, *, exported: bool = False) -> Counter:
+    """Every directory of a run: taken for what it is, or refused; a checkpoint that is there is whole.
+
+    What is no checkpoint is always offered to `suite export`, too; the last checkpoint if it is to be `exported`.
+    """
     found, steps = Counter(), checkpoint.steps(run)
     for directory in [run, *(path for path in sorted(run.rglob("*")) if path.is_dir())] if run.is_dir() else []:
         kind = "checkpoint" if directory in steps else "run" if directory == run else "hidden"
-        asked = {name: take for name, take in TAKERS.items() if name != "export" or directory not in steps[:-1]}
+        asked = {
+            name: take
+            for name, take in TAKERS.items()
+            if name != "export" or kind != "checkpoint" or (exported and directory == steps[-1])
+        }
         takers = [name for name, take in asked.items() if _takes(take, directory)]
         if takers:
             assert same_weights(directory, straight.place_of(directory)), f"{takers} take {directory} for another"

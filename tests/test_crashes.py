@@ -2,15 +2,22 @@
 is not."""
 
 import functools
+import os
+import signal
+import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable
 
 import pytest
 
-from tests import crashes
+from suite import checkpoint
+from suite.trainers import stopping
+from tests import crashes, resume
+from tests.conftest import ON_CPU, ROOT
 from tests.crashes import Runner, Straight
-from tests.warm import Warm
+from tests.warm import Warm, kill_after
 
 pytestmark = pytest.mark.slow
 
@@ -40,12 +47,234 @@ def test_a_run_killed_at_any_moment_goes_on_to_the_same_end(stage, runners, stra
     assert found["killed"] == 3 and found["went on to the same end"] >= 1
 
 
+@pytest.mark.parametrize("stage", ["sft", "grpo"])
+def test_sigterm_saves_at_the_end_of_the_step_and_the_run_goes_on_to_the_same_end(stage, runners, straight):
+    runner, whole = runners[stage], straight(stage)
+    run, seldom = runner.directory("told"), ("--save_steps", "100", "--logging_steps", "4")
+    saved = 0
+    for _ in range(2):
+        tell = crashes.once_there(checkpoint.lock_of(run), kill_after(0.1, signal.SIGTERM))
+        ended = runner.run("told", *seldom, meanwhile=tell)
+        if ended.code == 0:
+            break
+        assert ended.code == 75, ended.said
+        last, _ = checkpoint.last(run)
+        assert f"Stopped and saved at step {last.name[11:]}; go on with" in ended.said
+        assert not checkpoint.lock_of(run).exists() and not checkpoint.aside(run).exists()
+        saved += 1
+    assert saved
+    assert ended.code == 0 or runner.run("told", *seldom).code == 0
+    assert resume.difference(whole.run, run, crashes.STEPS) == 0.0
+
+
+def slow_run(runners, name: str, then: Callable[[int], None]):
+    """A run of GRPO whose reward takes a minute behind the second step, and what is done to it then."""
+    runner = runners["grpo"]
+    run = runner.directory(name)
+    run.parent.mkdir(parents=True)
+
+    def slow_down(pid: int) -> None:
+        (run.parent / "slow").touch()
+        time.sleep(1.0)
+        then(pid)
+
+    ended = runner.run(name, meanwhile=crashes.once_there(run / "checkpoint-2", slow_down))
+    (run.parent / "slow").unlink()
+    return run, ended
+
+
+def test_a_second_sigterm_ends_at_once_and_the_last_checkpoint_is_good(runners, straight):
+    told = []
+
+    def twice(pid: int) -> None:
+        os.kill(pid, signal.SIGTERM)
+        time.sleep(0.3)
+        told.append(time.monotonic())
+        os.kill(pid, signal.SIGTERM)
+
+    run, ended = slow_run(runners, "twice", twice)
+    assert ended.code == -signal.SIGTERM and time.monotonic() - told[0] < 5
+    assert "A second one ends at once" in ended.said
+    assert runners["grpo"].run("twice").code == 0
+    assert resume.difference(straight("grpo").run, run, crashes.STEPS) == 0.0
+
+
+def test_of_two_processes_in_one_directory_the_second_is_refused(runners, warm):
+    second = {}
+
+    def start_another(pid: int) -> None:
+        runner = runners["grpo"]
+        command = [sys.executable, "-m", "suite.cli", *runner.command("run")]
+        how = {"cwd": runner.home / "both", "env": {**os.environ, "PYTHONPATH": str(ROOT)}, "timeout": 50}
+        second["ended"] = subprocess.run(command, capture_output=True, text=True, **how)
+        os.kill(pid, signal.SIGKILL)
+
+    run, first = slow_run(runners, "both", start_another)
+    assert first.code == -signal.SIGKILL
+    assert second["ended"].returncode == 2
+    assert "suite: Another process is writing run. Wait for it, or end it." in second["ended"].stderr
+    assert runners["grpo"].run("both").code == 0  # what the killed one has left locks nothing
+
+
+def test_sigterm_is_left_alone_where_the_config_says_so_and_before_training(runners):
+    runner = runners["sft"]
+    run = runner.directory("alone")
+    term = kill_after(0.0, signal.SIGTERM)
+    ended = runner.run(
+        "alone", "--enable_jit_checkpoint", "false", meanwhile=crashes.once_there(run / "run.json", term)
+    )
+    assert ended.code == -signal.SIGTERM
+    ended = runner.run("early", meanwhile=kill_after(0.05, signal.SIGTERM))
+    assert ended.code == -signal.SIGTERM and not runner.directory("early").exists()
+
+
+@pytest.mark.parametrize("name", ["workers", "worker"])
+def test_a_job_that_is_told_to_end_with_its_workers_saves_and_a_worker_told_alone_ends(name, runners, straight):
+    runner = runners["sft"]
+    run = runner.directory(name)
+
+    def tell(pid: int) -> None:
+        for told in [*crashes.children(pid), *([pid] if name == "workers" else [])]:
+            os.kill(told, signal.SIGTERM)
+
+    ended = runner.run(
+        name,
+        "--dataloader_num_workers",
+        "1",
+        "--max_steps",
+        "40",
+        meanwhile=crashes.once_there(run / "checkpoint-2", tell),
+    )
+    last, _ = checkpoint.last(run)
+    assert last is not None
+    if name == "workers":
+        assert ended.code == 75, ended.said
+    else:
+        assert ended.code == 1 and "DataLoader worker (pid" in ended.said, ended.said
+    assert crashes.same_weights(straight("sft").run / "checkpoint-2", run / "checkpoint-2")
+
+
+def test_what_nobody_reads_any_more_does_not_end_a_run():
+    kept = os.dup(1)
+    reader, writer = os.pipe()
+    os.dup2(writer, 1)
+    try:
+        stopping._let_print()
+        os.close(reader)
+        with pytest.raises(BrokenPipeError):
+            os.write(1, b"into a pipe that `tee` has left")
+        stopping._let_print()
+        assert os.write(1, b"to nowhere") == 10
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+        os.close(writer)
+
+
+def test_chapters_stop_where_one_is_told_to_end(runners, warm, tmp_path):
+    config = (runners["sft"].config).read_text()
+    (tmp_path / "book").mkdir()
+    (tmp_path / "book" / "1-sft.yaml").write_text(config.replace("max_steps: 6", "max_steps: 60") + "output_dir: one\n")
+    (tmp_path / "book" / "2-sft.yaml").write_text(config + "output_dir: two\n")
+    tell = crashes.once_there(tmp_path / "one" / "checkpoint-1", kill_after(0, signal.SIGTERM))
+    ended = warm.run(["run", "book", *ON_CPU], tmp_path, meanwhile=tell)
+    assert ended.code == 75 and "Stopped and saved" in ended.said
+    assert (tmp_path / "one").is_dir() and not (tmp_path / "two").exists()
+
+
+@pytest.mark.parametrize("too_big", ["model.safetensors", "optimizer.pt"])
+def test_a_file_that_may_not_grow_is_one_line_and_the_run_goes_on_when_it_may(too_big, runners, straight):
+    runner, whole = runners["sft"], straight("sft")
+    limit = (whole.run / "checkpoint-1" / too_big).stat().st_size - 100
+    before = ["--save_steps", "2"]
+    assert runner.run(too_big, *before, die_at=whole.ended.steps // 4).code == -signal.SIGKILL
+    last, _ = checkpoint.last(runner.directory(too_big))
+    said = crashes.refused_in_one_line(runner.run(too_big, *before, limit=limit))
+    assert "could not be written" in said and (last is None or f"run/{last.name} is whole: free some space" in said)
+    assert not checkpoint.aside(runner.directory(too_big)).exists()
+    assert runner.run(too_big, *before).code == 0
+    assert resume.difference(whole.run, runner.directory(too_big), crashes.STEPS) == 0.0
+
+
+def where_a_disk_may_end(whole: int) -> list[int]:
+    """Sizes of a disk: for run.json, in the first checkpoint, in a later one, in the model, and in the last pages."""
+    page = 4096
+    return [page, whole // 9, whole // 2, *(whole - number * page for number in (60, 12, 8, 4, 1))]
+
+
+def test_a_disk_that_is_full_is_one_line_and_the_run_goes_on_when_there_is_room(runners, straight, tmp_path):
+    runner, whole = runners["dpo"], straight("dpo")
+    disk = tmp_path / "disk"
+    with crashes.small_disk(disk, 64 << 20):
+        assert runner.warm.run([*runner.command(disk / "run")], tmp_path).code == 0
+        needed = crashes.used(disk)
+    ends = Counter()
+    for number, size in enumerate(where_a_disk_may_end(needed)):
+        at = tmp_path / str(number)
+        with crashes.small_disk(at, size):
+            ended = runner.warm.run([*runner.command(at / "run")], tmp_path)
+            if ended.code != 0:
+                said = crashes.refused_in_one_line(ended)
+                assert "No space left" in said or "could not be written" in said, said
+                assert not checkpoint.aside(at / "run").exists()
+                crashes.look(at / "run", whole)
+                crashes.make_room(at)
+                assert runner.warm.run([*runner.command(at / "run")], tmp_path).code == 0
+            ends[ended.code] += 1
+            assert resume.difference(whole.run, at / "run", crashes.STEPS) == 0.0
+    assert ends[2] >= 5, ends
+
+
+def test_a_log_that_finds_the_disk_full_is_one_line_too(runners, straight, tmp_path):
+    runner, whole = runners["grpo"], straight("grpo")
+    words = ["--log_completions", "true", "--logging_steps", "1", "--report_to", "tensorboard", "--save_steps", "2"]
+    disk = tmp_path / "disk"
+    with crashes.small_disk(disk, 16 << 20):
+        full = crashes.once_there(disk / "run" / "checkpoint-2", lambda pid: crashes.fill(disk))
+        ended = runner.warm.run([*runner.command(disk / "run"), *words], tmp_path, meanwhile=full)
+        said = crashes.refused_in_one_line(ended)
+        assert "no room left" in said or "could not be written" in said
+        assert "run/checkpoint-2 is whole: free some space" in said
+        (disk / "ballast").unlink()
+        assert runner.warm.run([*runner.command(disk / "run"), *words], tmp_path).code == 0
+        assert crashes.same_weights(whole.run, disk / "run")
+
+
+def test_a_finished_run_that_is_made_longer_is_the_long_run(runners, straight):
+    runner, whole = runners["sft"], straight("sft")
+    run = runner.directory("longer")
+    assert runner.run("longer", "--max_steps", "3").code == 0
+    ended = runner.run("longer")
+    assert ended.code == 0 and "max_steps was 3, is now 6: the learning rate is constant" in ended.said
+    assert resume.difference(whole.run, run, crashes.STEPS) == 0.0
+    again = runner.run("longer")
+    assert again.code == 0 and "holds this very run, complete" in again.said
+    (run / "config.json").unlink()
+
+
+def test_the_best_checkpoint_outlives_kills_limits_and_a_move(runners):
+    runner = runners["sft"]
+    best = ["--eval_strategy", "steps", "--eval_steps", "1", "--load_best_model_at_end", "true", "--logging_steps", "1",
+            "--save_total_limit", "1", "--learning_rate", "0.3", "--max_steps", "5"]  # fmt: skip
+    assert runner.run("best", *best).code == 0
+    killed = runner.directory("best-killed")
+    kill = crashes.once_there(killed / "checkpoint-3", kill_after(0.05))
+    assert runner.run("best-killed", *best, meanwhile=kill).code == -signal.SIGKILL
+    killed.parent.rename(runner.home / "best-moved")
+    moved = runner.directory("best-moved")
+    assert runner.run("best-moved", *best).code == 0
+    state = checkpoint.read_json(moved / "trainer_state.json")
+    named = runner.home / "best-moved" / state["best_model_checkpoint"]
+    assert named.is_dir() and named.name == f"checkpoint-{state['best_global_step']}"
+    assert crashes.same_weights(named, moved) and crashes.same_weights(runner.directory("best"), moved)
+    assert (moved / "checkpoint-5").is_dir()  # from which the run could be made longer
+
+
 @pytest.mark.soak
-def test_thirty_kills_a_stage_go_on_to_the_same_end(runners, straight):
-    begun, told = time.monotonic(), {}
-    for number, stage in enumerate(crashes.STAGES):
-        told[stage] = crashes.kill_often(runners[stage], straight(stage), 30, seed=number + 1)
-    total = sum(told.values(), Counter())
-    print("\n".join(f"{stage}: {dict(sorted(found.items()))}" for stage, found in {**told, "all": total}.items()))
-    assert total["killed"] == 30 * len(crashes.STAGES) and total["in a save"] >= 30
-    assert time.monotonic() - begun < 20 * 60
+@pytest.mark.parametrize("stage", crashes.STAGES)
+def test_thirty_kills_go_on_to_the_same_end(stage, runners, straight):
+    begun = time.monotonic()
+    found = crashes.kill_often(runners[stage], straight(stage), 30, seed=1)
+    print(f"{stage}: {dict(sorted(found.items()))}")
+    assert found["killed"] == 30 and found["in a save"] >= 5
+    assert time.monotonic() - begun < 240  # five stages, twenty minutes

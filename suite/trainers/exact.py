@@ -3,6 +3,7 @@
 import os
 import shutil
 import time
+import traceback
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -251,7 +252,8 @@ class ExactTrainer:
             whole.remove(aside)
             if not isinstance(error, OSError | RuntimeError | SafetensorError) or not _is_of_the_disk(error):
                 raise
-            raise ValueError(f"{final} could not be written ({error}). {self._what_is_left()}") from error
+            free = f"{shutil.disk_usage(self.args.output_dir).free / 1e6:,.1f} MB are free there"
+            raise ValueError(f"{final} could not be written ({error}; {free}). {self._what_is_left()}") from error
         if self.is_world_process_zero():
             whole.remove(aside)
         self.accelerator.wait_for_everyone()
@@ -339,14 +341,10 @@ def _refill(collection, saved) -> None:
 
 
 def _is_of_the_disk(error: Exception) -> bool:
-    """Whether a write failed, by errno or by the words in which safetensors and torch pass it on."""
-    words = (
-        "No space left",
-        "File too large",
-        "quota",
-        "os error",
-        "PytorchStreamWriter",
-        "file write failed",
-        "unexpected pos",
+    """Whether a write failed: safetensors passes the system's words on, and torch's writer has words of its own."""
+    words = ("No space left", "File too large", "quota", "os error")
+    return (
+        isinstance(error, OSError)
+        or any(word.lower() in str(error).lower() for word in words)
+        or any(frame.f_code is torch.save.__code__ for frame, _ in traceback.walk_tb(error.__traceback__))
     )
-    return isinstance(error, OSError) or any(word.lower() in str(error).lower() for word in words)

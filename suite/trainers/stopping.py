@@ -41,33 +41,38 @@ class StopOnSigterm(TrainerCallback):
     def __init__(self):
         self.told: float | None = None
         self.stopped = False
-        self.process = os.getpid()
         self.before = None
         self.is_going = mmap.mmap(-1, 1)  # 1 when this process was told; seen by what is forked from it
 
     def listen(self) -> None:
         if threading.current_thread() is threading.main_thread():  # no other may
             self.before = signal.signal(signal.SIGTERM, self._hear)
+            os.register_at_fork(after_in_child=self._stand_by)
 
     def _hear(self, number, frame) -> None:
         launched = "TORCHELASTIC_RUN_ID" in os.environ or "WORLD_SIZE" in os.environ
-        if os.getpid() != self.process:
-            if not self._parent_is_told():
-                _end()
-        elif self.told is None:
+        if self.told is None:
             self.told, self.is_going[0] = time.monotonic(), 1
             if int(os.environ.get("RANK", 0)) == 0:
                 with suppress(OSError):  # a `| tee` was told, too, and is gone
                     os.write(1, b"SIGTERM: saving at the end of this step. A second one ends at once.\n")
         elif not launched or time.monotonic() - self.told > _ONE_AND_THE_SAME:
-            _end()
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            os.kill(os.getpid(), signal.SIGTERM)
 
-    def _parent_is_told(self) -> bool:
-        """In a data loader's worker. Slurm tells every process of a job, and without its rows the step has no end."""
-        until = time.monotonic() + _ONE_AND_THE_SAME
-        while not self.is_going[0] and time.monotonic() < until:
-            time.sleep(0.01)
-        return bool(self.is_going[0])
+    def _stand_by(self) -> None:
+        """In a data loader's worker: Slurm tells every process of a job, and without its rows the step has no end."""
+        if self.before is not None:
+            signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+            threading.Thread(target=self._end_with_parent, daemon=True).start()
+
+    def _end_with_parent(self) -> None:
+        while True:
+            if signal.sigwaitinfo([signal.SIGTERM]).si_pid != os.getppid():
+                time.sleep(_ONE_AND_THE_SAME)  # the parent may be told a moment later
+                if self.is_going[0]:
+                    continue
+            os._exit(128 + signal.SIGTERM)
 
     def on_step_end(self, args, state, control, **kwargs):
         if _on_any_rank(self.told is not None, args):
@@ -77,11 +82,7 @@ class StopOnSigterm(TrainerCallback):
     def restore(self) -> None:
         if self.before is not None:
             signal.signal(signal.SIGTERM, self.before)
-
-
-def _end() -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    os.kill(os.getpid(), signal.SIGTERM)
+            self.before = None
 
 
 def _let_print() -> None:
