@@ -1,8 +1,10 @@
 """Prompts in, completions out: one interface over transformers, vLLM and, in `endpoint`, a model behind HTTP."""
 
+import copy
 import os
 import random
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -104,6 +106,36 @@ def let_vllm_take_new_weights() -> None:
         layer.cpu_linear = torch.nn.functional.linear
 
     utils.dispatch_cpu_unquantized_gemm = unpacked
+
+
+def seed_rollouts(trainer) -> None:
+    """Have the vLLM inside a trainer draw each completion with a seed of its own, which a resumed run finds again.
+
+    TRL seeds vLLM once, when it starts: what it draws hangs on all that it has drawn before, and in a run that was
+    resumed that is nothing. Here a seed follows from the run's seed, the step, the prompt and the number of the sample.
+    Ranks are told apart, for a group may lie on several of them; those that share one model must draw alike.
+    """
+    vllm, args = trainer.vllm_generation, trainer.args
+    generate = vllm.llm.generate
+    place = args.process_index // vllm.tensor_parallel_size
+    calls: Counter = Counter()
+
+    def seeded(prompts, sampling_params, **how):
+        point = (args.seed, trainer.state.global_step, trainer._step, trainer.model.training, place)
+        if point not in calls:
+            calls.clear()
+        calls[point] += 1  # one rollout may take several turns, one evaluation several batches
+        drawn: Counter = Counter()
+        each = []
+        for prompt in prompts:
+            ids = tuple(prompt["prompt_token_ids"])
+            params = copy.copy(sampling_params)
+            params.seed = random.Random(f"{point}/{calls[point]}/{ids}/{drawn[ids]}").getrandbits(31)
+            drawn[ids] += 1
+            each.append(params)
+        return generate(prompts, sampling_params=each, **how)
+
+    vllm.llm.generate = seeded
 
 
 def load(name: str, *, use_vllm: bool = False, batch_size: int = 64, dtype: str = "auto", **vllm_options):

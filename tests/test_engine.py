@@ -1,5 +1,7 @@
 """Prompts in, completions out, by transformers: stops, counts, order and seeds."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from suite import engine
@@ -50,6 +52,44 @@ def test_every_declared_stop_token_stops_and_so_does_the_end_of_a_turn(tokenizer
     assert engine.stop_ids(tokenizer, GenerationConfig(eos_token_id=9)) == [9, text, turn]
     tokenizer.chat_template = None
     assert engine.stop_ids(tokenizer, GenerationConfig()) == [text]
+
+
+def seeds_of(calls: int = 1, rank: int = 0, ranks_a_model: int = 1, seed: int = 1, step: int = 5, since: int = 0):
+    """The seeds of a rollout at a step of a run that goes on since another; two prompts with two samples each."""
+
+    def generate(prompts, sampling_params, use_tqdm):
+        return [params.seed for params in sampling_params]
+
+    trainer = SimpleNamespace(
+        vllm_generation=SimpleNamespace(llm=SimpleNamespace(generate=generate), tensor_parallel_size=ranks_a_model),
+        args=SimpleNamespace(seed=seed, process_index=rank),
+        state=SimpleNamespace(global_step=0),
+        model=SimpleNamespace(training=True),
+        _step=0,
+    )
+    engine.seed_rollouts(trainer)
+    prompts = [{"prompt_token_ids": ids} for ids in ([1, 2], [1, 2], [12], [12])]
+
+    def ask() -> list[int]:
+        return trainer.vllm_generation.llm.generate(prompts, sampling_params=SimpleNamespace(seed=None), use_tqdm=False)
+
+    for number in range(since, step):
+        trainer.state.global_step, trainer._step = number, 2 * number
+        ask()
+    trainer.state.global_step, trainer._step = step, 2 * step
+    if since < step:  # an evaluation, which goes before a save
+        trainer.model.training = False
+        ask()
+        trainer.model.training = True
+    return [ask() for _ in range(calls)][-1]
+
+
+def test_each_completion_of_a_rollout_has_a_seed_that_hangs_on_nothing_that_was_drawn_before():
+    found = seeds_of()
+    assert found == seeds_of(since=5) == seeds_of(since=3)
+    others = [seeds_of(calls=2), seeds_of(rank=1), seeds_of(seed=2), seeds_of(step=6)]
+    assert len({*found, *(seed for other in others for seed in other)}) == 20
+    assert seeds_of(rank=2, ranks_a_model=2) == seeds_of(rank=3, ranks_a_model=2) != found
 
 
 def test_without_vllm_use_vllm_is_one_clear_error(monkeypatch, miniqwen_dir):

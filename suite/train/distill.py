@@ -81,6 +81,8 @@ def main(argv=None) -> None:
         lmbda=distill.lmbda,
         rows_of_teacher=teacher_rows,
     )
+    if config.use_vllm and config.vllm_mode == "colocate":
+        engine.seed_rollouts(trainer)
     run.finish(trainer, config, record)
 
 

@@ -53,6 +53,8 @@ def main(argv=None) -> None:
             peft_config=run.adapter_config(model),
             callbacks=callbacks,
         )
+    if config.use_vllm and config.vllm_mode == "colocate":
+        engine.seed_rollouts(trainer)
     if reward.reward_schedule:
         trainer.add_callback(RewardSchedule(trainer, reward.reward_funcs, reward.reward_schedule))
     run.finish(trainer, config, record)
