@@ -298,9 +298,10 @@ class VllmEngine(Engine):
         import vllm
         from vllm.platforms import current_platform
 
-        from suite.model.vllm_plugin import register
+        from suite.model.vllm_plugin import OWNER, register
 
         register()
+        os.environ[OWNER] = str(os.getpid())
         self.tokenizer = load_tokenizer(name)
         if current_platform.is_cpu():
             os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "4")  # GiB; else vLLM takes the GPU's share of all memory

@@ -2,18 +2,21 @@
 
 import contextlib
 import json
+import os
 import random
 import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections import Counter
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import save_model
+from tests.conftest import HEADS_OF_32, ROOT, save_model
 from tests.rows import read_rows, write_rows
 from tests.warm import Ended, Warm, kill_after
 
@@ -296,3 +299,33 @@ def test_an_output_that_is_there_is_reused_and_not_what_was_there_before(trials)
         assert trial.after == contents(trial.home / "straight") != trial.before
     assert len(read_rows(trials("prepare").home / "straight/out/train.parquet")) == 2500
     assert len(trials("sample").after["out/answers.jsonl"].splitlines()) == 96
+
+
+@pytest.mark.skipif(find_spec("vllm") is None, reason="no vLLM here")
+def test_vllm_does_not_outlive_a_command_that_was_killed(tokenizer_dir, tmp_path):
+    """Left alone it would generate on, to nobody, in the memory that the next attempt needs."""
+    import psutil
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    save_model(Qwen2ForCausalLM, Qwen2Config, tokenizer_dir, tmp_path / "model", **HEADS_OF_32)
+    write_rows(tmp_path / "rows/train.parquet", [{"prompt": f"{n}+1", "solution": str(n + 1)} for n in range(300)])
+    asking = ["sample", "--model_name_or_path", "model", "--dataset_name", "rows", "--output_dir", "out"]
+    asking += ["--use_vllm", "true", "--vllm_max_model_length", "256", "--max_completion_length", "200"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "suite.cli", *asking],
+        env={**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1", "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    answers, until = Path(".out.partial/answers.jsonl"), time.monotonic() + 300
+    while not (answers.is_file() and answers.read_bytes().count(b"\n") > 5):
+        assert process.poll() is None and time.monotonic() < until
+        time.sleep(0.1)
+    children = psutil.Process(process.pid).children(recursive=True)
+    assert children
+    process.kill()
+    process.wait()
+    _, alive = psutil.wait_procs(children, timeout=60)
+    for left in alive:
+        left.kill()
+    assert not alive
