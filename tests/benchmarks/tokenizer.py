@@ -18,12 +18,12 @@ GOAL = 4096  # MiB that the largest process may hold at once
 _LETTERS = "etaoinshrdlucmfwypvbgkqjxz"
 
 
-def main(n: int = 2, size: int = SIZE, *keys: str) -> None:
+def main(n: int = 2, size: int = SIZE) -> None:
     """Train 6,400 tokens twice, whatever `n`: it takes minutes, and the second time shows that it is the same."""
     with tempfile.TemporaryDirectory() as home:
         corpus = write_corpus(Path(home) / "corpus.jsonl", size)
         (Path(home) / "config.yaml").write_text(f"dataset_name: {corpus}\nvocab_size: 6400\n")
-        words = ["-m", "suite.train.tokenizer", "--config", f"{home}/config.yaml", *keys]
+        words = ["-m", "suite.train.tokenizer", "--config", f"{home}/config.yaml"]
         runs = [process(*words, "--output_dir", f"{home}/{turn}") for turn in "ab"]
         print(runs[0].printed.rstrip(), flush=True)
         peak = Series([run.peak for run in runs])
