@@ -1,6 +1,7 @@
 """Checkpoints answer prompts they never saw, and the very reward that trains says how well, with intervals.
 
     suite evaluate --checkpoints runs/sft runs/grpo --dataset_name data/gsm8k --output_dir runs/compare
+    suite evaluate --compare sft grpo --output_dir runs/compare
 
 What is measured follows from the columns of the test rows, and may be all three: `prompt` and `solution` are answered
 and judged; of `text` the bits per byte are counted; of `prompt`, `chosen` and `rejected` how often the chosen answer is
@@ -24,6 +25,7 @@ from suite import (
     card,
     checkpoint,
     columns,
+    comparison,
     engine,
     measures,
     metrics,
@@ -46,9 +48,20 @@ MEASURED = {
 }
 
 
+# Keys that decide nothing of what is said.
+ABOUT = ("checkpoints", "compare", "max_flips", "output_dir", "metrics")
+
+
 @dataclass
 class EvaluateArguments:
-    checkpoints: list[str] = field(metadata={"help": "Checkpoint directories or models on the Hub."})
+    checkpoints: list[str] = field(
+        default_factory=list, metadata={"help": "Checkpoint directories or models on the Hub."}
+    )
+    compare: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Two that were evaluated into output_dir, by stage or checkpoint: who gained, who lost."},
+    )
+    max_flips: int = field(default=5, metadata={"help": "With compare: problems to show that flipped, each way."})
     output_dir: str = field(default="runs/evaluate", metadata={"help": "Where results.json and rows.jsonl go."})
     max_rows: int | None = field(default=None, metadata={"help": "Take only the first rows of the test split."})
     max_completion_length: int = field(default=512, metadata={"help": "Longest completion, in tokens."})
@@ -62,6 +75,10 @@ class EvaluateArguments:
     )
 
     def __post_init__(self):
+        if bool(self.checkpoints) == bool(self.compare):
+            raise ValueError("Name `checkpoints` to evaluate, or two that were evaluated to `compare`.")
+        if self.compare and len(set(self.compare)) != 2:
+            raise ValueError(f"compare: takes two names, and these are {', '.join(self.compare)}.")
         if len(set(self.checkpoints)) < len(self.checkpoints):
             raise ValueError(f"checkpoints names one twice: {', '.join(self.checkpoints)}.")
         for key, least in (("num_generations", 0), ("max_completion_length", 1)):
@@ -85,6 +102,9 @@ def arguments() -> tuple[type, ...]:
 @args.orderly_end()
 def main(argv=None) -> None:
     evaluate, keys, script, mixture, _ = args.parse(arguments(), argv, needs_config=False)
+    if evaluate.compare:
+        print(compare(Path(evaluate.output_dir), *evaluate.compare, evaluate.max_flips))
+        return
     if keys.use_vllm:
         engine.require_vllm("use_vllm: true")
     for name in evaluate.checkpoints:
@@ -93,7 +113,7 @@ def main(argv=None) -> None:
     rows = list(source.rows(script, mixture, tuple(MEASURED), every_column=True)[0])[: evaluate.max_rows]
     about = {name: _purpose(name, rows, evaluate) for name in evaluate.checkpoints}
     directory = Path(evaluate.output_dir)
-    how = {k: v for k, v in asdict(evaluate).items() if k not in ("checkpoints", "output_dir", "metrics")}
+    how = {k: v for k, v in asdict(evaluate).items() if k not in ABOUT}
     conditions = digest([rows, how | asdict(keys)])
     asked_of = ", ".join(filter(None, source.names(script, mixture)))
     for name in evaluate.checkpoints:
@@ -121,6 +141,24 @@ def main(argv=None) -> None:
     for name in evaluate.checkpoints:
         card.write(name)
     print(record.results_table(results_of(directory)))
+
+
+def compare(directory: Path, first: str, second: str, problems: int) -> str:
+    """What two evaluated models differ in, for people. Raises `ValueError` for one that was not evaluated there."""
+    results = [r for r in results_of(directory) if "accuracy" in r]
+    pair = []
+    for name in (first, second):
+        found = [r for r in results if name in (r["stage"], r["checkpoint"])]
+        if len(found) != 1:
+            there = ", ".join(r["checkpoint"] if found else r["stage"] for r in (found or results)) or "none"
+            raise ValueError(f"compare: {directory} has {len(found)} evaluations of '{name}'. There are: {there}.")
+        pair += found
+    rows = [json.loads(line) for line in _lines(directory)]
+    said = [[row for row in rows if row.get("identity") == result["identity"]] for result in pair]
+    told = comparison.told((first, second), comparison.pair(*said), problems)
+    if pair[0].get("conditions") != pair[1].get("conditions"):
+        told += "\nwarning: they were not evaluated alike (rows, sampling, lengths or engine), so read this with care."
+    return told
 
 
 def _purpose(name: str, rows: list[dict], evaluate: EvaluateArguments) -> dict:

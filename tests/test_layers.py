@@ -26,6 +26,7 @@ FLOORS = {
         "checkpoint",
         "metrics",
         "measures",
+        "comparison",
         "record",
         "rewards",
         "data",

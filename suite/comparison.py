@@ -1,0 +1,102 @@
+"""Two models on the same problems: who gained, who lost, and whether that may be chance."""
+
+import math
+from dataclasses import dataclass
+
+from suite.metrics import wilson
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Problems that both got right, only the first, only the second, or neither."""
+
+    both: int
+    first: int
+    second: int
+    neither: int
+
+    @property
+    def n(self) -> int:
+        return self.both + self.first + self.second + self.neither
+
+    @property
+    def rates(self) -> tuple[float, float]:
+        return (self.both + self.first) / self.n, (self.both + self.second) / self.n
+
+    @property
+    def difference(self) -> float:
+        """Second minus first, in shares of 1."""
+        return (self.second - self.first) / self.n
+
+    @property
+    def p(self) -> float:
+        """McNemar's test, exact: could the flips as well have gone the other way? https://doi.org/10.1007/BF02295996"""
+        flips = self.first + self.second
+        tail = sum(math.comb(flips, i) for i in range(min(self.first, self.second) + 1))
+        return min(1.0, 2 * tail / 2**flips)
+
+    @property
+    def ci95(self) -> list[float]:
+        """Of the difference: method 10 of R. G. Newcombe, Statistics in Medicine 17 (1998) 2635-2650, which puts the
+        two Wilson intervals together by the correlation of the answers."""
+        one, two = self.rates
+        (low_1, high_1), (low_2, high_2) = (wilson(rate * self.n, self.n) for rate in self.rates)
+        phi = self._correlation()
+        below = (two - low_2) ** 2 - 2 * phi * (two - low_2) * (high_1 - one) + (high_1 - one) ** 2
+        above = (high_2 - two) ** 2 - 2 * phi * (high_2 - two) * (one - low_1) + (one - low_1) ** 2
+        return [self.difference - math.sqrt(max(0.0, below)), self.difference + math.sqrt(max(0.0, above))]
+
+    def _correlation(self) -> float:
+        product = self.both * self.neither - self.first * self.second
+        if product > 0:
+            product = max(0.0, product - self.n / 2)
+        margins = (self.both + self.first) * (self.second + self.neither)
+        margins *= (self.both + self.second) * (self.first + self.neither)
+        return product / math.sqrt(margins) if margins else 0.0
+
+
+def pair(first: list[dict], second: list[dict]) -> list[tuple[dict, dict]]:
+    """The greedy rows of rows.jsonl that both models answered and that could be judged, by problem.
+
+    Raises `ValueError` where they have no problem in common.
+    """
+    of_second = {_problem(row): row for row in second if _counts(row)}
+    pairs = [(row, of_second[_problem(row)]) for row in first if _counts(row) and _problem(row) in of_second]
+    if not pairs:
+        raise ValueError("The two have no judged problem in common: they were evaluated on other rows.")
+    return pairs
+
+
+def _counts(row: dict) -> bool:
+    return row["kind"] == "greedy" and row["accuracy"] is not None
+
+
+def _problem(row: dict) -> tuple:
+    return row["row"], row["prompt"], str(row["solution"])
+
+
+def compare(pairs: list[tuple[dict, dict]]) -> Comparison:
+    counts = {(True, True): 0, (True, False): 0, (False, True): 0, (False, False): 0}
+    for one, two in pairs:
+        counts[one["accuracy"] >= 1.0, two["accuracy"] >= 1.0] += 1
+    return Comparison(counts[True, True], counts[True, False], counts[False, True], counts[False, False])
+
+
+def told(names: tuple[str, str], pairs: list[tuple[dict, dict]], problems: int) -> str:
+    """The comparison for people, with the first few problems that flipped each way."""
+    found = compare(pairs)
+    one, two = found.rates
+    low, high = (100 * end for end in found.ci95)
+    lines = [
+        f"{names[0]}: {100 * one:.1f} %   {names[1]}: {100 * two:.1f} %   on {found.n} problems that both answered",
+        f"difference {100 * found.difference:+.1f} points [{low:+.1f}, {high:+.1f}], McNemar's exact p = {found.p:.3g}",
+        f"{found.second} problems gained, {found.first} lost, {found.both} right in both, {found.neither} in neither",
+    ]
+    for what, which in (("gained", (False, True)), ("lost", (True, False))):
+        flipped = [p for p in pairs if tuple(row["accuracy"] >= 1.0 for row in p) == which]
+        for first, second in flipped[:problems]:
+            asked = " ".join(str(first["prompt"]).split())[:100]
+            lines.append(f"  {what}: {asked}  (gold {first['solution']}): {first['answer']} -> {second['answer']}")
+        if len(flipped) > problems > 0:
+            lines.append(f"  ... and {len(flipped) - problems} more that were {what}")
+    return "\n".join(lines)
