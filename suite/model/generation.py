@@ -7,8 +7,9 @@ and on a CPU q, k and v are one product, gate and up another, on weights packed 
 not fit this road (beams, a cache of the caller's, more outputs than tokens, weights in shards, hooks in the modules,
 latent attention) takes transformers'.
 
-There is no torch.compile in it: with MKL's packed products little is left around them that it could save, and it needs
-a compiler and its time wherever a model answers. `cache_implementation="static"` is transformers' own compiled road.
+There is no torch.compile in it: about a fifth of a step on a CPU is not product or attention, and for less than that
+fifth it would want a C++ compiler, and its time, wherever a model answers. On a GPU `cache_implementation="static"` asks
+for transformers' own compiled road.
 
 The letters in the shape comments:
 
@@ -152,7 +153,7 @@ def prefill(model, input_ids, model_kwargs: dict, max_length: int) -> tuple["Dec
 
     Rows with one prompt, of which GRPO makes whole groups, go through once.
     """
-    inputs = torch.stack([input_ids, model_kwargs["attention_mask"], model_kwargs["position_ids"]])  # (3, R, T)
+    inputs = torch.stack([input_ids, model_kwargs["attention_mask"] != 0, model_kwargs["position_ids"]])  # (3, R, T)
     unique, prompt_of = torch.unique(inputs, dim=1, return_inverse=True)  # (3, P, T), (R,)
     if unique.shape[1] == inputs.shape[1]:
         unique, prompt_of = inputs, torch.arange(inputs.shape[1], device=input_ids.device)
@@ -214,7 +215,8 @@ class Decoder:
         """Let the rows that have ended leave the batch. going (R,)"""
         among = going if self.kept is None else going[self.kept]  # (B,)
         self.kept = going.nonzero().squeeze(1)
-        self.cache = [keys_values[among] for keys_values in self.cache]
+        for number, keys_values in enumerate(self.cache):
+            self.cache[number] = keys_values[among]
         self.positions = self.positions[among]
         self.mask = None if self.mask is None else self.mask[among]
         self.pack()
@@ -229,7 +231,8 @@ class Decoder:
     def forward(self, tokens):
         """tokens (B,) -> logits (B, V)"""
         if self.length == self.cache[0].shape[2]:
-            self.cache = [self.grown(keys_values) for keys_values in self.cache]
+            for number, keys_values in enumerate(self.cache):  # a layer at a time, here as well
+                self.cache[number] = self.grown(keys_values)
         self.length += 1
         self.positions = self.positions + 1
         if self.mask is not None:
