@@ -8,8 +8,8 @@ not fit this road (beams, a cache of the caller's, more outputs than tokens, wei
 latent attention) takes transformers'.
 
 There is no torch.compile in it: about a fifth of a step on a CPU is not product or attention, and for less than that
-fifth it would want a C++ compiler, and its time, wherever a model answers. On a GPU `cache_implementation="static"` asks
-for transformers' own compiled road.
+it would want a C++ compiler, and its time, wherever a model answers. On a GPU `cache_implementation="static"` asks for
+transformers' own compiled road.
 
 The letters in the shape comments:
 
