@@ -8,6 +8,7 @@ import os
 import random
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from collections import Counter
@@ -286,3 +287,19 @@ TAKERS = {
     "a resume": checkpoint.record_of,
     "export": _export,
 }
+
+
+def main() -> None:
+    """`-m tests.crashes BYTES STAGE WORDS...`: a stage, on rank 0 of which no file may have more bytes."""
+    import importlib
+    import resource
+
+    from suite import args
+
+    if int(os.environ.get("RANK", 0)) == 0:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]),) * 2)
+    sys.exit(args.answer_for(importlib.import_module(f"suite.train.{sys.argv[2]}").main, sys.argv[3:]))
+
+
+if __name__ == "__main__":
+    main()

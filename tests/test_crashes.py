@@ -1,6 +1,7 @@
 """A run that is killed at any moment goes on as if nothing had happened, and leaves nothing that is taken for whole and
 is not."""
 
+import contextlib
 import functools
 import os
 import signal
@@ -9,12 +10,13 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from suite import checkpoint
 from suite.trainers import stopping
-from tests import crashes, resume
+from tests import crashes, engines, resume
 from tests.conftest import ON_CPU, ROOT
 from tests.crashes import Runner, Straight
 from tests.warm import Warm, kill_after
@@ -268,6 +270,50 @@ def test_the_best_checkpoint_outlives_kills_limits_and_a_move(runners):
     assert named.is_dir() and named.name == f"checkpoint-{state['best_global_step']}"
     assert crashes.same_weights(named, moved) and crashes.same_weights(runner.directory("best"), moved)
     assert (moved / "checkpoint-5").is_dir()  # from which the run could be made longer
+
+
+def launched(runner: Runner, home: Path, module: list, *words) -> subprocess.Popen:
+    """A stage on two processes under DDP, in a process group of its own, with what it prints in a file."""
+    home.mkdir(exist_ok=True)
+    command = [*engines.launcher("ddp"), "-m", *module, *runner.command("run")[1:], *words]
+    with (home / "log").open("w") as log:
+        how = {"cwd": home, "env": {**os.environ, **engines.ENVIRONMENT}, "start_new_session": True}
+        return subprocess.Popen([str(word) for word in command], stdout=log, stderr=log, **how)
+
+
+def ended(process: subprocess.Popen, home: Path) -> tuple[int, str]:
+    """The launcher's exit code, and what was printed. Leaves no process behind."""
+    try:
+        code = process.wait(engines.SECONDS)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    return code, (home / "log").read_text()
+
+
+def test_two_processes_told_by_slurm_or_by_their_launcher_save_once_at_one_step(runners, tmp_path):
+    home, before = tmp_path / "two", 0
+    for tell in (os.killpg, os.kill):  # Slurm tells every process of the job, and the launcher passes it on
+        words = ["--save_steps", "2", "--max_steps", "400", "--save_total_limit", "2"]
+        process = launched(runners["sft"], home, ["suite.train.sft"], *words)
+        later = home / "run" / f"checkpoint-{before // 2 * 2 + 2}"
+        crashes.once_there(later, lambda pid, tell=tell: tell(pid, signal.SIGTERM))(process.pid)
+        code, said = ended(process, home)
+        last, passed = checkpoint.last(home / "run")
+        step = checkpoint.record_of(last)["step"]
+        assert code == 1 and not passed and step > before, said[-3000:]
+        assert said.count("SIGTERM: saving") == 1 and said.count(f"Stopped and saved at step {step};") == 1
+        assert {f"exact_state_{rank}.pt" for rank in (0, 1)} <= {path.name for path in last.iterdir()}
+        before = step
+
+
+@pytest.mark.soak
+def test_of_two_processes_one_whose_disk_is_full_ends_both_with_one_line(runners, straight, tmp_path):
+    home, limit = tmp_path / "two", (straight("sft").run / "checkpoint-1" / "optimizer.pt").stat().st_size - 100
+    begun = time.monotonic()
+    code, said = ended(launched(runners["sft"], home, ["tests.crashes", limit, "sft"]), home)
+    assert code == 1 and said.count("suite: ") == 1 and "checkpoint-1 could not be written" in said, said[-3000:]
+    assert time.monotonic() - begun < 150 and checkpoint.last(home / "run")[0] is None
 
 
 @pytest.mark.soak
