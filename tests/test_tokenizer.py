@@ -149,12 +149,12 @@ def test_bounds_that_leave_nothing_are_refused():
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
-    return write_corpus(tmp_path_factory.mktemp("corpus") / "corpus.jsonl", 10_000_000)
+    return write_corpus(tmp_path_factory.mktemp("corpus") / "corpus.jsonl", 5_000_000)
 
 
 @pytest.mark.slow
 def test_the_same_corpus_gives_the_same_bytes_within_its_bounds_whatever_the_threads(corpus, tmp_path):
-    config = write_yaml(tmp_path / "t.yaml", dataset_name=str(corpus), vocab_size=1000, max_words=30_000)
+    config = write_yaml(tmp_path / "t.yaml", dataset_name=str(corpus), vocab_size=1000, max_words=20_000)
     words = ["-m", "suite.train.tokenizer", "--config", str(config), "--output_dir"]
     one = process(*words, str(tmp_path / "one"), env={"RAYON_NUM_THREADS": "1", "PYTHONHASHSEED": "1"})
     process(*words, str(tmp_path / "two"), env={"RAYON_NUM_THREADS": "3", "PYTHONHASHSEED": "2"})
@@ -162,7 +162,7 @@ def test_the_same_corpus_gives_the_same_bytes_within_its_bounds_whatever_the_thr
     assert written[0] == written[1] and "times the rare ones were halved" in one.printed
     assert one.peak < 1200, "MiB, of which the imports take the half"
     record = json.loads((tmp_path / "one" / "run.json").read_text())
-    assert record["finished"] and record["counted"]["words"] <= 30_000 and record["counted"]["bytes"] > 9_000_000
+    assert record["finished"] and record["counted"]["words"] <= 20_000 and record["counted"]["bytes"] > 4_500_000
 
 
 @pytest.mark.slow
@@ -176,5 +176,5 @@ def test_the_stage_says_its_bytes_a_token_beside_another_tokenizers(tmp_path, ca
     measured = json.loads((tmp_path / "t" / "run.json").read_text())["bytes_per_token"]
     assert list(measured) == ["english", "chinese", "code", "digits", "held-out rows"]
     assert 2.5 < measured["english"]["here"] < measured["english"]["other"] < 5
-    assert measured["digits"]["here"] == measured["digits"]["other"], "one by one in both"
+    assert 1 <= measured["digits"]["here"] <= measured["digits"]["other"] < 1.2, "one by one in both"
     assert all(kind in said for kind in measured) and other in said
