@@ -216,6 +216,20 @@ def test_of_many_broken_lines_the_first_are_named_and_the_rest_counted(tmp_path,
         list(files.stream([str(path)], "conversations"))
 
 
+def test_a_stream_leaves_out_what_has_nothing_to_say(tmp_path, capsys):
+    silent = {"role": "assistant", "content": " "}
+    for layout, row, empty in (
+        ("text", {"text": "x"}, {"text": None}),
+        ("conversations", {"messages": [USER, ASSISTANT]}, {"messages": [USER, silent]}),
+        ("trl", {"prompt": "x", "completion": "y"}, {"prompt": "x", "completion": None}),
+        ("preference", {"chosen": [USER, ASSISTANT], "rejected": [USER, {**GPT, "value": "Go."}]}, None),
+    ):
+        empty = empty or {"chosen": [USER, ASSISTANT], "rejected": [USER, silent]}
+        path = write_rows(tmp_path / f"{layout}.jsonl", [row, empty])
+        assert len(list(files.stream([str(path)], layout))) == 1
+        assert f"{path}, line 2: empty" in capsys.readouterr().out
+
+
 def test_a_header_before_the_rows_is_left_out(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"version": 1}\n' + '{"text": "x"}\n{"text": "y"}\n{"text": "z"}\n')
     rows = list(data.load("files")("train", source=str(tmp_path / "a.jsonl"), test_size=1))
@@ -240,6 +254,11 @@ def test_published_files_are_rows_without_preparation(tmp_path):
     found = files.splits(str(tmp_path / "mine"), "train", "test", streaming=False)
     assert found["train"][-1]["text"] == "New.", "no old copy"
     write_rows(tmp_path / "mine" / "chats.jsonl", [{"conversations": [USER, ASSISTANT]}])
+    assert list(files.splits(str(tmp_path / "mine"), "chats", "none", streaming=False)) == ["chats"], (
+        "and no other copy"
+    )
+    with pytest.raises(ValueError, match="mine has no split 'trian'. There are: chats, part-0, part-1, test"):
+        files.splits(str(tmp_path / "mine"), "trian", "test", streaming=True)
     with pytest.raises(ValueError, match="different layouts: .*chats.jsonl .conversations.,.*part-0.jsonl .text."):
         files.splits(str(tmp_path / "mine"), "train", "test", streaming=True)
     (tmp_path / "notes.pdf").write_text("")

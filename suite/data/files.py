@@ -78,11 +78,11 @@ def load(
 
 
 def splits(source: str, train: str, test: str, *, streaming: bool) -> dict:
-    """Split -> data set of the rows of a local file or directory, as its layout gives them.
+    """`train`, and `test` where there is one -> data set of the rows of a local file or directory.
 
     With `streaming` the files are read row by row each time; else they are copied into the cache of `datasets`. A file
-    on its own is `train`, and so are the files of a directory that names none so, but those of `test`. Raises
-    `ValueError` where there is nothing to read, or a split has files of two layouts.
+    on its own is `train`, and so are the files of a directory that names none "train", but those of `test`. Raises
+    `ValueError` where there is nothing to read, no such split, or one with files of two layouts.
     """
     parts = reading.files(source)
     if not parts or any(lines.suffix(path) not in lines.SUFFIXES for paths in parts.values() for path in paths):
@@ -91,9 +91,10 @@ def splits(source: str, train: str, test: str, *, streaming: bool) -> dict:
     if Path(source).is_file():
         parts = {train: [Path(source)]}
     elif train == "train" and train not in parts:
-        rest = [path for name, paths in parts.items() if name != test for path in paths]
-        parts = {name: paths for name, paths in ((train, rest), (test, parts.get(test))) if paths}
-    return {split: _as_data_set(paths, streaming) for split, paths in parts.items()}
+        parts = {train: [p for name, paths in parts.items() if name != test for p in paths], test: parts.get(test, [])}
+    if not parts.get(train):
+        raise ValueError(f"{source} has no split '{train}'. There are: {', '.join(parts)}.")
+    return {split: _as_data_set(parts[split], streaming) for split in dict.fromkeys((train, test)) if parts.get(split)}
 
 
 def _as_data_set(paths: list[Path], streaming: bool):
@@ -120,7 +121,7 @@ def stream(paths: list[str], layout: str, of: int = 1, written: list | None = No
     They may be a share `of` so many, where several processes divide the files among themselves.
     """
     for path in map(Path, paths):
-        examples = ((place, _example(layout, row, place)) for place, row in lines.read(path))
+        examples = ((place, _with_words(_example(layout, row, place), place)) for place, row in lines.read(path))
         yield from (row for _, row in lines.told(path, examples, alone=len(paths) < of))
 
 
@@ -224,6 +225,16 @@ def _as_it_is(row: dict, place: str) -> dict:
         if not isinstance(held, list) or not all(map(_is_turn, held)):
             raise ValueError(f"{place}: `{name}` must be text, or turns of role and content, and is {str(held)[:60]}.")
     return row
+
+
+def _with_words(row: dict | Dropped, place: str) -> dict | Dropped:
+    """The row, unless there is nothing in it to learn to say. `suite prepare` has a check, and a key, of its own."""
+    if isinstance(row, Dropped):
+        return row
+    said = {**row, "messages": row["messages"][-1:]} if "messages" in row else row
+    learnt = ("text", "messages", "completion", "chosen", "rejected")
+    empty = any(not columns.text_of(said[name] or "").strip() for name in learnt if name in said)
+    return Dropped("empty", place) if empty else row
 
 
 _READERS: dict[str, Callable[[dict, str], dict | Dropped]] = {

@@ -32,7 +32,10 @@ class TokenizerArguments:
     model_max_length: int = field(default=32768, metadata={"help": "What the tokenizer says of the longest input."})
     max_words: int = field(
         default=1_000_000,
-        metadata={"help": "Keep count of so many different pre-tokens; past it the rare are counted in halves."},
+        metadata={
+            "help": "Keep count of so many different pre-tokens; past it the rare are counted in halves. A million of "
+            "the longest take 2.7 GB to learn from."
+        },
     )
     max_bytes: int = field(
         default=2_000_000_000,
