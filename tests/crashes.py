@@ -193,17 +193,18 @@ def blow(rng: random.Random, straight: Straight, run: Path) -> dict:
     return {"meanwhile": kill_after(rng.uniform(0, straight.ended.seconds))}
 
 
-def kill_often(runner: Runner, straight: Straight, kills: int, seed: int) -> Counter:
-    """Kill a run so often; look at what it leaves, go on with it, and hold its end to the straight run's.
+def kill_often(runner: Runner, straight: Straight, kills: int, seed: int, seconds: float = 240) -> Counter:
+    """Kill a run so often, or until the time is up; look at what it leaves, go on, and hold its end to the straight run's.
 
     A run that comes to its end before it is killed is followed by another. How often each thing was found.
     """
-    rng, found, number = random.Random(seed), Counter(), 0
-    while found["killed"] < kills:
+    rng, found, number, until = random.Random(seed), Counter(), 0, time.monotonic() + seconds
+    while found["killed"] < kills and time.monotonic() < until:
         name, number, had_one = f"killed-{number}", number + 1, False
         run, limit = runner.directory(name), ("--save_total_limit", str(1 + number % 2))
         while True:
-            how = blow(rng, straight, run) if found["killed"] < kills else {}
+            is_on = found["killed"] < kills and time.monotonic() < until
+            how = blow(rng, straight, run) if is_on else {}
             ended = runner.run(name, *limit, **how)
             if ended.code == 0:
                 break
@@ -264,6 +265,11 @@ def _takes(take: Callable[[Path], None], directory: Path) -> bool:
         assert str(error)
         return False
     return True
+
+
+def is_taken(directory: Path) -> bool:
+    """Whether `from_pretrained` or a later stage would take a directory."""
+    return _takes(_load, directory) or _takes(checkpoint.check_whole, directory)
 
 
 def _load(directory: Path) -> None:

@@ -246,12 +246,16 @@ def test_a_finished_run_that_is_made_longer_is_the_long_run(runners, straight):
     runner, whole = runners["sft"], straight("sft")
     run = runner.directory("longer")
     assert runner.run("longer", "--max_steps", "3").code == 0
+    for call in (3, 7, 9, 11, 16):  # while run.json and the markers of the shorter run's model give way
+        assert runner.run("longer", die_at=call).code == -signal.SIGKILL
+        if crashes.is_taken(run):
+            assert crashes.same_weights(run, whole.run / "checkpoint-3")
+            assert checkpoint.read_json(run / "run.json")["config"]["max_steps"] == 3
     ended = runner.run("longer")
-    assert ended.code == 0 and "max_steps was 3, is now 6: the learning rate is constant" in ended.said
+    assert ended.code == 0 and "max_steps was 3, is now 6: the learning rate is constant" in ended.said, ended.said
     assert resume.difference(whole.run, run, crashes.STEPS) == 0.0
     again = runner.run("longer")
     assert again.code == 0 and "holds this very run, complete" in again.said
-    (run / "config.json").unlink()
 
 
 def test_the_best_checkpoint_outlives_kills_limits_and_a_move(runners):
