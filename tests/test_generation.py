@@ -1,6 +1,7 @@
 """`generate` on miniqwen's own road gives what transformers' does; what it does not cover takes transformers'."""
 
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from transformers import (
 
 from suite.model import MiniQwenConfig, MiniQwenForCausalLM
 from suite.model import generation as road
-from tests.conftest import TINY, shaken
+from tests.conftest import ON_CPU, TINY, built_by, shaken, write_yaml
 
 PAD = 0
 
@@ -304,6 +305,23 @@ def test_grpo_s_call_takes_the_road_in_training_mode(model, steps):
     assert steps
     assert len({tuple(row) for row in said.tolist()}) > 2, "the rows of a group must differ"
     assert model.training
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("keys", [{}, {"use_peft": True, "lora_target_modules": "all-linear", "lora_dropout": 0.0}])
+def test_the_rollouts_of_grpo_take_the_road(miniqwen_dir, arithmetic_dir, monkeypatch, steps, keys):
+    """TRL puts a `forward` of its own around the model's."""
+    from suite.train import grpo
+
+    shape = {"num_generations": 4, "per_device_train_batch_size": 8, "max_completion_length": 20, "output_dir": "run"}
+    where = {"model_name_or_path": str(miniqwen_dir), "dataset_name": str(arithmetic_dir)}
+    config = write_yaml(Path("grpo.yaml"), reward_funcs=["accuracy"], **where, **shape, **keys)
+    trainer = built_by(grpo.main, ["--config", config, *ON_CPU], monkeypatch)
+    trainer.current_gradient_accumulation_steps = 1
+    trainer.model.train()
+    trainer._prepare_inputs(next(iter(trainer.get_train_dataloader())))
+    assert steps
+    assert steps[0] == 8
 
 
 def test_suite_evaluate_s_engine_takes_the_road(miniqwen_dir, steps):

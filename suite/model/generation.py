@@ -20,6 +20,7 @@ The letters in the shape comments:
 
 from collections.abc import Callable
 from functools import partial
+from types import FunctionType
 
 import torch
 import torch.nn.functional as F
@@ -108,7 +109,7 @@ def takes_plain_steps(generation_config, input_ids, model_kwargs: dict) -> bool:
 def can_step(model, device: torch.device) -> bool:
     """Whether a step may pass by the modules' `forward`: none has a hook, another `forward` or shards for weights."""
     config, layers = model.config, model.model.layers
-    passed_by = [model, model.model, *layers, *(part for layer in layers for part in (layer.self_attn, layer.mlp))]
+    passed_by = [model.model, *layers, *(part for layer in layers for part in (layer.self_attn, layer.mlp))]
     drops = model.training and (config.attention_dropout or any(type(m) is nn.Dropout and m.p for m in model.modules()))
     return (
         config._attn_implementation == "sdpa"
@@ -117,6 +118,7 @@ def can_step(model, device: torch.device) -> bool:
         and not (model.training and model.is_gradient_checkpointing)
         and not torch.is_autocast_enabled(device.type)
         and all(isinstance(layer, GradientCheckpointingLayer) for layer in layers)  # what wraps a layer has its reasons
+        and (untouched(model) or waits_for_trl(model))
         and all(untouched(module) for module in passed_by)
         and "prepare_inputs_for_generation" not in vars(model)  # PEFT's, where it puts learned prompts in front
         and all(weight.device == device and not hasattr(weight, "ds_id") for weight in model.parameters())
@@ -128,6 +130,16 @@ def untouched(module: nn.Module) -> bool:
     hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
     sleeping = all(getattr(hook, "__name__", "") == "output_capturing_hook" for hook in hooks)
     return sleeping and "forward" not in vars(module)
+
+
+def waits_for_trl(model: nn.Module) -> bool:
+    """Whether all that is put around `forward` is TRL's: GRPO asks it for log-probabilities, and `generate` nothing.
+
+    accelerate's autocast around that is not: it changes what is computed.
+    """
+    wrapper = getattr(vars(model).get("forward"), "__func__", None)
+    of_trl = isinstance(wrapper, FunctionType) and wrapper.__globals__["__name__"] == "trl.trainer.utils"
+    return of_trl and not model._forward_hooks and not model._forward_pre_hooks
 
 
 def draw(scores):
