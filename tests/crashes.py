@@ -194,7 +194,7 @@ def blow(rng: random.Random, straight: Straight, run: Path) -> dict:
 
 
 def kill_often(runner: Runner, straight: Straight, kills: int, seed: int, seconds: float = 240) -> Counter:
-    """Kill a run so often, or until the time is up; look at what it leaves, go on, and hold its end to the straight run's.
+    """Kill a run so often, or till the time is up; look at what it leaves, and hold its end to the straight run's.
 
     A run that comes to its end before it is killed is followed by another. How often each thing was found.
     """
