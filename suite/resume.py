@@ -1,6 +1,7 @@
 """Is this the run that lies there, and may it go on? What has changed is said with what follows; what would be wrong is
 refused."""
 
+import os
 from pathlib import Path
 
 from suite import checkpoint
@@ -84,6 +85,15 @@ def _go_on(directory: Path, old: dict, record: dict, config) -> tuple[str, str |
     return "go on", str(last)
 
 
+def engine() -> str:
+    """What holds the model on one process or more, as `accelerate launch` was told."""
+    if os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true":
+        return f"ZeRO-{os.environ.get('ACCELERATE_DEEPSPEED_ZERO_STAGE', '')}"
+    if os.environ.get("ACCELERATE_USE_FSDP") == "true":
+        return f"FSDP{os.environ.get('FSDP_VERSION', '')}"
+    return "DDP" if int(os.environ.get("WORLD_SIZE", 1)) > 1 else "no engine"
+
+
 def run_in(directory: Path) -> dict | None:
     """The record of the run in a directory; an empty one for a run that `suite` did not write."""
     if (directory / "run.json").is_file():
@@ -123,6 +133,10 @@ def _agree(where: str | Path, old: dict, new: dict, config) -> bool:
         refused.append(
             f"{old['processes']} processes before, {new['processes']} now, and rows, random numbers and rollouts "
             "belong to a process each"
+        )
+    elif old.get("engine", new["engine"]) != new["engine"]:
+        refused.append(
+            f"{old['engine']} before, {new['engine']} now, and each keeps the optimizer in pieces of its own"
         )
     if old.get("stage") != new["stage"]:
         refused = [f"it is a run of `suite {old.get('stage')}`, not {new['stage']}"]

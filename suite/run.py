@@ -30,6 +30,7 @@ def begin(stage: str, config, written: dict, *inputs: str | None) -> dict | None
         "config": {key: value for key, value in written.items() if key not in resume.FREE_KEYS},
         "inputs": {str(i): checkpoint.fingerprint(i) for i in inputs if i},
         "processes": int(os.environ.get("WORLD_SIZE", 1)),
+        "engine": resume.engine(),
         "versions": {package: version(package) for package in PACKAGES},
     }
     record = json.loads(json.dumps(record, default=lambda found: asdict(found) if is_dataclass(found) else str(found)))

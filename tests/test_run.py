@@ -116,6 +116,22 @@ def test_a_change_that_moves_no_weight_is_told_and_one_that_does_is_refused(tmp_
     assert "is now 0.1: it goes on, and bit for bit as before is no longer promised" in capsys.readouterr().out
 
 
+def test_another_engine_on_as_many_processes_is_refused(tmp_path, monkeypatch):
+    """Without the optimizer, which it would not find, transformers would go on with an empty one and say nothing."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    monkeypatch.setenv("ACCELERATE_DEEPSPEED_ZERO_STAGE", "3")
+    begin(tmp_path)
+    saved(tmp_path, 5)
+    monkeypatch.delenv("ACCELERATE_USE_DEEPSPEED")
+    with pytest.raises(ValueError, match="ZeRO-3 before, DDP now, and each keeps the optimizer in pieces of its own"):
+        begin(tmp_path, resume=True)
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    monkeypatch.setenv("FSDP_VERSION", "2")
+    with pytest.raises(ValueError, match="ZeRO-3 before, FSDP2 now"):
+        begin(tmp_path, resume=True)
+
+
 def test_only_a_constant_learning_rate_lets_a_run_be_made_longer(tmp_path, capsys):
     begin(tmp_path, max_steps=10)
     saved(tmp_path, 10)
