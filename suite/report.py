@@ -50,7 +50,7 @@ def main(argv=None) -> None:
 def find_runs(directory: Path) -> list[Path]:
     """The run directories at and right below a directory, in the order they were started."""
     states = [*directory.glob("trainer_state.json"), *directory.glob("*/trainer_state.json")]
-    found = [p.parent for p in states if not p.parent.name.startswith("checkpoint-")]
+    found = [p.parent for p in states if not p.parent.name.startswith(("checkpoint-", "."))]
     return sorted(found, key=lambda p: (about_run(p).get("started", 0.0), p.name))
 
 
