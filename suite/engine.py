@@ -111,9 +111,9 @@ def let_vllm_take_new_weights() -> None:
 def seed_rollouts(trainer) -> None:
     """Have the vLLM inside a trainer draw each completion with a seed of its own, which a resumed run finds again.
 
-    TRL seeds vLLM once, when it starts: what it draws hangs on all that it has drawn before, and in a run that was
-    resumed that is nothing. Here a seed follows from the run's seed, the step, the prompt and the number of the sample.
-    Ranks are told apart, for a group may lie on several of them; those that share one model must draw alike.
+    TRL seeds vLLM once, when it starts, and what it draws then hangs on all that was drawn before. Here a seed follows
+    from the run's seed, the step, the prompt and the number of the sample. Ranks are told apart, for a group may lie on
+    several of them; those that share one model must draw alike.
     """
     vllm, args = trainer.vllm_generation, trainer.args
     generate = vllm.llm.generate
