@@ -93,19 +93,28 @@ def let_vllm_take_new_weights() -> None:
 
     Where the CPU has the instructions, vLLM 0.31 packs each weight once and multiplies by the packed copy. New weights
     then find no parameter to go to ("'Parameter' object has no attribute 'weight_loader'"), and the head would go on
-    answering with the old ones, in silence.
+    answering with the old ones, in silence. A mixture's experts it packs in place, where new weights would be taken for
+    packed ones: they stay as they come, and are packed for each product.
     """
     from vllm.platforms import current_platform
 
     if not current_platform.is_cpu():
         return
     import torch
+    from vllm import _custom_ops
     from vllm.model_executor.layers import utils
+    from vllm.model_executor.layers.fused_moe.experts import cpu_moe
 
     def unpacked(layer, remove_weight: bool) -> None:
         layer.cpu_linear = torch.nn.functional.linear
 
+    def packed_anew(output, x, gate_up, down, *rest) -> None:
+        packed = (_custom_ops.cpu_prepack_moe_weight(weight, rest[5]) for weight in (gate_up, down))
+        _custom_ops.cpu_fused_moe(output, x, *packed, *rest)
+
     utils.dispatch_cpu_unquantized_gemm = unpacked
+    cpu_moe.cpu_prepack_moe_weight = lambda weight, isa: weight
+    cpu_moe.cpu_fused_moe = packed_anew
 
 
 def seed_rollouts(trainer) -> None:

