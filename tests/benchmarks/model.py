@@ -1,5 +1,8 @@
-"""Training tokens a second of miniqwen against `Qwen2ForCausalLM` at the same shape and with the same weights."""
+"""Training a miniqwen of 26 M parameters against `Qwen2ForCausalLM` with the same weights, the machine's own products,
+and a mixture of experts in which a token meets as many parameters as in the dense model.
+"""
 
+import sys
 import time
 from collections.abc import Callable
 
@@ -7,19 +10,14 @@ import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from suite.model import MiniQwenConfig, MiniQwenForCausalLM
-from tests.benchmarks.interleaved import rounds, told
+from tests.benchmarks.interleaved import Rounds, Series, process, rounds, told
 
-SHAPE = {
-    "vocab_size": 6400,
-    "hidden_size": 256,
-    "intermediate_size": 704,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 512,
-    "tie_word_embeddings": True,
-    "rope_parameters": {"rope_type": "default", "rope_theta": 1e6},
-}
+FIELDS = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+          "num_key_value_heads", "max_position_embeddings", "tie_word_embeddings", "rope_parameters")  # fmt: skip
+SHAPE = {name: getattr(MiniQwenConfig(), name) for name in FIELDS}
+MIXTURE = {"num_experts": 8, "num_experts_per_tok": 2}
+SQUARE = 2048  # rows and columns of the product whose rate is the machine's
+SHARE = 0.8
 
 
 def step(model: torch.nn.Module, batch: int, length: int) -> Callable[[], float]:
@@ -41,26 +39,87 @@ def step(model: torch.nn.Module, batch: int, length: int) -> Callable[[], float]
     return run
 
 
+def product(device: torch.device, dtype: torch.dtype) -> Callable[[], float]:
+    """A function that multiplies two square matrices and returns its seconds."""
+    one, other = (torch.randn(SQUARE, SQUARE, device=device, dtype=dtype) for _ in range(2))
+
+    def run() -> float:
+        start = time.perf_counter()
+        one @ other
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter() - start
+
+    return run
+
+
+def operations(config: MiniQwenConfig, batch: int, length: int) -> float:
+    """Of a training step of the dense model: two a weight and token, as many for scores and values, thrice with the
+    gradients. A causal model needs half of the scores; both halves are counted here, as most kernels compute them.
+    """
+    C, F, D = config.hidden_size, config.intermediate_size, config.head_dim
+    weights = C * D * 2 * (config.num_attention_heads + config.num_key_value_heads) + 3 * C * F
+    token = 2 * weights * config.num_hidden_layers + 2 * C * config.vocab_size
+    token += 4 * length * C * config.num_hidden_layers
+    return 3.0 * token * batch * length
+
+
 def pair(attention: str = "sdpa") -> tuple[torch.nn.Module, torch.nn.Module]:
     """(miniqwen, Qwen2) with equal weights in training mode: bfloat16 on a GPU, float32 on a CPU."""
-    on_gpu = torch.cuda.is_available()
     ours = MiniQwenForCausalLM(MiniQwenConfig(**SHAPE, attn_implementation=attention))
     theirs = Qwen2ForCausalLM(Qwen2Config(**SHAPE, attn_implementation=attention))
     theirs.load_state_dict(ours.state_dict())
-    device, dtype = ("cuda", torch.bfloat16) if on_gpu else ("cpu", torch.float32)
     ids = torch.arange(64)[None]
     losses = [model(input_ids=ids, labels=ids).loss.item() for model in (ours, theirs)]
     assert abs(losses[0] - losses[1]) < 1e-4, f"not the same model: losses {losses}"
-    return tuple(model.to(device, dtype).train() for model in (ours, theirs))
+    return placed(ours), placed(theirs)
+
+
+def placed(model: torch.nn.Module) -> torch.nn.Module:
+    device, dtype = ("cuda", torch.bfloat16) if torch.cuda.is_available() else ("cpu", torch.float32)
+    return model.to(device, dtype).train()
+
+
+def peak(name: str, batch: int, length: int) -> float:
+    """MiB that a process holds at most, which trains one of the two for three steps and nothing else."""
+    return process("-m", "tests.benchmarks.model", name, str(batch), str(length)).peak
 
 
 def main(n: int = 9) -> None:
-    ours, theirs = pair()
-    batch, length, turns = (64, 512, 20) if torch.cuda.is_available() else (16, 128, 5)
-    measured = rounds(step(ours, batch, length), step(theirs, batch, length), n, turns)
-    ours_speed, theirs_speed = (batch * length / each.median for each in (measured.ours, measured.theirs))
+    batch, length, turns = (64, 512, 20) if torch.cuda.is_available() else (16, 128, 1)
+    models = dict(zip(("miniqwen", "Qwen2"), pair(), strict=True))
+    models["mixture"] = placed(MiniQwenForCausalLM(MiniQwenConfig(**SHAPE, **MIXTURE)))
+    steps = {name: step(model, batch, length) for name, model in models.items()}
+    weight = models["miniqwen"].lm_head.weight
+    multiply = product(weight.device, weight.dtype)
+    rates: list[float] = []  # a product beside every step of ours, so that both meet the same machine
+
+    def ours() -> float:
+        rates.append(2 * SQUARE**3 / min(multiply() for _ in range(3)))
+        return steps["miniqwen"]()
+
+    measured = rounds(ours, steps["Qwen2"], n, turns)
+    rate = Series([sum(rates[i : i + turns]) / turns for i in range(1, len(rates), turns)])
+    work = operations(models["miniqwen"].config, batch, length)
+    share = Series([work / took / can for took, can in zip(measured.ours.values, rate.values, strict=True)])
+    mixed = rounds(steps["mixture"], steps["miniqwen"], n, turns)
+    speeds = [batch * length / each.median for each in (measured.ours, measured.theirs)]
     print(
         f"tokens a second, B {batch}, T {length}, {turns} steps a round, {torch.get_num_threads()} threads: "
-        f"miniqwen {ours_speed:.0f}, Qwen2 {theirs_speed:.0f}"
+        "miniqwen {:.0f}, Qwen2 {:.0f}".format(*speeds)
     )
     told("miniqwen / Qwen2, training tokens a second", measured.speed, ">= 1.0", measured.speed.median >= 1.0)
+    told("share of the matrix product's rate", share, f">= {SHARE}", share.median >= SHARE)
+    told("that rate, GFLOP a second", Series([value / 1e9 for value in rate.values]))
+    told("mixture / dense at equal active parameters", mixed.speed)
+    if not torch.cuda.is_available():
+        held = Rounds.of(*([peak(name, batch, length) for _ in range(3)] for name in ("miniqwen", "Qwen2")))
+        told("miniqwen / Qwen2, peak memory of training", held.times, "<= 1.0", round(held.times.median, 2) <= 1.0)
+
+
+if __name__ == "__main__":  # one of the two alone, for its memory
+    classes = {"miniqwen": (MiniQwenForCausalLM, MiniQwenConfig), "Qwen2": (Qwen2ForCausalLM, Qwen2Config)}
+    model_class, config_class = classes[sys.argv[1]]
+    alone = step(model_class(config_class(**SHAPE)).train(), *map(int, sys.argv[2:]))
+    for _ in range(3):
+        alone()
