@@ -21,7 +21,7 @@ import pytest
 
 from suite import checkpoint
 from tests import resume
-from tests.conftest import ON_CPU, write_yaml
+from tests.conftest import ON_CPU, save_model, write_yaml
 from tests.rows import write_rows
 from tests.warm import Ended, Warm, kill_after
 
@@ -46,6 +46,9 @@ def configs(home: Path, arithmetic_dir: Path, miniqwen_dir: Path, tokenizer_dir:
          "rejected": [{"role": "assistant", "content": str(i)}]}
         for i in range(20)
     ]  # fmt: skip
+    from suite.model import MiniQwenConfig, MiniQwenForCausalLM
+
+    teacher = save_model(MiniQwenForCausalLM, MiniQwenConfig, tokenizer_dir, home / "teacher", initializer_range=0.2)
     write_rows(home / "pairs" / "train.parquet", pairs)
     rows = {"dataset_name": str(arithmetic_dir)}
     sums = {"model_name_or_path": str(miniqwen_dir), **rows}
@@ -57,7 +60,7 @@ def configs(home: Path, arithmetic_dir: Path, miniqwen_dir: Path, tokenizer_dir:
         "pretrain": {"tokenizer_name_or_path": str(tokenizer_dir), "model_config": shape, **rows, "max_length": 32},
         "sft": {**sums, "max_length": 64},
         "dpo": {**sums, "dataset_name": str(home / "pairs"), "max_length": 64, **lora},
-        "distill": {**sums, "teacher_model_name_or_path": str(miniqwen_dir), "max_completion_length": 4, "lmbda": 0.5},
+        "distill": {**sums, "teacher_model_name_or_path": str(teacher), "max_completion_length": 4, "lmbda": 0.5},
         "grpo": {**sums, **rollouts, "num_iterations": 2},
     }
     return {stage: write_yaml(home / f"{stage}.yaml", **EVERY_STEP_SAVED, **keys[stage]) for stage in STAGES}

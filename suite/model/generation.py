@@ -126,10 +126,15 @@ def can_step(model, device: torch.device) -> bool:
 
 
 def untouched(module: nn.Module) -> bool:
-    """Whether calling a module is its `forward` and no more. transformers' own recorders sleep unless asked."""
+    """Whether calling a module is its `forward` and no more. transformers' own recorders sleep unless asked.
+
+    TRL's loss of a distillation puts back the `forward` it has borrowed as an attribute of the module, and which road a
+    rollout takes must not depend on whether there was a loss before: a run that goes on would draw other tokens.
+    """
     hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
     sleeping = all(getattr(hook, "__name__", "") == "output_capturing_hook" for hook in hooks)
-    return sleeping and "forward" not in vars(module)
+    forward = vars(module).get("forward")
+    return sleeping and (forward is None or getattr(forward, "__func__", None) is type(module).forward)
 
 
 def waits_for_trl(model: nn.Module) -> bool:
