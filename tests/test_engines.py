@@ -19,6 +19,7 @@ pytestmark = pytest.mark.slow
 STEPS = 4
 STAGES = ("sft", "dpo", "grpo")
 TAUGHT = ("distill",)
+EXPERTS = ("sft-experts",)
 ADAPTERS = tuple(f"{stage}-lora" for stage in STAGES)
 COLUMNS = {None: "one process", "ddp": "DDP", "zero2": "ZeRO-2", "zero3": "ZeRO-3", "fsdp2": "FSDP2"}
 
@@ -64,7 +65,18 @@ def teacher_dir(tokenizer_dir, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def configs(tmp_path_factory, miniqwen_dir, teacher_dir, tokenizer_dir, arithmetic_dir, preferences_dir) -> list[Path]:
+def experts_dir(tokenizer_dir, tmp_path_factory) -> Path:
+    """A mixture of experts, of which some batch will leave some alone."""
+    from suite.model import MiniQwenConfig, MiniQwenForCausalLM
+
+    target = tmp_path_factory.mktemp("experts")
+    return save_model(MiniQwenForCausalLM, MiniQwenConfig, tokenizer_dir, target, num_experts=8)
+
+
+@pytest.fixture(scope="module")
+def configs(
+    tmp_path_factory, miniqwen_dir, experts_dir, teacher_dir, tokenizer_dir, arithmetic_dir, preferences_dir
+) -> list[Path]:
     """Each stage whole and as LoRA, four rows at a time, accumulated: half as many at a time on two processes."""
     directory = tmp_path_factory.mktemp("config")
     common = {
@@ -90,9 +102,11 @@ def configs(tmp_path_factory, miniqwen_dir, teacher_dir, tokenizer_dir, arithmet
             "beta": 0.5,  # at ratio 1 the rest of the loss does not know the weights
         },
         "distill": {"teacher_model_name_or_path": str(teacher_dir), "lmbda": 0.0, "beta": 0.5},
+        # The balance of half a batch is another's: each rank would add its own.
+        "sft-experts": {"model_name_or_path": str(experts_dir), "router_aux_loss_coef": 0.0},
     }
     (directory / "grpo.rollouts.json").write_text(json.dumps(rollouts(tokenizer_dir, 12)), encoding="utf-8")
-    whole = [write_yaml(directory / f"{stage}.yaml", **common | own[stage]) for stage in STAGES + TAUGHT]
+    whole = [write_yaml(directory / f"{stage}.yaml", **common | own[stage]) for stage in STAGES + TAUGHT + EXPERTS]
     return whole + [write_yaml(directory / f"{stage}-lora.yaml", **common | own[stage] | lora) for stage in STAGES]
 
 
@@ -141,7 +155,7 @@ def assert_same_and_moved(two: dict, one: dict, start: dict) -> None:
         assert (one[name] - start[name]).abs().max() > 1e-3, name
 
 
-@pytest.mark.parametrize("stage", STAGES + TAUGHT + ADAPTERS)
+@pytest.mark.parametrize("stage", STAGES + TAUGHT + EXPERTS + ADAPTERS)
 @pytest.mark.parametrize("engine", ENGINES)
 def test_two_processes_have_the_loss_of_one_at_every_step(runs, engine, stage):
     one, two = runs(None), runs(engine)
@@ -174,12 +188,13 @@ def test_a_group_that_lies_on_both_ranks_is_one_group(runs, engine):
         assert logged(two, key) == pytest.approx(logged(one, key), rel=1e-5), key
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", STAGES + EXPERTS)
 @pytest.mark.parametrize("engine", ENGINES)
-def test_from_pretrained_reads_the_weights_that_one_process_learned(runs, engine, stage, miniqwen_dir):
+def test_from_pretrained_reads_the_weights_that_one_process_learned(runs, engine, stage, miniqwen_dir, experts_dir):
     one, two = runs(None), runs(engine)
     assert_real(engine, facts(two, stage))
-    assert_same_and_moved(parameters(two / stage), parameters(one / stage), parameters(miniqwen_dir))
+    start = parameters(experts_dir if stage in EXPERTS else miniqwen_dir)
+    assert_same_and_moved(parameters(two / stage), parameters(one / stage), start)
 
 
 @pytest.mark.parametrize("stage", ADAPTERS)
