@@ -1,6 +1,7 @@
 """The real command line over configs/smoke: the chapters chained in one process, and each file alone."""
 
 import json
+import re
 
 import pytest
 
@@ -53,7 +54,7 @@ def test_the_report_is_one_page_with_its_pictures_inside(life):
     home, said = life
     page = (home / "runs/smoke/report.html").read_text()
     assert page.count("data:image/png;base64,") == len(list((home / "runs/smoke/report").glob("*.png"))) > 8
-    assert "http" not in page.replace("http://www.w3.org", "")
+    assert "http" not in re.sub(r"base64,[\w+/=]+", "", page)  # four letters of a picture may happen to be these
     names = {p.stem for p in (home / "runs/smoke/report").glob("*.png")}
     panels = {"reward", "kl", "entropy", "completion-length"}
     assert {f"grpo-{panel}" for panel in panels} | {"sft-loss", "pretrain-loss", "before-after"} <= names
