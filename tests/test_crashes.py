@@ -144,7 +144,7 @@ def test_a_job_that_is_told_to_end_with_its_workers_saves_and_a_worker_told_alon
         "--dataloader_num_workers",
         "1",
         "--max_steps",
-        "40",
+        "400",  # a worker that is told alone waits for its parent to be told, too
         meanwhile=crashes.once_there(run / "checkpoint-2", tell),
     )
     last, _ = checkpoint.last(run)
