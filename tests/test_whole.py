@@ -11,8 +11,7 @@ import time
 import pytest
 
 from suite import whole
-
-STEPS = ("mkdir", "rename", "replace", "fsync", "open", "ftruncate", "write", "rmdir", "unlink")
+from tests import warm
 
 
 def in_a_child(work, before) -> int:
@@ -26,27 +25,6 @@ def in_a_child(work, before) -> int:
         except BaseException:  # noqa: BLE001 (nothing of pytest may go on in the child)
             os._exit(1)
     return os.waitpid(pid, 0)[1]
-
-
-def killed_at(step: int, *, after: bool):
-    """Have the process die at its `step`th call to the file system, before the call or after it."""
-    left = itertools.count(step, -1)
-
-    def deadly(call):
-        def wrapped(*args, **kwargs):
-            now = next(left) == 1
-            if now and not after:
-                os.kill(os.getpid(), signal.SIGKILL)
-            try:
-                return call(*args, **kwargs)
-            finally:
-                if now:
-                    os.kill(os.getpid(), signal.SIGKILL)
-
-        return wrapped
-
-    for name in STEPS:
-        setattr(os, name, deadly(getattr(os, name)))
 
 
 def write_directory(version: str) -> None:
@@ -64,7 +42,7 @@ def every_kill(work, look) -> int:
     """Kill `work` at each of its steps, before and after, and `look` at what is left; how many kills there were."""
     for step in itertools.count(1):
         for after in (False, True):
-            status = in_a_child(work, lambda step=step, after=after: killed_at(step, after=after))
+            status = in_a_child(work, lambda step=step, after=after: warm.counted(step, after=after))
             assert status == 0 or (os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL), status
             look()
             if status == 0:
