@@ -60,6 +60,21 @@ def test_of_a_pair_the_chosen_answer_is_right_and_the_rejected_one_never_and_a_c
         next(arithmetic.load("train", digits=1, pairs=True))
 
 
+def test_of_a_longer_conversation_the_last_sum_counts_and_those_before_it_are_of_the_training_split():
+    plain = [row["prompt"][-1] for row in arithmetic.load("test", test_size=50)]
+    rows = list(arithmetic.load("test", test_size=50, turns=4, forgets=1.0))
+    assert [row["prompt"][-1] for row in rows] == plain
+    for row in rows:
+        asked, said = row["prompt"][0:-1:2], row["prompt"][1::2]
+        assert len(asked) == len(said) == 3
+        for question, answer in zip(asked, said, strict=True):
+            a, b = map(int, question["content"].split("+"))
+            assert arithmetic.split_of(a, "+", b) == "train"
+            assert reasoning.final_answer(answer["content"]) == str(a + b)
+    with pytest.raises(ValueError, match="turns: 0 must be at least 1"):
+        next(arithmetic.load("train", turns=0))
+
+
 def test_arithmetic_is_endless_and_seeded():
     first = list(itertools.islice(arithmetic.problems("train", 0, 2, "+"), 20_000))
     assert len(first) == 20_000 and first[:50] == list(itertools.islice(arithmetic.problems("train", 0, 2, "+"), 50))

@@ -42,7 +42,7 @@ def work_out(a: int, operation: str, b: int, forgets: bool = False, slips: bool 
     return "\n".join(steps), int(leading + "".join(reversed(digits)))
 
 
-def problems(split: str, seed: int, digits: int, operations: str) -> Iterator[tuple[int, str, int]]:
+def problems(split: str, seed: int | str, digits: int, operations: str) -> Iterator[tuple[int, str, int]]:
     """Problems of one split without end, in an order the seed decides; they come again when none is left."""
     rng = random.Random(f"{seed}/{split}")
     while True:
@@ -64,6 +64,7 @@ def load(
     forgets: float = 0.0,
     at_once: bool = False,
     pairs: bool = False,
+    turns: int = 1,
     seed: int = 0,
 ) -> Iterator[dict]:
     """`size` training or `test_size` test rows with the columns text, prompt, completion and solution.
@@ -71,8 +72,9 @@ def load(
     Numbers have `digits` digits, the first not 0. Test problems do not repeat. `forgets` is the share of
     completions, from 0 to 1, whose author drops the carries: demonstrations as they come from a hasty teacher, while
     `text` and `solution` are always right. With `at_once` a completion says the result without working it out: a
-    chat. With `pairs` there are also `chosen`, worked out right, and `rejected`, with every carry wrong. Raises
-    `ValueError` for knobs out of their range, or too many test rows.
+    chat. With `pairs` there are also `chosen`, worked out right, and `rejected`, with every carry wrong. With more
+    `turns` than one a prompt is a longer conversation: sums of the training split, asked and answered rightly, before
+    the one that counts. Raises `ValueError` for knobs out of their range, or too many test rows.
     """
     if not operations or set(operations) - set("+-"):
         raise ValueError(f"arithmetic.operations: '{operations}' must be made of '+' and '-'.")
@@ -80,6 +82,8 @@ def load(
         raise ValueError(f"arithmetic.digits: {digits} must be at least {1 + pairs}{' for pairs' * pairs}.")
     if not 0 <= forgets <= 1:
         raise ValueError(f"arithmetic.forgets: {forgets} is a share, from 0 to 1.")
+    if turns < 1:
+        raise ValueError(f"arithmetic.turns: {turns} must be at least 1, which is the question itself.")
     # About: the split goes by a hash, and a - b and b - a are one problem.
     different = (9 * 10 ** (digits - 1)) ** 2 * len(set(operations)) // TEST_SHARE
     stream = problems(split, seed, digits, operations)
@@ -88,16 +92,26 @@ def load(
             raise ValueError(f"arithmetic.test_size: there are only about {different} problems with {digits} digits.")
         seen: set = set()
         stream = (p for p in stream if not (p in seen or seen.add(p)))
+    earlier = problems("train", f"{seed}/{split}/earlier", digits, operations)
     moods = random.Random(f"{seed}/{split}/moods")
+
+    def answer(steps: str, result: int, at_once: bool = at_once) -> list[dict]:
+        return [{"role": "assistant", "content": reasoning.write(AT_ONCE if at_once else steps, str(result))}]
+
     for a, operation, b in itertools.islice(stream, size if split == "train" else test_size):
+        before = [m for p in itertools.islice(earlier, turns - 1) for m in (ask(*p), *answer(*work_out(*p)))]
         book_steps, right = work_out(a, operation, b)
-        steps, result = work_out(a, operation, b, forgets=moods.random() < forgets)
-        said = {"completion": (AT_ONCE if at_once else steps, result)}
+        said = {"completion": answer(*work_out(a, operation, b, forgets=moods.random() < forgets))}
         if pairs:
-            said |= {"chosen": (book_steps, right), "rejected": work_out(a, operation, b, slips=True)}
+            said["chosen"] = answer(book_steps, right, at_once=False)
+            said["rejected"] = answer(*work_out(a, operation, b, slips=True), at_once=False)
         yield {
             "text": f"{a}{operation}{b}\n{book_steps}\n{right}",
-            "prompt": [{"role": "user", "content": f"{a}{operation}{b}"}],
-            **{name: [{"role": "assistant", "content": reasoning.write(t, str(r))}] for name, (t, r) in said.items()},
+            "prompt": [*before, ask(a, operation, b)],
+            **said,
             "solution": str(right),
         }
+
+
+def ask(a: int, operation: str, b: int) -> dict:
+    return {"role": "user", "content": f"{a}{operation}{b}"}
