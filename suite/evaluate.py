@@ -32,11 +32,11 @@ from suite import (
     pins,
     reasoning,
     record,
-    rewards,
     run,
     source,
     whole,
 )
+from suite.judging import score, summarize
 from suite.registry import pick
 from suite.whole import digest
 
@@ -133,7 +133,7 @@ def main(argv=None) -> None:
             print(f"{name} was being evaluated in another way; what it said then is dropped.")
         with Heard(journal, directory, head) as heard:
             result, said = evaluate_one(at, rows, evaluate, keys, heard, about[name]["metric"])
-            which = {"stage": Path(name).name, "checkpoint": name, "fingerprint": fingerprint, "dataset": asked_of}
+            which = {"stage": _stage(name), "checkpoint": name, "fingerprint": fingerprint, "dataset": asked_of}
             which |= {**about[name], "conditions": conditions}
             _collect(directory, {**which, **result, "identity": identity}, said)
             heard.remove()
@@ -161,11 +161,17 @@ def compare(directory: Path, first: str, second: str, problems: int) -> str:
     return told
 
 
+def _stage(name: str) -> str:
+    """What a checkpoint is called: its run, and one on the way by its own name behind that."""
+    path = Path(name)
+    return f"{path.parent.name}/{path.name}" if path.name.startswith("checkpoint-") else path.name
+
+
 def _purpose(name: str, rows: list[dict], evaluate: EvaluateArguments) -> dict:
     """The metric that a checkpoint's stage is there for, and the model it started from: None where nobody knows, ""
     for a model from nothing. Raises `ValueError` for a metric that the rows cannot be asked."""
     there = [m for shape, names in MEASURED.items() if columns.shape_of(rows[0], (shape,)) for m in names]
-    metric = evaluate.metrics.get(Path(name).name, there[0])
+    metric = evaluate.metrics.get(_stage(name).partition("/")[0], there[0])
     if metric not in there:
         raise ValueError(f"metrics: {Path(name).name} is there for {metric}, and the rows let one measure: {there}.")
     told = Path(name) / "run.json"
@@ -252,63 +258,6 @@ def _ask(name: str, asked: dict[str, tuple[list, engine.Sampling]], keys: engine
                 for number, said in model.stream(prompts, sampling, done):
                     heard.hear(kind, number, said)
                     bar.update()
-
-
-def score(
-    rows: list[dict], completions: list[list[engine.Completion]], kind: str, think_opened: bool = False
-) -> list[dict]:
-    """One row a completion: what was asked, what was said, and what each reading of it earns."""
-    readings = {
-        "accuracy": rewards.load("accuracy", think_opened=think_opened),
-        "strict": rewards.load("accuracy", {"reading": "tags"}, think_opened=think_opened),
-        "lenient": rewards.load("accuracy", {"reading": "lenient"}, think_opened=think_opened),
-        "format": rewards.load("format", think_opened=think_opened),
-    }
-    flat = [(number, row, c) for number, (row, group) in enumerate(zip(rows, completions, strict=True)) for c in group]
-    texts = [c.text for _, _, c in flat]
-    columns_there = [name for name in rows[0] if name not in ("prompt", "completion")]
-    given = {name: [row.get(name) for _, row, _ in flat] for name in columns_there}
-    given["prompts"] = [row["prompt"] for _, row, _ in flat]
-    extra: dict[str, list] = {}
-    scores = {name: reward(texts, **given) for name, reward in readings.items() if name != "accuracy"}
-    scores["accuracy"] = readings["accuracy"](texts, **given, log_extra=extra.__setitem__)
-    return [
-        {
-            "row": number,
-            "kind": kind,
-            "prompt": columns.text_of([m for m in row["prompt"] if m["role"] != "system"])
-            if not isinstance(row["prompt"], str)
-            else row["prompt"],
-            "solution": row["solution"],
-            "completion": c.text,
-            "answer": extra["answer"][i],
-            "judged_by": extra["judged_by"][i],
-            "tokens": c.tokens,
-            "finished": c.finished,
-            **{name: values[i] for name, values in scores.items()},
-        }
-        for i, (number, row, c) in enumerate(flat)
-    ]
-
-
-def summarize(said: list[dict], samples: int) -> dict:
-    """Metric -> value, ci95 and n. Those of the samples are per problem, so that n counts problems, not samples."""
-    greedy = [row for row in said if row["kind"] == "greedy"]
-    measured = {name: metrics.rate([r[name] for r in greedy]) for name in ("accuracy", "strict", "lenient", "format")}
-    unjudged = ("timeout", "crash", "refused", "unreadable gold")
-    measured["unjudged"] = metrics.rate([float(r["judged_by"] in unjudged) for r in greedy])
-    measured["truncated"] = metrics.rate([float(not r["finished"]) for r in greedy])
-    measured["tokens"] = metrics.mean([r["tokens"] for r in greedy])
-    if samples:
-        groups: dict[int, list[float]] = {}
-        for r in said:
-            if r["kind"] == "sampled" and r["accuracy"] is not None:
-                groups.setdefault(r["row"], []).append(r["accuracy"])
-        right = [sum(score >= 1.0 for score in group) for group in groups.values()]
-        measured["sampled"] = metrics.mean([sum(group) / len(group) for group in groups.values()])
-        for k in sorted({samples} | {2**i for i in range(1, 10) if 2**i < samples} - {1}):
-            measured[f"pass@{k}"] = metrics.mean([metrics.pass_at(k, samples, r) for r in right])
-    return measured
 
 
 def results_of(directory: Path) -> list[dict]:

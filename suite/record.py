@@ -230,6 +230,24 @@ def draw_results(results: list[dict], path: Path) -> None:
     figure.savefig(path)
 
 
+def draw_progress(metric: str, runs: dict[str, list[dict]], path: Path) -> None:
+    """A metric of several runs' checkpoints, each {step, seconds, value, ci95}: over steps, and over seconds."""
+    figure, several = _new_figure(["On rows no stage has seen", ""], columns=2)
+    unit = 1 if metric in QUANTITIES else 100
+    for axes, along in zip(several, ("step", "seconds"), strict=True):
+        for colour, (run, points) in zip(COLOURS * 3, runs.items(), strict=False):
+            at = [point[along] for point in points]
+            values, low, high = (
+                [unit * value for value in of] for of in zip(*((p["value"], *p["ci95"]) for p in points), strict=True)
+            )
+            axes.plot(at, values, color=colour, marker="o", markersize=3, label=run)
+            axes.fill_between(at, low, high, color=colour, alpha=0.15, linewidth=0)
+        axes.set_xlabel(along, fontsize=9)
+        axes.set_ylabel(label(metric), fontsize=9)
+    several[0].legend(frameon=False, fontsize=8)
+    figure.savefig(path)
+
+
 def _draw_bars(axes, metric: str, results: list[dict], colour: str, offset: float, of: int) -> None:
     """One metric of every checkpoint that has it, one bar of the `of` that stand together."""
     unit = 1 if metric in QUANTITIES else 100

@@ -65,9 +65,14 @@ def draw(directory: Path, runs: list[Path], results: list[dict]) -> tuple[dict[s
     folder.mkdir(exist_ok=True)
     pictures: dict[str, list[Path]] = {}
     about = {}
-    if results:
+    ended = [r for r in results if not Path(r["checkpoint"]).name.startswith("checkpoint-")]
+    if ended:
         pictures["Each stage"] = [folder / "before-after.png"]
-        record.draw_results(results, pictures["Each stage"][0])
+        record.draw_results(ended, pictures["Each stage"][0])
+    for metric, checkpoints_of in progress(results).items():
+        path = folder / f"progress-{metric.replace('_', '-')}.png"
+        record.draw_progress(metric, checkpoints_of, path)
+        pictures.setdefault("Checkpoint by checkpoint", []).append(path)
     for run_dir in runs:
         history = json.loads((run_dir / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
         for panel, lines in record.curves(history, record.has_rewards(history)).items():
@@ -82,6 +87,24 @@ def draw(directory: Path, runs: list[Path], results: list[dict]) -> tuple[dict[s
             told += [record.one_line(r) for r in results if Path(r["checkpoint"]) == run_dir and "metric" in r]
             about[run_dir.name] = "; ".join(told)
     return pictures, about
+
+
+def progress(results: list[dict]) -> dict[str, dict[str, list[dict]]]:
+    """Metric -> run -> {step, seconds, value, ci95} of each of its checkpoints, where more than one was evaluated."""
+    found: dict[str, dict[str, list[dict]]] = {}
+    for result in (r for r in results if "metric" in r):
+        path = Path(result["checkpoint"])
+        made, is_step = about_run(path), path.name.startswith("checkpoint-")
+        step, seconds = (made.get(key) for key in (("step", "spent") if is_step else ("steps", "seconds")))
+        if step is None or seconds is None or result["after"] is None or result["ci95"] is None:
+            continue
+        point = {"step": step, "seconds": seconds, "value": result["after"], "ci95": result["ci95"]}
+        run = path.parent if is_step else path
+        found.setdefault(result["metric"], {}).setdefault(run.name, []).append(point)
+    several = {m: {run: points for run, points in runs.items() if len(points) > 1} for m, runs in found.items()}
+    for points in (points for runs in several.values() for points in runs.values()):
+        points.sort(key=lambda point: point["step"])
+    return {metric: runs for metric, runs in several.items() if runs}
 
 
 def show(results: list[dict], samples, page: Path, drawn: int) -> None:

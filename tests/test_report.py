@@ -1,0 +1,45 @@
+"""What a report draws of checkpoints on the way: each run a line, by its steps and by its seconds."""
+
+import json
+from pathlib import Path
+
+from suite import evaluate, report
+
+
+def lay(name: str, **told) -> str:
+    Path(name).mkdir(parents=True, exist_ok=True)
+    (Path(name) / "run.json").write_text(json.dumps(told))
+    return name
+
+
+def result(name: str, value: float, metric: str = "bits_per_byte") -> dict:
+    measured = {"value": value, "ci95": [value - 0.1, value + 0.1], "n": 9}
+    about = {"stage": evaluate._stage(name), "checkpoint": name, "metric": metric, "before": None, "identity": name}
+    return {**about, "after": value, "ci95": measured["ci95"], "n": 9, "seconds": 1.0, "metrics": {metric: measured}}
+
+
+def test_checkpoints_of_a_run_are_a_curve_over_steps_and_seconds_and_what_stands_alone_is_none():
+    results = [
+        result(lay("runs/dense/checkpoint-20", step=20, spent=4.0), 2.0),
+        result(lay("runs/dense", steps=40, seconds=9.0), 1.5),
+        result(lay("runs/dense/checkpoint-10", step=10, spent=2.0), 3.0),
+        result(lay("runs/alone", steps=40, seconds=9.0), 1.0),
+        result("hub/model", 1.0),  # of which nobody knows the steps
+        result(lay("runs/other/checkpoint-10", step=10, spent=3.0), 0.5, "accuracy"),
+    ]
+    found = report.progress(results)
+    assert found.keys() == {"bits_per_byte"} and found["bits_per_byte"].keys() == {"dense"}
+    points = [(p["step"], p["seconds"], p["value"]) for p in found["bits_per_byte"]["dense"]]
+    assert points == [(10, 2.0, 3.0), (20, 4.0, 2.0), (40, 9.0, 1.5)]
+    Path("runs/results.json").write_text(json.dumps(results))
+    report.main(["runs"])
+    assert "report/progress-bits-per-byte.png" in Path("runs/report.md").read_text()
+    assert Path("runs/report/progress-bits-per-byte.png").stat().st_size > 5000
+
+
+def test_a_checkpoint_on_the_way_is_called_by_its_run_whose_purpose_is_its_own():
+    assert evaluate._stage("runs/sft/checkpoint-40") == "sft/checkpoint-40" and evaluate._stage("runs/sft") == "sft"
+    keys = evaluate.EvaluateArguments(checkpoints=["runs/sft/checkpoint-40"], metrics={"sft": "format"})
+    rows = [{"prompt": "1+1", "solution": "2"}]
+    assert evaluate._purpose("runs/sft/checkpoint-40", rows, keys)["metric"] == "format"
+    assert evaluate._purpose("runs/other/checkpoint-40", rows, keys)["metric"] == "accuracy"
