@@ -105,8 +105,7 @@ def main(argv=None) -> None:
     if evaluate.compare:
         print(compare(Path(evaluate.output_dir), *evaluate.compare, evaluate.max_flips))
         return
-    if keys.use_vllm:
-        engine.require_vllm("use_vllm: true")
+    engine.require_asked(keys)
     for name in evaluate.checkpoints:
         checkpoint.check_whole(name)
     script.dataset_train_split = script.dataset_test_split  # only the test rows are read
