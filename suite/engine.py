@@ -1,12 +1,13 @@
 """Prompts in, completions out: one interface over transformers, vLLM and, in `endpoint`, a model behind HTTP."""
 
+import contextlib
 import copy
 import os
 import random
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -48,17 +49,23 @@ class EngineArguments:
     vllm_max_model_length: int | None = field(default=None, metadata={"help": "vLLM's context window, in tokens."})
     vllm_gpu_memory_utilization: float = field(default=0.9, metadata={"help": "Share of the GPU that vLLM takes."})
     vllm_tensor_parallel_size: int = field(default=1, metadata={"help": "GPUs that share one model."})
+    vllm_data_parallel_size: int = field(
+        default=1,
+        metadata={"help": "Replicas of the model that share the prompts, each on vllm_tensor_parallel_size GPUs."},
+    )
 
     def __post_init__(self):
-        if self.per_device_eval_batch_size < 1:
-            raise ValueError(f"per_device_eval_batch_size: {self.per_device_eval_batch_size} must be at least 1.")
+        for key in ("per_device_eval_batch_size", "vllm_tensor_parallel_size", "vllm_data_parallel_size"):
+            if getattr(self, key) < 1:
+                raise ValueError(f"{key}: {getattr(self, key)} must be at least 1.")
 
     def vllm_options(self) -> dict:
-        """The vllm_* keys, by vLLM's own names."""
+        """The vllm_* keys, by the names that `load` and vLLM have for them."""
         return {
             "max_model_len": self.vllm_max_model_length,
             "gpu_memory_utilization": self.vllm_gpu_memory_utilization,
             "tensor_parallel_size": self.vllm_tensor_parallel_size,
+            "replicas": self.vllm_data_parallel_size,
         }
 
 
@@ -86,6 +93,41 @@ def require_vllm(because: str, mode: str = "colocate", model: str | None = None)
         from suite.model.vllm_plugin import check_served
 
         check_served(f"'{model}'", checkpoint.read_json(Path(model) / "config.json"))
+
+
+def require_asked(keys: EngineArguments) -> None:
+    """Raise `ValueError` where this machine lacks what a command's keys ask for: vLLM, or so many GPUs."""
+    if keys.use_vllm:
+        require_vllm("use_vllm: true")
+        shares_of_machine(keys.vllm_data_parallel_size, keys.vllm_tensor_parallel_size)
+
+
+def shares_of_machine(replicas: int, gpus_each: int) -> list[dict[str, str]]:
+    """The environment of each replica, in which it sees its own GPUs only. Raises `ValueError` where they are too few.
+
+    On a CPU each has its share of the cores' threads and none is bound to a core: vLLM would bind those of all
+    replicas to the same ones.
+    """
+    from vllm.platforms import current_platform
+
+    if current_platform.is_cpu():
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        alone = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": str(max(1, cores // replicas))}
+        return [{name: os.environ.get(name, value) for name, value in alone.items()}] * replicas
+    there = 0 if current_platform.is_unspecified() else current_platform.device_count()
+    variable = current_platform.device_control_env_var
+    named = os.environ.get(variable) or ",".join(map(str, range(there)))
+    return [{variable: ",".join(gpus)} for gpus in shares_of_gpus(named.split(",")[:there], replicas, gpus_each)]
+
+
+def shares_of_gpus(there: list[str], replicas: int, gpus_each: int) -> list[list[str]]:
+    """The GPUs of each replica, neighbours together. Raises `ValueError` where they are too few."""
+    if replicas * gpus_each > len(there):
+        raise ValueError(
+            f"vllm_data_parallel_size: {replicas} times vllm_tensor_parallel_size: {gpus_each} needs "
+            f"{replicas * gpus_each} GPUs, and there {'is' if len(there) == 1 else 'are'} {len(there)} here."
+        )
+    return [there[first : first + gpus_each] for first in range(0, replicas * gpus_each, gpus_each)]
 
 
 def let_vllm_take_new_weights() -> None:
@@ -147,13 +189,25 @@ def seed_rollouts(trainer) -> None:
     vllm.llm.generate = seeded
 
 
-def load(name: str, *, use_vllm: bool = False, batch_size: int = 64, dtype: str = "auto", **vllm_options):
-    """The engine for a checkpoint directory or a model on the Hub. Raises `ValueError` for a broken directory."""
+def load(
+    name: str,
+    *,
+    use_vllm: bool = False,
+    batch_size: int = 64,
+    dtype: str = "auto",
+    replicas: int = 1,
+    tensor_parallel_size: int = 1,
+    **vllm_options,
+):
+    """The engine for a checkpoint directory or a model on the Hub. Raises `ValueError` for a broken directory, and
+    where vLLM or the GPUs are missing."""
     checkpoint.check_whole(name)
-    if use_vllm:
-        require_vllm("use_vllm: true", model=name)
-        return VllmEngine(name, dtype=dtype, **vllm_options)
-    return TransformersEngine(name, batch_size=batch_size, dtype=dtype)
+    if not use_vllm:
+        return TransformersEngine(name, batch_size=batch_size, dtype=dtype)
+    require_vllm("use_vllm: true", model=name)
+    shares = shares_of_machine(replicas, tensor_parallel_size)
+    how = {"dtype": dtype, "tensor_parallel_size": tensor_parallel_size, **vllm_options}
+    return VllmEngine(name, **how) if replicas == 1 else VllmReplicas(name, shares, **how)
 
 
 def load_as_asked(name: str, keys: EngineArguments):
@@ -178,6 +232,12 @@ def rendered(tokenizer, prompts: Sequence) -> list[list[int]]:
         if id(prompt) not in once:
             once[id(prompt)] = render(tokenizer, prompt)
     return [once[id(prompt)] for prompt in prompts]
+
+
+def asked_of(tokenizer, prompts: Sequence, done: Collection[int]) -> dict[int, list[int]]:
+    """The token ids of each prompt whose number is not in `done`."""
+    numbers = [number for number in range(len(prompts)) if number not in done]
+    return dict(zip(numbers, rendered(tokenizer, [prompts[n] for n in numbers]), strict=True))
 
 
 def stop_ids(tokenizer, generation_config) -> list[int]:
@@ -238,7 +298,10 @@ class Engine(ABC):
 
 
 class TransformersEngine(Engine):
-    """Batched, left-padded `generate`, prompts sorted by length so that little is padding."""
+    """Batched, left-padded `generate`, prompts sorted by length so that little is padding.
+
+    The longest come first: what does not fit into memory shows at once, and not when all the others are done.
+    """
 
     def __init__(self, name: str, *, batch_size: int = 64, dtype: str = "auto"):
         import torch
@@ -260,7 +323,7 @@ class TransformersEngine(Engine):
         import torch
 
         ids = rendered(self.tokenizer, prompts)
-        order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
+        order = sorted(range(len(ids)), key=lambda i: -len(ids[i]))
         for first in range(0, len(order), self.batch_size):
             batch = order[first : first + self.batch_size]
             if all(number in done for number in batch):
@@ -278,7 +341,7 @@ class TransformersEngine(Engine):
         how = {"do_sample": False}
         if sampling.temperature > 0:
             how = {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
-        with torch.inference_mode():
+        with torch.inference_mode(), _enough_memory(len(ids), width, sampling.max_new_tokens):
             out = self.model.generate(
                 input_ids=padded.to(self.model.device),
                 attention_mask=mask.to(self.model.device),
@@ -300,6 +363,22 @@ class TransformersEngine(Engine):
         return Completion(self.tokenizer.decode(kept, skip_special_tokens=True), len(kept), end is not None)
 
 
+@contextlib.contextmanager
+def _enough_memory(rows: int, width: int, new: int) -> Iterator[None]:
+    """Turns out of memory into a `ValueError` that names the way out."""
+    import torch
+
+    try:
+        yield
+    except RuntimeError as error:  # on a CPU it has no type of its own
+        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+            raise
+        raise ValueError(
+            f"Out of memory with {rows} completions at a time, of up to {width} + {new} tokens each. Set "
+            "per_device_eval_batch_size lower, or max_completion_length."
+        ) from error
+
+
 class VllmEngine(Engine):
     """vLLM, on GPUs or on the CPU. One engine a process is what vLLM is made for: `close` one before the next."""
 
@@ -317,6 +396,7 @@ class VllmEngine(Engine):
             options = {"enforce_eager": True, **options}  # compiling takes longer than most answers
             dtype = _saved_dtype(name) if dtype == "auto" else dtype
         repository, revision = pins.split(name)
+        self.asked: dict[str, tuple[int, str]] = {}  # vLLM's name of a request -> its number, and its name in full
         self.llm = vllm.LLM(model=repository, revision=revision, tokenizer_revision=revision, dtype=dtype, **options)
         self.vllm = vllm
 
@@ -327,18 +407,34 @@ class VllmEngine(Engine):
 
         Each is sampled with a seed of its own; what else runs beside it may still move the last bit of a logit.
         """
-        numbers = [number for number in range(len(prompts)) if number not in done]
-        inputs = [{"prompt_token_ids": ids} for ids in rendered(self.tokenizer, [prompts[n] for n in numbers])]
-        params = [self._params(sampling, number) for number in numbers]
-        requests = self.llm.enqueue(inputs, params, use_tqdm=False)
-        number_of = {request.partition("-")[0]: number for number, request in zip(numbers, requests, strict=True)}
+        self.take(asked_of(self.tokenizer, prompts, done), sampling)
         try:
-            while self.llm.llm_engine.has_unfinished_requests():
-                for output in self.llm.llm_engine.step():
-                    if output.finished:
-                        yield number_of[output.request_id], self._completion(output.outputs[0])
+            while self.asked:
+                yield from self.step()
         finally:  # who stops listening half-way must not find these answers among the next ones
-            self.llm.llm_engine.abort_request(requests, internal=True)
+            self.drop()
+
+    @property
+    def seats(self) -> int:
+        """How many prompts vLLM answers at a time."""
+        return self.llm.llm_engine.vllm_config.scheduler_config.max_num_seqs
+
+    def take(self, prompts: dict[int, list[int]], sampling: Sampling) -> None:
+        """Begin to answer prompts, token ids by number."""
+        inputs = [{"prompt_token_ids": ids} for ids in prompts.values()]
+        requests = self.llm.enqueue(inputs, [self._params(sampling, n) for n in prompts], use_tqdm=False)
+        # vLLM tells of a request by the part before the hyphen, and drops it by the whole.
+        self.asked |= {r.partition("-")[0]: (number, r) for number, r in zip(prompts, requests, strict=True)}
+
+    def step(self) -> list[tuple[int, Completion]]:
+        """Let vLLM do a step: (number, completion) of what that has finished."""
+        outputs = [output for output in self.llm.llm_engine.step() if output.finished]
+        return [(self.asked.pop(o.request_id)[0], self._completion(o.outputs[0])) for o in outputs]
+
+    def drop(self) -> None:
+        """Stop answering what is not answered yet."""
+        self.llm.llm_engine.abort_request([request for _, request in self.asked.values()], internal=True)
+        self.asked = {}
 
     def _params(self, sampling: Sampling, number: int):
         """How completion `number` is sampled."""
@@ -362,6 +458,32 @@ class VllmEngine(Engine):
         self.llm.llm_engine.engine_core.shutdown(
             timeout=30
         )  # seconds; its own 5 kill workers that are still tidying up
+
+
+class VllmReplicas(Engine):
+    """Data parallel: several engines of vLLM, each in a process of its own with its share of the GPUs.
+
+    vLLM's own is for servers; its `LLM` refuses a `data_parallel_size`. A completion has its seed from its number,
+    whoever draws it, so they are those of one engine.
+    """
+
+    def __init__(self, name: str, shares: list[dict[str, str]], **how):
+        from suite.replicas import Replicas
+
+        self.tokenizer = load_tokenizer(name)
+        self.replicas = Replicas({"name": name, **how}, shares)
+
+    def stream(
+        self, prompts: Sequence, sampling: Sampling, done: Collection[int] = ()
+    ) -> Iterator[tuple[int, Completion]]:
+        """Each completion as soon as an engine has it. Raises `ValueError` where one dies."""
+        asked = asked_of(self.tokenizer, prompts, done)
+        for number, said in self.replicas.answers(asked.items(), asdict(sampling)):
+            yield number, Completion(**said)
+
+    def close(self) -> None:
+        """End all processes and give their memory back."""
+        self.replicas.close()
 
 
 def _saved_dtype(name: str) -> str:

@@ -148,8 +148,7 @@ def _check(sample: SampleArguments, there, keys, reward: args.RewardArguments) -
         return
     if there.request_kwargs:
         raise ValueError("request_kwargs are for requests to a base_url, and there is none.")
-    if keys.use_vllm:
-        engine.require_vllm("use_vllm: true")
+    engine.require_asked(keys)
     checkpoint.check_whole(sample.model_name_or_path)
     checkpoint.refuse_adapter(sample.model_name_or_path)
 

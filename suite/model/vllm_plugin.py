@@ -14,10 +14,10 @@ def register() -> None:
     import suite.model  # noqa: F401  (vLLM reads the config through AutoConfig)
 
     ModelRegistry.register_model("MiniQwenForCausalLM", "suite.model.vllm_forms:MiniQwenForCausalLM")
-    _end_with_owner()
+    end_with_owner()
 
 
-def _end_with_owner() -> None:
+def end_with_owner() -> None:
     """In the engine's process: have Linux end it with the one that asks it.
 
     That one closes it in every other case; where it is killed, vLLM 0.31 would generate on, to nobody, and hold the
