@@ -13,6 +13,7 @@ import re
 from suite.columns import text_of
 
 TAGS = ("<think>", "</think>", "<answer>", "</answer>")
+OPENS, CLOSES = TAGS[:2]  # thinking
 
 SYSTEM_PROMPT = (
     "You solve the user's problem. First think it through step by step between <think> and </think>, "
@@ -84,6 +85,39 @@ def spoken(completion: str) -> str:
         if not closes:
             break
     return " ".join(kept).rpartition("</think>")[2]  # a prompt that already opened <think> leaves only the closing tag
+
+
+class Split:
+    """Divides words that come in pieces into what is thought and what is said. A tag may come in several pieces.
+
+    The tags belong to neither; all else is kept as it is. What is thought and never closed is thought to the end, and a
+    closing tag that nothing has opened is a word like any other.
+    """
+
+    def __init__(self, thinking: bool = False):
+        """`thinking` is how it begins: whether the prompt has opened a think block."""
+        self.thinking, self.held = thinking, ""
+
+    def feed(self, piece: str) -> tuple[str, str]:
+        """(what is thought, what is said) of all that came, as far as it can be told by now and was not told before."""
+        self.held += piece
+        thought, said = [], []
+        while True:
+            tag = CLOSES if self.thinking else OPENS
+            before, there, behind = self.held.partition(tag)
+            if not there:
+                keep = next((n for n in range(len(tag) - 1, 0, -1) if self.held.endswith(tag[:n])), 0)
+                before, behind = self.held[: len(self.held) - keep], self.held[len(self.held) - keep :]
+            (thought if self.thinking else said).append(before)
+            self.held = behind
+            if not there:
+                return "".join(thought), "".join(said)
+            self.thinking = not self.thinking
+
+    def rest(self) -> tuple[str, str]:
+        """What was held back for a tag that never came."""
+        held, self.held = self.held, ""
+        return (held, "") if self.thinking else ("", held)
 
 
 def last_boxed(text: str) -> str | None:

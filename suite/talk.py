@@ -6,9 +6,8 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 
-from suite import engine, run
-
-OPENS, CLOSES = "<think>", "</think>"
+from suite import engine, reasoning, run
+from suite.reasoning import CLOSES, OPENS
 
 
 class Talker(ABC):
@@ -132,32 +131,21 @@ class Folded:
     """Splits an answer, piece by piece, into what is thought and what is said. A tag may come in several pieces."""
 
     def __init__(self):
-        self.thinking, self.thought, self.held = False, "", ""
+        self.split, self.thought = reasoning.Split(), ""
+
+    @property
+    def thinking(self) -> bool:
+        """Whether what comes next is thought."""
+        return self.split.thinking
 
     def feed(self, piece: str) -> str:
         """What of the answer, with this piece, can be shown now; what is thought goes to `thought`."""
-        self.held += piece
-        shown = ""
-        while True:
-            tag = CLOSES if self.thinking else OPENS
-            before, there, behind = self.held.partition(tag)
-            if not there:
-                keep = next((n for n in range(len(tag) - 1, 0, -1) if self.held.endswith(tag[:n])), 0)
-                before, self.held = self.held[: len(self.held) - keep], self.held[len(self.held) - keep :]
-            else:
-                self.held = behind
-            if self.thinking:
-                self.thought += before
-            else:
-                shown += before
-            if not there:
-                return shown
-            self.thinking = not self.thinking
+        thought, said = self.split.feed(piece)
+        self.thought += thought
+        return said
 
     def rest(self) -> str:
         """What was held back for a tag that never came."""
-        held, self.held = self.held, ""
-        if self.thinking:
-            self.thought += held
-            return ""
-        return held
+        thought, said = self.split.rest()
+        self.thought += thought
+        return said
