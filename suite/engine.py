@@ -307,14 +307,16 @@ class TransformersEngine(Engine):
         import torch
         from transformers import AutoModelForCausalLM
 
-        self.tokenizer = load_tokenizer(name)
-        self.batch_size = batch_size
+        tokenizer = load_tokenizer(name)
         device = "cuda" if torch.cuda.is_available() else "cpu"
         repository, revision = pins.where(name)
-        self.model = AutoModelForCausalLM.from_pretrained(repository, dtype=dtype, revision=revision)
-        self.model = self.model.to(device).eval()
-        self.stop_ids = stop_ids(self.tokenizer, self.model.generation_config)
-        self.pad_id = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else self.stop_ids[0]
+        model = AutoModelForCausalLM.from_pretrained(repository, dtype=dtype, revision=revision)
+        self._take(model.to(device).eval(), tokenizer, batch_size)
+
+    def _take(self, model, tokenizer, batch_size: int) -> None:
+        self.model, self.tokenizer, self.batch_size = model, tokenizer, batch_size
+        self.stop_ids = stop_ids(tokenizer, model.generation_config)
+        self.pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.stop_ids[0]
 
     def stream(
         self, prompts: Sequence, sampling: Sampling, done: Collection[int] = ()
@@ -328,7 +330,8 @@ class TransformersEngine(Engine):
             batch = order[first : first + self.batch_size]
             if all(number in done for number in batch):
                 continue
-            torch.manual_seed(seed_of(sampling, first))
+            if sampling.temperature > 0:
+                torch.manual_seed(seed_of(sampling, first))
             said = self._generate([ids[i] for i in batch], sampling)
             yield from [(number, one) for number, one in zip(batch, said, strict=True) if number not in done]
 
@@ -341,7 +344,7 @@ class TransformersEngine(Engine):
         how = {"do_sample": False}
         if sampling.temperature > 0:
             how = {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
-        with torch.inference_mode(), _enough_memory(len(ids), width, sampling.max_new_tokens):
+        with self._without_gradients(), _enough_memory(len(ids), width, sampling.max_new_tokens):
             out = self.model.generate(
                 input_ids=padded.to(self.model.device),
                 attention_mask=mask.to(self.model.device),
@@ -352,6 +355,11 @@ class TransformersEngine(Engine):
                 **how,
             )
         return [self._completion(row) for row in out[:, width:].tolist()]
+
+    def _without_gradients(self):
+        import torch
+
+        return torch.inference_mode()
 
     def close(self) -> None:
         """Give the memory back: the weights go when nobody holds them."""
