@@ -1,9 +1,12 @@
 """The life of configs/miniqwen-26m, its own files at a tiny size: each stage is killed in its middle, and goes on."""
 
 import json
+import os
 import random
 import re
 import shlex
+import shutil
+import subprocess
 import time
 from pathlib import Path
 
@@ -37,6 +40,22 @@ def test_run_sh_lists_every_numbered_file_once_and_in_order_and_then_measures():
     assert {p.stem for p in LIFE.glob("*.yaml")} == {Path(name).stem for name in files} | set(NOT_CHAPTERS)
     for command, name in chapters():
         assert (LIFE / name).read_text().startswith(f"# suite {command} --config configs/miniqwen-26m/{name}\n")
+
+
+def test_run_sh_is_run_from_the_root_line_by_line_and_ends_where_a_line_fails(tmp_path):
+    """A `suite` that only writes down how it was called, and fails at the DPO if it is told to."""
+    (tmp_path / ".venv/bin").mkdir(parents=True)
+    stand_in = tmp_path / ".venv/bin/suite"
+    stand_in.write_text('#!/bin/sh\necho "$*" >> called\ntest "$1" != "$FAILS_AT"\n')
+    stand_in.chmod(0o755)
+    (tmp_path / "configs/miniqwen-26m").mkdir(parents=True)
+    shutil.copy(LIFE / "run.sh", tmp_path / "configs/miniqwen-26m")
+    lines = [f"{command} --config configs/miniqwen-26m/{name}" for command, name in chapters()]
+    for fails_at, expected in (("", lines), ("dpo", lines[:8])):
+        (tmp_path / "called").unlink(missing_ok=True)
+        env = {**os.environ, "FAILS_AT": fails_at}
+        code = subprocess.run(["bash", "configs/miniqwen-26m/run.sh"], cwd=tmp_path, env=env).returncode
+        assert (tmp_path / "called").read_text().splitlines() == expected and (code == 0) == (not fails_at)
 
 
 def test_every_stage_of_it_goes_on_where_it_was():
