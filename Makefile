@@ -9,6 +9,10 @@ TORCH_INDEX ?=
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := PIP_CONSTRAINT=$(CURDIR)/constraints.txt DS_BUILD_OPS=0 $(BIN)/python -m pip install --quiet
+# Tests run on two workers, one thread each: files are dealt out whole, so that one fixture serves a file, and those that
+# train or start processes go first. On a larger machine: make test WORKERS=8
+WORKERS ?= 2
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 HAS_GPU := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L 2>/dev/null | grep -q GPU && echo yes)
 
 .PHONY: setup quickstart test test-fast soak bench lint format clean
@@ -44,10 +48,10 @@ quickstart: setup
 	$(BIN)/suite run configs/quickstart
 
 test: setup
-	$(BIN)/python -m pytest -m "not soak and not gpu"
+	$(PYTEST) -m "not soak and not gpu"
 
 test-fast: setup
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 soak: setup
 	$(BIN)/python -m pytest -m "soak"
