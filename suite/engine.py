@@ -392,17 +392,14 @@ class VllmEngine(Engine):
 
     def __init__(self, name: str, *, dtype: str = "auto", **options):
         import vllm
-        from vllm.platforms import current_platform
 
         from suite.model.vllm_plugin import OWNER, register
 
         register()
         os.environ[OWNER] = str(os.getpid())
         self.tokenizer = load_tokenizer(name)
-        if current_platform.is_cpu():
-            os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "4")  # GiB; else vLLM takes the GPU's share of all memory
-            options = {"enforce_eager": True, **options}  # compiling takes longer than most answers
-            dtype = _saved_dtype(name) if dtype == "auto" else dtype
+        dtype, settled = settled_for_cpu(name, dtype)
+        options = {**settled, **options}
         repository, revision = pins.split(name)
         self.asked: dict[str, tuple[int, str]] = {}  # vLLM's name of a request -> its number, and its name in full
         self.llm = vllm.LLM(model=repository, revision=revision, tokenizer_revision=revision, dtype=dtype, **options)
@@ -492,6 +489,17 @@ class VllmReplicas(Engine):
     def close(self) -> None:
         """End all processes and give their memory back."""
         self.replicas.close()
+
+
+def settled_for_cpu(name: str, dtype: str) -> tuple[str, dict]:
+    """(dtype, vLLM's options) where vLLM computes on a CPU; elsewhere the dtype as it is, and no options."""
+    from vllm.platforms import current_platform
+
+    if not current_platform.is_cpu():
+        return dtype, {}
+    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "4")  # GiB; else vLLM takes the GPU's share of all memory
+    settled = _saved_dtype(name) if dtype == "auto" else dtype
+    return settled, {"enforce_eager": True}  # compiling takes longer than most answers
 
 
 def _saved_dtype(name: str) -> str:
