@@ -6,7 +6,7 @@ from pathlib import Path
 from tests.conftest import ROOT
 
 FLOORS = {
-    0: {"args", "columns", "reasoning", "registry", "whole", "model"},
+    0: {"args", "columns", "reasoning", "registry", "whole", "machine", "model"},
     1: {
         "run",
         "source",
@@ -37,7 +37,7 @@ FLOORS = {
         "cleaning",
     },
     2: {"prepare", "train", "sample", "score", "evaluate", "chat", "serve", "export", "doctor", "report", "rollouts"},
-    3: {"cli"},
+    3: {"cli", "notebook"},
 }
 FLOOR = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
 VLLM_ROOMS = {"engine", "serve", "model/vllm_plugin", "model/vllm_forms"}
