@@ -15,7 +15,7 @@ WORKERS ?= 2
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 HAS_GPU := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L 2>/dev/null | grep -q GPU && echo yes)
 
-.PHONY: setup quickstart test test-fast soak bench lint format clean
+.PHONY: setup browser quickstart test test-fast soak bench lint format clean
 
 setup: $(VENV)/.ready
 
@@ -44,10 +44,21 @@ else
 	fi
 endif
 
+# tests/test_web.py looks at the page of `suite chat --web` in Debian's Chromium. Whatever goes wrong here, that test says.
+browser:
+	@if command -v chromium >/dev/null && command -v chromedriver >/dev/null; then :; \
+	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  echo "setting up: Chromium, for the test of the page"; \
+	  { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+	    chromium chromium-driver fonts-dejavu-core; } >/dev/null || echo "Chromium could not be installed"; \
+	else \
+	  echo "tests/test_web.py needs a browser: apt-get install chromium chromium-driver, as root"; \
+	fi
+
 quickstart: setup
 	$(BIN)/suite run configs/quickstart
 
-test: setup
+test: setup browser
 	$(PYTEST) -m "not soak and not gpu"
 
 test-fast: setup
