@@ -17,7 +17,7 @@ from suite import args, data
 from suite.registry import entries, nearest
 
 HERE = Path(__file__).parent
-ROOMS = ("prepare", "sample", "score", "evaluate", "report", "rollouts", "chat", "export")
+ROOMS = ("prepare", "sample", "score", "evaluate", "report", "rollouts", "serve", "chat", "export")
 # Words that belong to `accelerate launch`, none of which is a key of TRL's.
 LAUNCHER_WORDS = ("--num_processes", "--num_machines", "--machine_rank", "--main_process_ip", "--main_process_port",
                   "--mixed_precision")  # fmt: skip

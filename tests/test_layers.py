@@ -23,6 +23,10 @@ FLOORS = {
         "replica_child",
         "endpoint",
         "talk",
+        "web",
+        "server",
+        "server_child",
+        "reasoning_parser",
         "answers",
         "trainers",
         "checkpoint",
@@ -40,7 +44,7 @@ FLOORS = {
     3: {"cli", "notebook"},
 }
 FLOOR = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
-VLLM_ROOMS = {"engine", "serve", "model/vllm_plugin", "model/vllm_forms"}
+VLLM_ROOMS = {"engine", "serve", "server_child", "reasoning_parser", "model/vllm_plugin", "model/vllm_forms"}
 FILES = [p for p in sorted((ROOT / "suite").rglob("*.py")) if p != ROOT / "suite/__init__.py"]
 
 

@@ -1,0 +1,105 @@
+"""A server in a process of its own: waited for until it answers, listened to, and ended with all that it started."""
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from pathlib import Path
+
+from suite.model.vllm_plugin import OWNER
+
+KEY = "VLLM_API_KEY"  # the environment variable in which a key travels, for `ps` shows command lines to everybody
+LOG_LINES, KEPT_LINES = 40, 1000  # of a server which died: how many are shown, and how many are looked through
+END_SECONDS = 60  # for the server and its workers to end in good order
+
+
+class Server:
+    """The server's process, and the last lines that it wrote. Leaving it ends the process and all its workers."""
+
+    def __init__(self, words: list[str], room: Path, secret: str | None):
+        """`words` are those of `server_child`, `room` where it runs, `secret` a key that its clients must know."""
+        self.by, self.secret, self.shown = words[0], secret, False
+        self.log: deque[str] = deque(maxlen=KEPT_LINES)
+        root = str(Path(__file__).parents[1])
+        path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
+        kept = {name: value for name, value in os.environ.items() if name != KEY}
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "suite.server_child", *words],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            cwd=room,
+            env={**kept, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1", OWNER: str(os.getpid())}
+            | ({KEY: secret} if secret else {}),
+            process_group=0,  # Ctrl-C is for this process, which then ends the server in good order
+        )
+        self.reader = threading.Thread(target=self._read, daemon=True)
+        self.reader.start()
+
+    def __enter__(self):
+        return self
+
+    def _read(self) -> None:
+        """Keep what the server writes; once it answers, show it, too."""
+        for line in self.process.stdout:
+            line = line.rstrip().replace(self.secret, "***") if self.secret else line.rstrip()
+            self.log.append(line)
+            if self.shown:
+                print(line, file=sys.stderr, flush=True)
+
+    def wait_until_it_answers(self, url: str) -> float:
+        """The seconds that took. Raises `ValueError` where it ends instead."""
+        import httpx
+
+        begun = time.monotonic()
+        with httpx.Client(trust_env=False, timeout=5.0) as client:  # no proxy stands between a machine and itself
+            while self.process.poll() is None:
+                with contextlib.suppress(httpx.TransportError):
+                    if client.get(f"{url}/health").status_code == 200:
+                        self.shown = True
+                        return time.monotonic() - begun
+                time.sleep(0.3)
+        raise ValueError(self._last_words("before it answered"))
+
+    def wait(self) -> None:
+        """Until somebody ends this. Raises `ValueError` where the server ends by itself."""
+        self.process.wait()
+        raise ValueError(self._last_words("by itself"))
+
+    def _last_words(self, when: str) -> str:
+        """Why it ended, in one line; what its log ends with goes to stderr."""
+        shown, self.shown = self.shown, False
+        self._kill()
+        self.reader.join(10)
+        if not shown:
+            print("\n".join(f"| {line}" for line in list(self.log)[-LOG_LINES:]), file=sys.stderr, flush=True)
+        code = self.process.returncode
+        how = f"with code {code}" if code >= 0 else f"by {signal.Signals(-code).name}"
+        told = [line for line in self.log if re.search(r"\b\w*[Ee]rror\b[:,] \S", line)]
+        roots = [line for line in told if "root cause above" not in line] or told or [""]
+        cause = re.sub(r"^\(\w+ pid=\d+\)\s*(ERROR .*?\[\S+\])?\s*", "", roots[-1])[:400]
+        return f"The server ({self.by}) ended {how} {when}. {cause or 'The end of its log says more.'}"
+
+    def __exit__(self, *caught) -> None:
+        self.shown = False
+        try:
+            self.process.terminate()
+            self.process.wait(END_SECONDS)
+        except subprocess.TimeoutExpired:
+            pass
+        finally:  # a second Ctrl-C comes here, too
+            self._kill()
+            self.process.wait()
+            self.reader.join(10)
+
+    def _kill(self) -> None:
+        """End whatever of the server's group is left."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.process.pid, signal.SIGKILL)
