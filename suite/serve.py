@@ -24,7 +24,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from suite import args, checkpoint, engine, merge, pins, reasoning, run, server
-from suite.server import KEY
+from suite.server_child import KEY
 
 SAMPLING = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")  # of a generation config
 NEUTRAL = {"do_sample": True, "temperature": 1.0, "top_p": 1.0, "top_k": 0}  # vLLM's own, for transformers
@@ -112,6 +112,7 @@ def main(argv=None) -> None:
     plan = planned(keys, secret)
     with tempfile.TemporaryDirectory(prefix="suite-serve-") as room:
         words = (vllm_words if plan.by == "vllm" else transformers_words)(keys, plan, Path(room))
+        words += ["--middleware", "suite.server_child.Guard"] if secret else []
         words = [plan.by, *words, "--host", keys.host, "--port", str(port)]
         print(f"{keys.model_name_or_path}: {plan.by} {version(plan.by)} starts, which takes a while.", flush=True)
         with server.Server(words, Path(room), secret) as process:
@@ -232,6 +233,7 @@ def vllm_words(keys: ServeArguments, plan: Plan, room: Path) -> list[str]:
         "tokenizer": _here(pins.split(plan.speaks)[0]),
         "tokenizer_revision": pins.split(plan.speaks)[1],
         "generation_config": str(room),
+        "allowed_origins": "[]",  # what a browser shows of others' pages must not ask the model
         "dtype": dtype,
         "max_model_len": keys.vllm_max_model_length,
         "gpu_memory_utilization": keys.vllm_gpu_memory_utilization,

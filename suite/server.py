@@ -12,8 +12,8 @@ from collections import deque
 from pathlib import Path
 
 from suite.model.vllm_plugin import OWNER
+from suite.server_child import KEY
 
-KEY = "VLLM_API_KEY"  # the environment variable in which a key travels, for `ps` shows command lines to everybody
 LOG_LINES, KEPT_LINES = 40, 1000  # of a server which died: how many are shown, and how many are looked through
 END_SECONDS = 60  # for the server and its workers to end in good order
 

@@ -3,10 +3,14 @@
 It ends with the process that started it, whatever ends that, and what it starts ends with it.
 """
 
+import hmac
 import os
 import sys
 
 from suite.model.vllm_plugin import OWNER, end_with_owner
+
+KEY = "VLLM_API_KEY"  # the environment variable in which a key travels, for `ps` shows command lines to everybody
+OPEN = ("/health",)  # for whoever watches over servers
 
 
 def main() -> None:
@@ -35,6 +39,26 @@ def by_transformers() -> None:
     # Its server looks for the class that config.json names there, and nowhere else.
     transformers.MiniQwenForCausalLM = MiniQwenForCausalLM
     app()
+
+
+class Guard:
+    """A middleware that lets in who knows the key. vLLM's own stands before /v1 only: /invocations answers like that,
+    and without it everybody could ask there."""
+
+    def __init__(self, app):
+        self.app, self.key = app, os.environ[KEY].encode()
+
+    async def __call__(self, scope, receive, send) -> None:
+        from starlette.responses import JSONResponse
+
+        headers = dict(scope.get("headers") or ())
+        scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
+        known = scheme.lower() == b"bearer" and hmac.compare_digest(given.strip(), self.key)
+        asks = scope["type"] != "lifespan" and scope.get("method") != "OPTIONS"  # a browser asks first whether it may
+        if known or not asks or scope["path"] in OPEN:
+            await self.app(scope, receive, send)
+        else:
+            await JSONResponse({"error": "Unauthorized"}, status_code=401)(scope, receive, send)
 
 
 if __name__ == "__main__":
