@@ -8,6 +8,7 @@ which gives the memory of a GPU back when it ends. Words in braces are the noteb
 `%%suite chat ...` are what is typed.
 """
 
+import atexit
 import codecs
 import os
 import re
@@ -22,7 +23,7 @@ from typing import IO
 
 ENVIRONMENT = {"PYTHONUNBUFFERED": "1", "TQDM_MININTERVAL": "1"}  # lines at once, and a bar second by second
 PATIENCE = 60  # seconds for a process to tidy up when it is told to end
-_SERVED = re.compile(r"served at (http\S+/v1) as '([^']+)'")
+_SERVED = re.compile(r"^(\S+) is served at (http\S+) .*$", re.MULTILINE)
 
 
 def load_ipython_extension(shell) -> None:
@@ -52,13 +53,17 @@ def run(line: str, typed: str = "") -> None:
 
 
 def started(words: list[str], reads: IO | int, writes: IO | int) -> subprocess.Popen:
-    """`suite WORDS...` as a process, by this notebook's own Python."""
+    """`suite WORDS...` as a process, by this notebook's own Python.
+
+    In a session of its own: Jupyter's interrupt goes to every process of a session, and this one is to be told by us.
+    """
     return subprocess.Popen(
         [sys.executable, "-m", "suite.cli", *words],
         env={**os.environ, **ENVIRONMENT},
         stdin=reads,
         stdout=writes,
         stderr=subprocess.STDOUT,
+        start_new_session=True,
     )
 
 
@@ -95,6 +100,7 @@ class Server:
         self.log = Path(log)
         with self.log.open("wb") as file:
             self.process = started(["serve", *shlex.split(line)], subprocess.DEVNULL, file)
+        atexit.register(self.stop)
         until = time.monotonic() + seconds
         try:
             while not (found := _SERVED.search(self._said())):
@@ -104,7 +110,7 @@ class Server:
         except BaseException:  # an interrupt, too, leaves no server behind
             self.stop()
             raise
-        self.url, self.model = found.groups()
+        self.model, self.url = found.groups()
 
     def _said(self) -> str:
         return self.log.read_text(encoding="utf-8", errors="replace")
@@ -113,9 +119,10 @@ class Server:
     def told(self) -> str:
         """What it says of how to call it."""
         said = self._said()
-        return said[said.rfind("\n", 0, _SERVED.search(said).start()) + 1 :].strip()
+        return said[_SERVED.search(said).start() :].strip()
 
     def stop(self) -> None:
         """End it and its workers."""
+        atexit.unregister(self.stop)
         self.process.terminate()
         end(self.process)
