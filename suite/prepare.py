@@ -10,6 +10,8 @@ suite prepare numina_math_r1_cot --tokenizer_name_or_path Qwen/Qwen2.5-1.5B --ma
 their thinking or known from the test set are left out, as lines that cannot be read are, and a table says how many of
 each. A gold answer that does not prove itself is an error until `drop_unproven` allows it.
 
+A benchmark, which is there to be asked, may have no training rows; then there is no train.parquet.
+
 The directory appears whole, in place of an older one. What was killed reads its source from the beginning again, and
 does not again count the tokens or prove the golds that it has counted and proven.
 """
@@ -109,7 +111,7 @@ def write(prepare: PrepareArguments, load, knobs: dict) -> Path:
     whole.restore(target)
     settings = {key: value for key, value in asdict(prepare).items() if key != "output_dir"} | knobs
     identity = whole.digest([settings, _fingerprint(knobs), inspect.getsource(inspect.getmodule(load))])
-    if _identity(target) == identity and all((target / f"{split}.parquet").is_file() for split in SPLITS):
+    if _identity(target) == identity and all((target / f"{split}.parquet").is_file() for split in _splits_in(target)):
         whole.tidy(target)
         print(f"{target} holds these very rows already; reusing them.")
         return target
@@ -122,7 +124,7 @@ def write(prepare: PrepareArguments, load, knobs: dict) -> Path:
             print(f"Going on from an earlier attempt, which has checked {len(journal.lines)} batches.", flush=True)
         with whole.directory(target) as partial:
             counts = _write_splits(prepare, lambda split: load(split, **at), partial, journal)
-            told = {split: counts[split].as_dict() for split in reversed(SPLITS)}
+            told = {split: counts[split].as_dict() for split in reversed(counts)}
             record = {"identity": identity, "settings": settings, "splits": told, **({"source": read} if read else {})}
             checkpoint.write_json(partial / "prepare.json", record)
         journal.remove()
@@ -162,7 +164,7 @@ def _remembered(name: str, check: cleaning.Check, journal: whole.Journal) -> cle
 def _write_splits(
     prepare: PrepareArguments, load, directory: Path, journal: whole.Journal
 ) -> dict[str, cleaning.Count]:
-    """Both parquet files, a batch at a time; split -> what became of its rows."""
+    """The parquet file of each split, a batch at a time; split -> what became of its rows, where it has any."""
     counts = {split: cleaning.Count() for split in SPLITS}
     limits = []
     if prepare.max_length or prepare.max_prompt_tokens:
@@ -171,7 +173,7 @@ def _write_splits(
     wrong = _remembered("wrong", cleaning.wrong_completion, journal)
     unproven = _remembered("unproven", cleaning.unproven, journal)
     overlap = cleaning.Overlap(prepare.overlap_ngram)
-    for split, count in counts.items():
+    for split, count in list(counts.items()):
         where, training = f"{prepare.name} ({split})", split == "train"
         checks = [
             *([cleaning.empty] if prepare.drop_empty else []),
@@ -189,6 +191,9 @@ def _write_splits(
                 file.write(batch)
                 if prepare.overlap_ngram and not training:
                     overlap.add(batch)
+            if training and not count.read and data.is_benchmark(prepare.name):
+                del counts[split]
+                continue
             _check_count(where, counts, split, prepare.drop_unproven)
     return counts
 
@@ -233,6 +238,11 @@ def _identity(target: Path) -> str | None:
         return json.loads(record.read_text(encoding="utf-8"))["identity"] if record.is_file() else None
     except (ValueError, KeyError, TypeError):  # somebody else's file of that name
         return None
+
+
+def _splits_in(target: Path) -> list[str]:
+    """The splits that prepare.json says are there: a benchmark may have one."""
+    return list(checkpoint.read_json(target / "prepare.json")["splits"])
 
 
 def _with_system(row, system_prompt: str):
@@ -287,7 +297,7 @@ class _Parquet:
         pyarrow.parquet.write_table(table, self.parts[-1])
 
     def __exit__(self, kind, error, trace):
-        if kind is not None:
+        if kind is not None or not self.parts:
             return
         import pyarrow
         import pyarrow.parquet
@@ -302,7 +312,7 @@ class _Parquet:
 
 def _table(title: str, counts: dict[str, cleaning.Count]) -> str:
     """Rows read, left out by reason and kept, a column a split; and the first row that went for each reason."""
-    splits = tuple(reversed(SPLITS))
+    splits = tuple(reversed(counts))
     reasons = sorted({name for count in counts.values() for name in count.dropped})
     lines = [(title, splits), ("read", [counts[s].read for s in splits])]
     lines += [(f"  {name}", [-counts[s].dropped[name] for s in splits]) for name in reasons]

@@ -1,6 +1,7 @@
 """Data sets by name. A data set is `<name>.py` with `load(split, *, knobs...)`: rows of one of the five shapes.
 
 Where a key of `suite prepare` should have another default for a data set, its file says so: `DEFAULTS = {key: value}`.
+One that is there to be asked says `BENCHMARK = True`: it need not have training rows.
 """
 
 import importlib
@@ -23,6 +24,11 @@ def load(name: str) -> Callable:
 def defaults(name: str) -> dict:
     """Key of `suite prepare` -> the value it has for this data set where nobody says another."""
     return vars(_module(name)).get("DEFAULTS", {})
+
+
+def is_benchmark(name: str) -> bool:
+    """Whether a data set is there to be asked, and need not have training rows."""
+    return vars(_module(name)).get("BENCHMARK", False)
 
 
 def _module(name: str):

@@ -3,7 +3,7 @@
 import ast
 from collections.abc import Iterator
 
-from suite.data import reading, traces
+from suite.data import options, reading, traces
 
 
 def load(
@@ -17,7 +17,7 @@ def load(
     """
     for place, row in reading.rows(split, source, by=("question",), test_size=test_size, seed=seed):
         steps = _steps(reading.value(row, place, "chain_of_thoughts"))
-        said, gold = traces.letter(steps), reading.text(row, place, "answer") if "answer" in row else None
+        said, gold = options.letter(steps), reading.text(row, place, "answer") if "answer" in row else None
         gold = gold or said
         if not gold:
             yield reading.Dropped("no final answer", place)

@@ -58,6 +58,27 @@ def rows(
             yield place, row
 
 
+def benchmark(
+    split: str, source: str, *, subset: str | None = None, examples: str | None = None
+) -> Iterator[tuple[str, dict]]:
+    """(place, row) of a source that is there to be asked, of which no row is set aside for training.
+
+    "test" is its split `test`, or the only one it has, whatever its name; "train" is the split that it calls
+    `examples`, and no rows where there is none. Raises `ValueError` for a source without rows to ask.
+    """
+    parts = _parts(source, subset)
+    wanted = "test" if "test" in parts or len(parts) > 1 else next(iter(parts))
+    if split == "train":
+        if examples in parts and len(parts) > 1:
+            yield from _places(source, examples, parts[examples])
+        return
+    if wanted not in parts:
+        raise ValueError(
+            f"{source} has neither a split 'test' nor just one. There are: {', '.join(parts)}. Name a file of it."
+        )
+    yield from _places(source, wanted, parts[wanted])
+
+
 def value(row: dict, place: str, *names: str):
     """What stands in the first of the columns `names` that the row has. Raises `ValueError` where it has none."""
     for name in names:

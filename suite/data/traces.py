@@ -1,11 +1,6 @@
 """Worked solutions and R1 traces in the format that the rewards ask for: their thinking, then their final answer."""
 
-import re
-
 from suite import reasoning
-
-_SAYS = re.compile(r"(?:answer is|answer:)", re.IGNORECASE)
-_OPTION = re.compile(r"\W*([A-J])(?:[).:]|\W*$)", re.MULTILINE)  # (C)  C.  **C** at the end of a line; not "A dog"
 
 
 def worked(solution: str, answer: str | None = None) -> str | None:
@@ -34,13 +29,6 @@ def traced(trace: str) -> tuple[str, str] | str:
     if any(tag in thinking for tag in reasoning.TAGS):
         return "tags inside the thinking"
     return reasoning.write(thinking, answer), answer
-
-
-def letter(text: str) -> str | None:
-    """The option that a worked solution to a multiple-choice question ends with: 'The answer is (C).'"""
-    said = _SAYS.split(text)[1:]
-    found = _OPTION.match(said[-1]) if said else None
-    return found.group(1) if found else None
 
 
 def row(question: str, completion: str, solution: str) -> dict:

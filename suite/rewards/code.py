@@ -10,7 +10,9 @@ import logging
 import os
 import re
 import textwrap
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 from suite.reasoning import last_tagged, spoken, texts
 from suite.rewards.sandbox import WALLS, Outcome, Test, protections, run
@@ -19,12 +21,40 @@ LANGUAGES = ("", "python", "python3", "py")
 
 _log = logging.getLogger(__name__)
 _OPENING = re.compile(r"\s*([\w+#.-]*)\s*")
+_FUNCTION = re.compile(r"^(?:async +)?def +(\w+)", re.MULTILINE)
+
+
+class Judged(NamedTuple):
+    """A program, or None; the tests of its row, or None where they cannot be read; and how it went, where it ran."""
+
+    program: str | None
+    tests: tuple[Test, ...] | None
+    outcome: Outcome | OSError | None
+
+    @property
+    def share(self) -> float | None:
+        """Of the tests, that passed; None without a verdict."""
+        if self.tests is None or isinstance(self.outcome, OSError):
+            return None
+        return self.outcome.passed / self.outcome.total if self.outcome else 0.0
+
+    @property
+    def by(self) -> str:
+        """What decided, in the verifier's words where it has one for it."""
+        if self.tests is None:
+            return "unreadable gold"
+        if isinstance(self.outcome, OSError):
+            return "refused"
+        if self.outcome is None:
+            return "no answer"
+        return "timeout" if self.outcome.timed_out else "crash" if self.outcome.crashed else "tests"
 
 
 def code_reward(
     completions,
     tests,
     prompts=None,
+    starter_code=None,
     *,
     seconds: float = 5.0,
     memory_mb: int = 512,
@@ -34,7 +64,9 @@ def code_reward(
     """Passed tests / tests, in [0, 1]: 0 without a program, None for a row whose `tests` cannot be read.
 
     The program is the last fenced block of Python in the last <answer>, or that whole answer; without an <answer>, the
-    last fenced block of what is said outside the thinking.
+    last fenced block of what is said outside the thinking. Where the row has a `starter_code`, as HumanEval has, the
+    program runs behind it and may go on in the middle of its function; of several blocks the last is taken that has
+    that function, and with neither block nor <answer> all that is said.
 
     `tests` of a row: a list, or JSON text of one, of statements ("assert f(2) == 3", run behind the program in its own
     namespace) and of {"input", "output"} (the program runs as a script; its stdout must be the output, but for spaces
@@ -48,31 +80,66 @@ def code_reward(
         raise ValueError(f"code.seconds: {seconds} is no time a test could take. Give a number above 0, such as 5.")
     if memory_mb < 64:
         raise ValueError(f"code.memory_mb: {memory_mb} is less than Python needs to start. Give 64 or more.")
-    _warn_of_missing_walls()
-    rows = list(zip(map(program_of, texts(completions, prompts, think_opened)), map(read_tests, tests), strict=True))
-    outcomes = _run_all({row for row in rows if None not in row}, seconds, memory_mb << 20)
+    said = texts(completions, prompts, think_opened)
+    judged = judge(said, tests, starter_code, seconds=seconds, memory_mb=memory_mb)
     if log_metric := columns.get("log_metric"):
-        ran = [outcomes.get(row) for row in rows]
+        ran = [verdict.outcome for verdict in judged]
         for name, count in {
             "code/timeouts": sum(isinstance(o, Outcome) and o.timed_out for o in ran),
-            "code/unreadable_tests": sum(cases is None for _, cases in rows),
+            "code/unreadable_tests": sum(verdict.tests is None for verdict in judged),
             "code/crashes": sum(isinstance(o, OSError) or (o is not None and o.crashed) for o in ran),
         }.items():
-            log_metric(name, count / max(1, len(rows)))
-    return [_score(program, cases, outcomes.get((program, cases))) for program, cases in rows]
+            log_metric(name, count / max(1, len(judged)))
+    return [verdict.share for verdict in judged]
 
 
-def program_of(text: str) -> str | None:
+def judge(
+    said: Sequence[str],
+    tests: Sequence,
+    starters: Sequence | None = None,
+    *,
+    seconds: float = 5.0,
+    memory_mb: int = 512,
+) -> list[Judged]:
+    """Run the program of each text against its row's tests; the same program and tests are run once."""
+    _warn_of_missing_walls()
+    starters = [starter or "" for starter in starters or [""] * len(said)]
+    programs = [program_of(text, starter) for text, starter in zip(said, starters, strict=True)]
+    cases = [read_tests(held) for held in tests]
+    jobs = [
+        (ways_to_run(program, starter), read) if program is not None and read is not None else None
+        for program, starter, read in zip(programs, starters, cases, strict=True)
+    ]
+    outcomes = _run_all(set(jobs) - {None}, seconds, memory_mb << 20)
+    return [Judged(*judged, outcomes.get(job)) for *judged, job in zip(programs, cases, jobs, strict=True)]
+
+
+def program_of(text: str, starter: str = "") -> str | None:
     """The program a completion gives, or None; never from inside its thinking."""
     said = spoken(text)
     answer = last_tagged(said)
-    block = last_block(said if answer is None else answer)
-    return block if block is not None else answer or None
+    found = blocks(said if answer is None else answer)
+    if begun := _FUNCTION.findall(starter):
+        found = [block for block in found if re.search(rf"\bdef +{begun[-1]}\b", block)] or found
+    if found:
+        return found[-1]
+    return (said if answer is None and starter else answer) or None
 
 
-def last_block(text: str) -> str | None:
-    """The content of the last complete fenced block of Python, or of no stated language."""
-    last, block, language, indent = None, None, "", ""
+def ways_to_run(program: str, starter: str) -> tuple[str, ...]:
+    """Texts of which the first that is Python is the program meant: behind the code that its prompt begins, as the
+    whole function or as the rest of it, the indentation of which a model may have dropped; else alone."""
+    if not starter:
+        return (program,)
+    indent = re.match(r"\s*", starter.rstrip().rpartition("\n")[2])[0] or "    "
+    rest = program.strip("\n")
+    ways = (rest, indent + rest, textwrap.indent(rest, indent))
+    return (*(f"{starter.rstrip()}\n{way}" for way in ways), program)
+
+
+def blocks(text: str) -> list[str]:
+    """The content of each complete fenced block of Python, or of no stated language."""
+    found, block, language, indent = [], None, "", ""
     for line in text.split("\n"):
         if block is None:
             before, fence, after = line.rpartition("```")
@@ -80,13 +147,13 @@ def last_block(text: str) -> str | None:
                 block, language, indent = [], opening[1].lower(), before
         elif line.strip() == "```":
             if language in LANGUAGES:
-                last = "\n".join(block)
-                if indent and indent.isspace():  # a fence in a list is indented with all it holds
-                    last = textwrap.dedent(last)
+                # A fence in a list is indented with all it holds.
+                inside = "\n".join(block)
+                found.append(textwrap.dedent(inside) if indent and indent.isspace() else inside)
             block = None
         else:
             block.append(line)
-    return last
+    return found
 
 
 def read_tests(tests) -> tuple[Test, ...] | None:
@@ -131,7 +198,8 @@ def _is_value(node: ast.expr) -> bool:
 
 
 def _run_all(jobs: set, seconds: float, memory_bytes: int) -> dict[tuple, Outcome | OSError]:
-    """(program, tests) -> how it went. Threads here only wait for processes; ranks on one machine share its cores."""
+    """(ways to run a program, tests) -> how it went. Threads here only wait for processes; ranks on one machine share
+    its cores."""
 
     def outcome(job: tuple) -> Outcome | OSError:
         try:
@@ -145,12 +213,6 @@ def _run_all(jobs: set, seconds: float, memory_bytes: int) -> dict[tuple, Outcom
     ordered = list(jobs)
     with ThreadPoolExecutor(workers) as threads:
         return dict(zip(ordered, threads.map(outcome, ordered), strict=True))
-
-
-def _score(program: str | None, cases: tuple | None, outcome: Outcome | OSError | None) -> float | None:
-    if cases is None or isinstance(outcome, OSError):
-        return None
-    return outcome.passed / outcome.total if outcome else 0.0
 
 
 @functools.cache

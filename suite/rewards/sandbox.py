@@ -66,14 +66,15 @@ def protections() -> dict[str, bool]:
     return {wall: wall in told.stdout.split() for wall in WALLS}
 
 
-def run(program: str, tests: tuple[Test, ...], seconds: float, memory_bytes: int) -> Outcome:
-    """How many of the tests the program passes. `seconds` is for each test, and four times that for all of them.
+def run(programs: tuple[str, ...], tests: tuple[Test, ...], seconds: float, memory_bytes: int) -> Outcome:
+    """How many of the tests the program passes: the first of `programs` that is Python. `seconds` is for each test,
+    and four times that for all of them.
 
     Raises `OSError` where the machine cannot run it at all, whatever the program: no verdict.
     """
     scratch = tempfile.mkdtemp(prefix="sandbox-")
     job = {
-        "program": program,
+        "programs": programs,
         "tests": [(test, "") if isinstance(test, str) else (None, test[0]) for test in tests],
         "seconds": seconds,
         "memory_bytes": memory_bytes,

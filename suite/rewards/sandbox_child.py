@@ -5,7 +5,7 @@ of it than it must: start-up is most of what a judgement costs. It has one threa
 forking safe here and not in a trainer.
 
 On stdin comes a job, in marshal because importing json would cost a third of the start-up:
-    {program, tests, seconds, memory_bytes, parent, scratch, packages}, and a test is (statements or None, input).
+    {programs, tests, seconds, memory_bytes, parent, scratch, packages}, and a test is (statements or None, input).
 On stdout goes a line "ready", then for each test a line "passed timed_out crashed", each 0 or 1, or, if the walls could
 not be put up, "broken" and why, and no more. A test without statements passes with exit status 0, and what it printed
 lies in `<scratch>/<number>.out` for the trainer to compare: the output that is expected never comes here, where the
@@ -89,7 +89,7 @@ def _run(
             os.write(3, repr(error).encode())
             os._exit(1)
         os.write(3, b".")
-        _behave(job["program"], statements, token)
+        _behave(job["programs"], statements, token)
     for descriptor in (stdin, output_end, verdict_end):
         os.close(descriptor)
     status, reason, said, word = _watch(child, output, verdict, allowed, job)
@@ -118,16 +118,26 @@ def _enter(home: str, stdin: int, output: int, verdict: int) -> None:
     sys.argv = ["program.py"]
 
 
-def _behave(program: str, statements: str | None, token: bytes) -> None:
+def _behave(programs: tuple[str, ...], statements: str | None, token: bytes) -> None:
     """Run as `__main__` what the model wrote. What it raises, SystemExit too, ends the child as it ends a script."""
     module = types.ModuleType("__main__")
     sys.modules["__main__"] = module
-    exec(compile(program, "program.py", "exec", dont_inherit=True), module.__dict__)
+    exec(_first_that_is_python(programs), module.__dict__)
     if statements is None:
         sys.exit()  # with all that belongs to an exit: waiting for threads, flushing
     exec(compile(statements, "tests.py", "exec", dont_inherit=True), module.__dict__)
     os.write(3, token)  # only here; leaving early, by whatever way, says nothing
     os._exit(0)
+
+
+def _first_that_is_python(programs: tuple[str, ...]) -> types.CodeType:
+    """Compiled here, behind the walls: a text can keep the compiler busy, or be too deep for it."""
+    for program in programs[:-1]:
+        try:
+            return compile(program, "program.py", "exec", dont_inherit=True)
+        except (SyntaxError, ValueError):  # no Python, and half a character
+            pass
+    return compile(programs[-1], "program.py", "exec", dont_inherit=True)
 
 
 def _watch(child: int, output: int, verdict: int, allowed: float, job: dict) -> tuple[int, str, bytes, bytes]:
