@@ -22,10 +22,14 @@ TINY = {
 ON_CPU = ["--use_cpu", "true", "--bf16", "false", "--gradient_checkpointing", "false", "--report_to", "none"]
 
 
+# Minutes each: begun last, one of them would keep one worker busy and leave the others without work.
+LONGEST = ("test_vllm.py", "test_engines.py", "test_colocated.py", "test_crashes.py", "test_life.py", "test_serve.py")
+
+
 def pytest_collection_modifyitems(items):
-    """Files with slow tests first: what two workers have left at the end is then short, and neither waits long."""
+    """Files are begun in this order: the longest, others with slow tests, and those of seconds, which fill up the end."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in slow)
+    items.sort(key=lambda item: (item.path.name not in LONGEST, item.path not in slow))
 
 
 @pytest.fixture(autouse=True)

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import astuple
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -19,6 +20,7 @@ import pytest
 from suite import engine, evaluate
 from suite.engine import Sampling
 from tests.conftest import HEADS_OF_32, ON_CPU, ROOT, base_flavoured, save_model, write_yaml
+from tests.replicas_probe import GREEDY, SAMPLED
 from tests.vllm_probe import answers
 
 PROMPTS = [[{"role": "user", "content": text}] for text in ("12+34", "9+1", "77+88", "41+93", "60+2")] + ["12+34=", "T"]
@@ -76,9 +78,9 @@ def served(cpu_vllm, wide_miniqwen_dir):
             patch.setenv(name, value)
         before = {child.pid for child in psutil.Process().children(recursive=True)}
         model = engine.load(str(wide_miniqwen_dir), use_vllm=True, **SMALL)
-    yield model
-    children = [c for c in psutil.Process().children(recursive=True) if c.pid not in before]
+        children = [c for c in psutil.Process().children(recursive=True) if c.pid not in before]
     started = [c for c in children if "resource_tracker" not in "".join(c.cmdline())]  # Python's own, one a process
+    yield model
     assert started, "vLLM has no process of its own to be closed"
     model.close()
     _, alive = psutil.wait_procs(started, timeout=20)
@@ -230,6 +232,76 @@ def test_the_same_prompt_twice_is_sampled_twice(served):
     assert first != second
 
 
+def probe(directory: Path, prompts: list, cwd: Path) -> subprocess.Popen:
+    """`tests.replicas_probe`, in a session of its own."""
+    (cwd / "prompts.json").write_text(json.dumps(prompts), encoding="utf-8")
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.replicas_probe", directory, "prompts.json"],
+        cwd=cwd,
+        env={**os.environ, **ENVIRONMENT, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def gone(process: subprocess.Popen, seconds: float = 20) -> dict[int, str]:
+    """What is left of the session of a process after so long; it is killed."""
+    patience = time.monotonic() + seconds
+    while (left := of_session(process.pid)) and time.monotonic() < patience:
+        time.sleep(0.2)
+    for pid in left:
+        os.kill(pid, signal.SIGKILL)
+    return left
+
+
+@pytest.mark.slow
+def test_two_replicas_say_what_one_engine_says_and_end_with_who_asks_them(served, wide_miniqwen_dir, tmp_path):
+    """The death of one of them is one line. All of it with one start, for that costs a minute."""
+    prompts = PROMPTS + FIFTY
+    asked = probe(wide_miniqwen_dir, prompts, tmp_path)
+    try:
+        found = {}
+        while "died" not in found and (line := asked.stdout.readline()):
+            name, _, rest = line.partition(" ")
+            if name in ("greedy", "sampled", "loads", "first", "rest", "died"):
+                found[name] = json.loads(rest)
+        running = of_session(asked.pid)
+        asked.kill()
+        left = gone(asked)
+    finally:
+        gone(asked, 0)
+        asked.wait()
+    alone = {
+        name: {str(n): list(astuple(said)) for n, said in served.stream(prompts, sampling)}
+        for name, sampling in (("greedy", GREEDY), ("sampled", SAMPLED))
+    }
+    assert found["greedy"] == alone["greedy"] and found["sampled"] == alone["sampled"]
+    assert all(found["loads"]), f"one of them had nothing to do: {found['loads']}"
+    assert len(found["first"]) == 1 and found["first"] | found["rest"] == alone["sampled"]
+    assert len(found["rest"]) == len(prompts) - 1
+    assert "replica 2 of 2 was ended by SIGKILL, with" in found["died"]
+    assert len(running) >= 3, f"the other replica and its engine were there to be ended: {running}"
+    assert not left, f"processes outlive who started them: {left}"
+
+
+@pytest.mark.slow
+def test_ctrl_c_while_replicas_load_leaves_none(cpu_vllm, wide_miniqwen_dir, tmp_path):
+    asked = probe(wide_miniqwen_dir, PROMPTS, tmp_path)
+    try:
+        while len(of_session(asked.pid)) < 3:
+            assert asked.poll() is None
+            time.sleep(0.1)
+        os.kill(asked.pid, signal.SIGINT)  # as a terminal sends it to this process, and not to their groups
+        assert asked.wait(30) != 0
+        left = of_session(asked.pid)
+    finally:
+        gone(asked, 0)
+        asked.wait()
+    assert not left, f"processes outlive who started them: {left}"
+
+
 @pytest.mark.slow
 def test_auto_keeps_the_type_the_weights_were_saved_in(served, reference):
     assert served.llm.llm_engine.model_config.dtype == reference.model.dtype
@@ -260,12 +332,13 @@ def tuned_base_dir(tokenizer_dir, arithmetic_dir, tmp_path_factory) -> Path:
 def test_a_tuned_base_model_stops_at_the_end_of_a_turn_in_transformers_and_in_vllm(
     cpu_vllm, tuned_base_dir, arithmetic_dir, tmp_path
 ):
-    """And evaluate measures the same with both."""
+    """And evaluate measures the same with both, and with two vLLM engines that share the rows."""
     words = ["--checkpoints", tuned_base_dir, "--dataset_name", arithmetic_dir, "--max_rows", 40]
     words += ["--max_completion_length", 64, "--num_generations", 2]
     words = [str(word) for word in words]
     evaluate.main([*words, "--output_dir", "transformers"])
     vllm_words = ["--use_vllm", "true", "--vllm_max_model_length", 128, "--output_dir", "vllm"]
+    vllm_words += ["--vllm_data_parallel_size", 2]
     process, left = run_alone("evaluate", *words, *vllm_words, cwd=tmp_path)
     assert process.returncode == 0, process.stdout[-3000:]
     assert not left, f"processes outlive the command: {left}"
