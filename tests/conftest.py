@@ -27,7 +27,7 @@ LONGEST = ("test_vllm.py", "test_engines.py", "test_colocated.py", "test_crashes
 
 
 def pytest_collection_modifyitems(items):
-    """Files are begun in this order: the longest, others with slow tests, and those of seconds, which fill up the end."""
+    """The longest files are begun first, then others with slow tests; those of seconds fill up the end."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: (item.path.name not in LONGEST, item.path not in slow))
 

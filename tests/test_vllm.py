@@ -68,9 +68,9 @@ def second_stop(path: Path) -> int:
     return next(token for token in said if token != said[0])
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def served(cpu_vllm, wide_miniqwen_dir):
-    """The one vLLM engine of this session; when it is closed, no process of it is left."""
+    """The one vLLM engine of these tests; when it is closed, no process of it is left."""
     import psutil
 
     with pytest.MonkeyPatch.context() as patch:
