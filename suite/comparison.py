@@ -95,8 +95,14 @@ def told(names: tuple[str, str], pairs: list[tuple[dict, dict]], problems: int) 
     for what, which in (("gained", (False, True)), ("lost", (True, False))):
         flipped = [p for p in pairs if tuple(row["accuracy"] >= 1.0 for row in p) == which]
         for first, second in flipped[:problems]:
-            asked = " ".join(str(first["prompt"]).split())[:100]
-            lines.append(f"  {what}: {asked}  (gold {first['solution']}): {first['answer']} -> {second['answer']}")
+            gold, *said = (_short(text, 60) for text in (first["solution"], first["answer"], second["answer"]))
+            lines.append(f"  {what}: {_short(first['prompt'], 100)}  (gold {gold}): {' -> '.join(said)}")
         if len(flipped) > problems > 0:
             lines.append(f"  ... and {len(flipped) - problems} more that were {what}")
     return "\n".join(lines)
+
+
+def _short(text, length: int) -> str:
+    """Text on one line; of a program, say, its beginning."""
+    line = " ".join(str(text).split())
+    return line if len(line) <= length else f"{line[: length - 3]}..."

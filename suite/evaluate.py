@@ -2,6 +2,7 @@
 
     suite evaluate --checkpoints runs/sft runs/grpo --dataset_name data/gsm8k --output_dir runs/compare
     suite evaluate --compare sft grpo --output_dir runs/compare
+    suite evaluate --compare runs/compare/sft runs/elsewhere/sft
 
 What is measured follows from the columns of the test rows, and may be all three: `prompt` and `solution` are answered
 and judged; of `text` the bits per byte are counted; of `prompt`, `chosen` and `rejected` how often the chosen answer is
@@ -13,30 +14,32 @@ before is reused. Completions are written down as they come, in a hidden file be
 on, and ends as it would have. Likelihoods, which take one pass over the rows, are measured from the first row again.
 """
 
-import json
-import time
-from contextlib import closing
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
 from suite import (
     args,
+    asking,
     card,
     checkpoint,
     columns,
     comparison,
+    conditions,
     engine,
+    judging,
     measures,
     metrics,
     pins,
     reasoning,
     record,
+    results,
     run,
+    shots,
     source,
     whole,
 )
-from suite.judging import score, summarize
+from suite.asking import Heard
 from suite.registry import pick
 from suite.whole import digest
 
@@ -48,8 +51,9 @@ MEASURED = {
 }
 
 
-# Keys that decide nothing of what is said.
-ABOUT = ("checkpoints", "compare", "max_flips", "output_dir", "metrics")
+# Keys that make the prompts, and keys by which they are answered: what a result notes of how it was asked.
+ASKING = ("system_prompt", "num_fewshot")
+SAMPLER = ("max_completion_length", "num_generations", "temperature", "top_p", "seed")
 
 
 @dataclass
@@ -59,7 +63,7 @@ class EvaluateArguments:
     )
     compare: list[str] = field(
         default_factory=list,
-        metadata={"help": "Two that were evaluated into output_dir, by stage or checkpoint: who gained, who lost."},
+        metadata={"help": "Two that were evaluated, by stage, checkpoint or directory: who gained, who lost."},
     )
     max_flips: int = field(default=5, metadata={"help": "With compare: problems to show that flipped, each way."})
     output_dir: str = field(default="runs/evaluate", metadata={"help": "Where results.json and rows.jsonl go."})
@@ -68,7 +72,14 @@ class EvaluateArguments:
     num_generations: int = field(default=4, metadata={"help": "Samples a prompt for pass@k; 0 for greedy only."})
     temperature: float = field(default=1.0, metadata={"help": "Of the samples; the greedy pass has none."})
     top_p: float = field(default=1.0, metadata={"help": "Of the samples."})
-    seed: int = field(default=0, metadata={"help": "Of the samples."})
+    seed: int = field(default=0, metadata={"help": "Of the samples, and of the choice of examples."})
+    system_prompt: str | None = field(
+        default=None,
+        metadata={"help": "Takes the place of the rows' own system message; 'none' leaves it out: the model's own."},
+    )
+    num_fewshot: int = field(
+        default=0, metadata={"help": "Worked training rows before each problem, chosen by `seed`, as turns."}
+    )
     metrics: dict | str | None = field(
         default=None,
         metadata={"help": "What a stage is there for, {dpo: preferred, ...}; else accuracy, or what else is measured."},
@@ -81,7 +92,7 @@ class EvaluateArguments:
             raise ValueError(f"compare: takes two names, and these are {', '.join(self.compare)}.")
         if len(set(self.checkpoints)) < len(self.checkpoints):
             raise ValueError(f"checkpoints names one twice: {', '.join(self.checkpoints)}.")
-        for key, least in (("num_generations", 0), ("max_completion_length", 1)):
+        for key, least in (("num_generations", 0), ("max_completion_length", 1), ("num_fewshot", 0)):
             if getattr(self, key) < least:
                 raise ValueError(f"{key}: {getattr(self, key)} must be at least {least}.")
         if self.max_rows is not None and self.max_rows < 1:
@@ -108,55 +119,87 @@ def main(argv=None) -> None:
     engine.require_asked(keys)
     for name in evaluate.checkpoints:
         checkpoint.check_whole(name)
-    script.dataset_train_split = script.dataset_test_split  # only the test rows are read
-    rows = list(source.rows(script, mixture, tuple(MEASURED), every_column=True)[0])[: evaluate.max_rows]
+    rows, prompts = _rows_and_prompts(evaluate, script, mixture)
     about = {name: _purpose(name, rows, evaluate) for name in evaluate.checkpoints}
-    directory = Path(evaluate.output_dir)
-    how = {k: v for k, v in asdict(evaluate).items() if k not in ABOUT}
-    conditions = digest([rows, how | asdict(keys)])
-    asked_of = ", ".join(filter(None, source.names(script, mixture)))
+    named = ", ".join(filter(None, source.names(script, mixture)))
+    noted = ({key: vars(evaluate)[key] for key in part} for part in (ASKING, SAMPLER))
+    asked = conditions.of(named, rows, prompts, *noted, keys)
     for name in evaluate.checkpoints:
-        journal = directory / f".{digest(name)}.journal"
-        left = whole.read_lines(journal)[:1]
-        at = pins.at_commit(name, left[0].get("at") if left else None)  # what was begun goes on with its commit
-        fingerprint = checkpoint.fingerprint(at)
-        identity = digest([name, fingerprint, conditions, about[name]])
-        head = {"checkpoint": name, "at": at, "identity": identity}
-        if any(result["identity"] == identity for result in results_of(directory)):
-            if left == [head]:  # killed at the very end
-                _drop_older_rows(directory, name, identity)
-                whole.remove(journal)
-            print(f"{name} was evaluated in this very way before; reusing it from {directory}/results.json.")
-            continue
-        if left and left != [head]:
-            print(f"{name} was being evaluated in another way; what it said then is dropped.")
-        with Heard(journal, directory, head) as heard:
-            result, said = evaluate_one(at, rows, evaluate, keys, heard, about[name]["metric"])
-            which = {"stage": _stage(name), "checkpoint": name, "fingerprint": fingerprint, "dataset": asked_of}
-            which |= {**about[name], "conditions": conditions}
-            _collect(directory, {**which, **result, "identity": identity}, said)
-            heard.remove()
-        print(record.one_line(next(r for r in results_of(directory) if r["checkpoint"] == name)), flush=True)
+        _evaluate(name, rows, prompts, evaluate, keys, about[name], asked)
     for name in evaluate.checkpoints:
         card.write(name)
-    print(record.results_table(results_of(directory)))
+    print(record.results_table(results.results_of(Path(evaluate.output_dir))))
+
+
+def _rows_and_prompts(evaluate: EvaluateArguments, script, mixture) -> tuple[list[dict], list]:
+    """(the test rows, what they are asked with): no prompts where the rows have nothing to answer."""
+    train = None
+    if evaluate.num_fewshot:
+        try:
+            train, rows = source.rows(script, mixture, ("prompt+solution",), with_test=True, every_column=True)
+        except ValueError as error:
+            raise ValueError(f"num_fewshot takes its examples from the training rows. {error}") from None
+    else:
+        script.dataset_train_split = script.dataset_test_split  # only the test rows are read
+        rows, _ = source.rows(script, mixture, tuple(MEASURED), every_column=True)
+    rows = list(rows)
+    examples = shots.draw(train, rows, evaluate.num_fewshot, evaluate.seed) if train is not None else {}
+    rows = rows[: evaluate.max_rows]
+    if not columns.shape_of(rows[0], ("prompt+solution",)):
+        return rows, []
+    return rows, shots.prompts(rows, examples, evaluate.system_prompt)
+
+
+def _evaluate(name: str, rows: list[dict], prompts: list, evaluate: EvaluateArguments, keys, about, asked) -> None:
+    """Put a checkpoint's result into `output_dir`, unless it was evaluated in this very way before."""
+    directory = Path(evaluate.output_dir)
+    alike = conditions.identity(asked)
+    journal = directory / f".{digest(name)}.journal"
+    left = whole.read_lines(journal)[:1]
+    at = pins.at_commit(name, left[0].get("at") if left else None)  # what was begun goes on with its commit
+    fingerprint = checkpoint.fingerprint(at)
+    identity = digest([name, fingerprint, alike, about])
+    head = {"checkpoint": name, "at": at, "identity": identity}
+    if any(result["identity"] == identity for result in results.results_of(directory)):
+        if left == [head]:  # killed at the very end
+            results.drop_older_rows(directory, name, identity)
+            whole.remove(journal)
+        print(f"{name} was evaluated in this very way before; reusing it from {directory}/results.json.")
+        return
+    if left and left != [head]:
+        print(f"{name} was being evaluated in another way; what it said then is dropped.")
+    with Heard(journal, directory, head) as heard:
+        measured, said = evaluate_one(at, rows, prompts, evaluate, keys, heard)
+        aim = measured["metrics"][about["metric"]]
+        which = {
+            "stage": _stage(name),
+            "checkpoint": name,
+            "fingerprint": fingerprint,
+            "dataset": asked["data"]["name"],
+        }
+        which |= {**about, "conditions": alike, "asked": {**asked, "template": conditions.template(at)}}
+        which |= {"before": None, "after": aim["value"], "ci95": aim["ci95"], "n": aim["n"]}
+        results.collect(directory, {**which, **measured, "identity": identity}, said)
+        heard.remove()
+    print(record.one_line(next(r for r in results.results_of(directory) if r["checkpoint"] == name)), flush=True)
 
 
 def compare(directory: Path, first: str, second: str, problems: int) -> str:
     """What two evaluated models differ in, for people. Raises `ValueError` for one that was not evaluated there."""
-    results = [r for r in results_of(directory) if "accuracy" in r]
-    pair = []
-    for name in (first, second):
-        found = [r for r in results if name in (r["stage"], r["checkpoint"])]
-        if len(found) != 1:
-            there = ", ".join(r["checkpoint"] if found else r["stage"] for r in (found or results)) or "none"
-            raise ValueError(f"compare: {directory} has {len(found)} evaluations of '{name}'. There are: {there}.")
-        pair += found
-    rows = [json.loads(line) for line in _lines(directory)]
-    said = [[row for row in rows if row.get("identity") == result["identity"]] for result in pair]
-    told = comparison.told((first, second), comparison.pair(*said), problems)
-    if pair[0].get("conditions") != pair[1].get("conditions"):
-        told += "\nwarning: they were not evaluated alike (rows, sampling, lengths or engine), so read this with care."
+    pair = [results.find(directory, name) for name in (first, second)]
+    said = [results.rows_of(place, result["identity"]) for place, result in pair]
+    one, other = (result for _, result in pair)
+    if "asked" in one and "asked" in other:
+        apart = conditions.differences(one["asked"], other["asked"])
+    else:  # an older results.json says whether, and not how
+        apart = ["an older evaluation does not say in what"] * (one.get("conditions") != other.get("conditions"))
+    warning = "".join(f"\n  {line}" for line in apart)
+    try:
+        told = comparison.told((first, second), comparison.pair(*said), problems)
+    except ValueError as error:
+        raise ValueError(f"{error} They differ in:{warning or ' nothing that is noted.'}") from None
+    if warning:
+        told += f"\nwarning: they were not evaluated alike, so read this with care. They differ in:{warning}"
     return told
 
 
@@ -179,144 +222,34 @@ def _purpose(name: str, rows: list[dict], evaluate: EvaluateArguments) -> dict:
     return {"metric": metric, "started_from": started}
 
 
-class Heard(whole.Journal):
-    """What a checkpoint has said so far, and the seconds that it took."""
-
-    def __init__(self, path: Path, directory: Path, head: dict):
-        super().__init__(path, directory / "results.json", head)
-        self.said: dict[str, dict[int, engine.Completion]] = {"greedy": {}, "sampled": {}}
-        self.begun = time.monotonic()
-        for kind, number, text, tokens, finished, seconds in self.lines:
-            self.said[kind][number] = engine.Completion(text, tokens, finished)
-            self.begun = time.monotonic() - seconds
-
-    @property
-    def seconds(self) -> float:
-        """Of this attempt and those before it."""
-        return round(time.monotonic() - self.begun, 2)
-
-    def hear(self, kind: str, number: int, said: engine.Completion) -> None:
-        self.add([kind, number, said.text, said.tokens, said.finished, self.seconds])
-        self.said[kind][number] = said
-
-
-def evaluate_one(
-    name: str, rows: list[dict], evaluate: EvaluateArguments, keys: engine.EngineArguments, heard: Heard, metric: str
-) -> tuple[dict, list[dict]]:
-    """(the result object, one row a completion) of one checkpoint on `rows`."""
+def evaluate_one(name: str, rows: list[dict], prompts: list, evaluate: EvaluateArguments, keys, heard: Heard) -> tuple:
+    """(what was measured of one checkpoint on `rows`, one row a completion)."""
     from tqdm import tqdm
 
     bar = partial(tqdm, leave=False, desc=f"{Path(name).name}: likelihoods")
     tokenizer = run.tokenizer(name)
     measured, said, result = {}, [], {}
-    if columns.shape_of(rows[0], ("prompt+solution",)):
-        measured, said = _answered(name, rows, evaluate, keys, heard, tokenizer)
+    if prompts:
+        measured, said = _answered(name, rows, prompts, evaluate, keys, heard, tokenizer)
         result = {"accuracy": measured["accuracy"]["value"], "format": measured["format"]["value"]}
+        result |= {"by": judging.by_group(said, rows)}
     measured |= measures.of_rows(name, rows, keys.dtype, bar)
     if "text" in rows[0]:
         result["guessing"] = measures.guessing(tokenizer, [row["text"] for row in rows])
-    aim = measured[metric]
-    told = {"before": None, "after": aim["value"], "ci95": aim["ci95"], "n": aim["n"]}
-    return {**result, **told, "seconds": heard.seconds, "metrics": measured}, said
+    return {**result, "seconds": heard.seconds, "metrics": measured}, said
 
 
-def _answered(name, rows, evaluate, keys, heard, tokenizer) -> tuple[dict, list[dict]]:
+def _answered(name, rows, prompts, evaluate, keys, heard, tokenizer) -> tuple[dict, list[dict]]:
     """(metrics, one row a completion) of the answers a checkpoint gives: greedy ones and samples."""
     samples = evaluate.num_generations
     greedy = engine.Sampling(max_new_tokens=evaluate.max_completion_length)
     sampled = replace(greedy, temperature=evaluate.temperature, top_p=evaluate.top_p, seed=evaluate.seed)
-    once = [row["prompt"] for row in rows]
-    asked = {"greedy": (once, greedy), "sampled": ([prompt for prompt in once for _ in range(samples)], sampled)}
-    _ask(name, asked, keys, heard)
+    asked = {"greedy": (prompts, greedy), "sampled": ([each for each in prompts for _ in range(samples)], sampled)}
+    asking.ask(name, asked, keys, heard)
     opened = run.opens_thinking(tokenizer)
     said = []
     for kind, each in (("greedy", 1), ("sampled", samples)):
-        groups = [[heard.said[kind][i * each + n] for n in range(each)] for i in range(len(rows))]
-        said += score(rows, groups, kind, opened)
+        said += judging.score(rows, heard.groups(kind, len(rows), each), kind, opened)
     thoughts = reasoning.texts([row["completion"] for row in said if row["kind"] == "greedy"], think_opened=opened)
     lengths = [len(tokenizer(reasoning.thinking(text))["input_ids"]) for text in thoughts]
-    return {**summarize(said, samples), "thinking": metrics.mean(lengths)}, said
-
-
-def _ask(name: str, asked: dict[str, tuple[list, engine.Sampling]], keys: engine.EngineArguments, heard: Heard) -> None:
-    """Have the checkpoint say what is not heard yet. The completions do not depend on where it was interrupted."""
-    from tqdm import tqdm
-
-    total, there = sum(len(prompts) for prompts, _ in asked.values()), sum(map(len, heard.said.values()))
-    if there:
-        print(f"{name}: {there} of {total} completions are there; going on.", flush=True)
-    if there == total:
-        return
-    with closing(engine.load_as_asked(name, keys)) as model:
-        for kind, (prompts, sampling) in asked.items():
-            done = set(heard.said[kind])
-            if len(done) == len(prompts):
-                continue
-            bar = tqdm(total=len(prompts), initial=len(done), leave=False, desc=f"{Path(name).name}: {kind}")
-            with bar:
-                for number, said in model.stream(prompts, sampling, done):
-                    heard.hear(kind, number, said)
-                    bar.update()
-
-
-def results_of(directory: Path) -> list[dict]:
-    """What results.json holds. Raises `ValueError` where it is broken."""
-    path = directory / "results.json"
-    try:
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
-    except ValueError:
-        raise ValueError(f"{path} is cut off or broken. Choose another output_dir, or remove it.") from None
-
-
-def _collect(directory: Path, result: dict, said: list[dict]) -> None:
-    """Put a checkpoint's result and rows in the place of its older ones, or behind the others, and tell all befores.
-
-    results.json says which rows count: the new ones are there before it names them, and the older ones go after it.
-    """
-    name, identity = result["checkpoint"], result["identity"]
-    with whole.taking_turns(directory):
-        results = results_of(directory)
-        at = next((i for i, r in enumerate(results) if r["checkpoint"] == name), len(results))
-        there = [line for line in _lines(directory) if json.loads(line).get("identity") != identity]
-        about = {"checkpoint": name, "stage": result["stage"], "identity": identity}
-        _write_lines(directory, there + [json.dumps({**about, **row}, ensure_ascii=False) for row in said])
-        results = [*results[:at], result, *results[at + 1 :]]
-        told = [{**r, "before": _before(r, results)} if "metric" in r else r for r in results]
-        checkpoint.write_json(directory / "results.json", told)
-    _drop_older_rows(directory, name, identity)
-
-
-def _before(result: dict, results: list[dict]) -> float | None:
-    """The metric of a stage in the model it started from, where that was measured on the same rows in the same way.
-
-    A model from nothing holds every token to be as likely as any other.
-    """
-    if result["started_from"] is None:
-        return None
-    if result["started_from"] == "":
-        return result.get("guessing") if result["metric"] == "bits_per_byte" else None
-    for other in results:
-        same = Path(other["checkpoint"]) == Path(result["started_from"])
-        if same and other.get("conditions") == result["conditions"]:
-            return other["metrics"][result["metric"]]["value"]
-    return None
-
-
-def _drop_older_rows(directory: Path, name: str, identity: str) -> None:
-    """Leave out what a checkpoint said when it was evaluated before, and in another way."""
-    with whole.taking_turns(directory):
-        rows = [(line, json.loads(line)) for line in _lines(directory)]
-        kept = [line for line, row in rows if row["checkpoint"] != name or row.get("identity") == identity]
-        if len(kept) < len(rows):
-            _write_lines(directory, kept)
-
-
-def _lines(directory: Path) -> list[str]:
-    path = directory / "rows.jsonl"
-    # No splitlines(), which also divides at marks that JSON leaves inside a text.
-    return [line for line in path.read_text(encoding="utf-8").split("\n") if line] if path.is_file() else []
-
-
-def _write_lines(directory: Path, lines: list[str]) -> None:
-    with whole.file(directory / "rows.jsonl") as partial:
-        partial.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    return {**judging.summarize(said, samples), "thinking": metrics.mean(lengths)}, said

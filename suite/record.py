@@ -26,21 +26,25 @@ QUANTITIES = {
 }
 NOTE = (
     "Shares in per cent. Accuracy: the reward that trains, greedy decoding, with its 95 % interval (Wilson). In tags: "
-    "only inside <answer>. Lenient: any last answer. Sampled, pass@k: at the temperature of the evaluation. Preferred: "
+    "only inside <answer>. Lenient: any last answer. Sampled: the reward of samples at the temperature of the "
+    "evaluation; pass@k: one of k is right; maj@k: the answer that most of k give is right, a tie by lot. Preferred: "
     "pairs whose chosen answer is the likelier one. Bits/byte: of the text. Thinking, tokens: mean numbers of tokens, "
     "of the thinking and of the whole completion."
 )
+OF_K = ("pass@", "maj@")  # metrics of k samples; in a table stands that of the largest k
+MOST_LINES = 20  # of a table of subjects; more are in results.json
 # Panel -> (what the axis says, the logged keys it draws). A key ending in * takes every key with that beginning.
 PANELS = {
     "loss": ("loss", ["loss", "eval_loss"]),
     "token-accuracy": ("share of next tokens right", ["mean_token_accuracy", "eval_mean_token_accuracy"]),
+    "answers": ("share of test rows, greedy", ["eval_accuracy", "eval_lenient", "eval_format", "eval_truncated"]),
     "reward": ("reward", ["reward", "rewards/*/mean"]),
     "reward-spread": ("spread of reward in a group", ["reward_std", "frac_reward_zero_std"]),
     "reward-weights": ("weight", ["reward_weights/*"]),
     "not-judged": ("share of completions", ["verify/*", "code/timeouts", "code/crashes", "code/unreadable_tests"]),
     "kl": ("KL to the starting model, nats a token", ["kl"]),
     "entropy": ("entropy, nats a token", ["entropy"]),
-    "completion-length": ("tokens", ["completions/mean_length", "completions/mean_terminated_length"]),
+    "completion-length": ("tokens", ["completions/mean_length", "completions/mean_terminated_length", "eval_tokens"]),
     "clipped": ("share of completions cut off", ["completions/clipped_ratio"]),
     "gradient-norm": ("gradient norm", ["grad_norm"]),
 }
@@ -90,7 +94,7 @@ def purposes(results: list[dict]) -> tuple[list[str], list[list[str]]]:
 def table_rows(results: list[dict]) -> tuple[list[str], list[list[str]]]:
     """(headings, one row of texts a checkpoint): all that was measured, shares in per cent, accuracy with its 95 %
     interval."""
-    best = _pass_at(results)[-1:]
+    best = [name for kind in OF_K for name in _of_k(results, kind)[-1:]]
     names = [name for name in (*HEADINGS, *best) if any(name in r["metrics"] for r in results)]
     rows = []
     for result in results:
@@ -119,14 +123,33 @@ def text_table(headings: list[str], rows: list[list[str]]) -> str:
 
 
 def results_table(results: list[dict]) -> str:
-    """results.json for a terminal: all that was measured, then what each stage is there for."""
+    """results.json for a terminal: all that was measured, accuracy by subject and level, what each stage is there
+    for."""
     headings, rows = purposes(results)
-    return text_table(*table_rows(results)) + (f"\n\n{text_table(headings, rows)}" if rows else "")
+    tables = [table_rows(results), *groups(results), *([(headings, rows)] if rows else [])]
+    return "\n\n".join(text_table(*table) for table in tables)
+
+
+def groups(results: list[dict]) -> list[tuple[list[str], list[list[str]]]]:
+    """(headings, one row of texts a value) for each column by which accuracy is told, a column a checkpoint."""
+    told = []
+    for name in dict.fromkeys(column for r in results for column in r.get("by", {})):
+        by = [r.get("by", {}).get(name, {}) for r in results]
+        values = list(dict.fromkeys(value for found in by for value in found))
+        if len(values) <= MOST_LINES:
+            rows = [[v, *(_with_interval("accuracy", found.get(v)) for found in by), _counts(by, v)] for v in values]
+            told.append(([f"accuracy by {name}", *(r["stage"] for r in results), "n"], rows))
+    return told
+
+
+def _counts(by: list[dict], value: str) -> str:
+    return " / ".join(dict.fromkeys(str(found[value]["n"]) for found in by if value in found))
 
 
 def before_after(results: list[dict]) -> tuple[list[str], list[list[str]]]:
     """(headings, one row of texts a metric), a column a checkpoint: each value with its 95 % interval, and n."""
-    names = [name for name in (*HEADINGS, *_pass_at(results)) if any(name in r["metrics"] for r in results)]
+    of_k = [name for kind in OF_K for name in _of_k(results, kind)]
+    names = [name for name in (*HEADINGS, *of_k) if any(name in r["metrics"] for r in results)]
     rows = []
     for name in names:
         measured = [r["metrics"].get(name) for r in results]
@@ -135,8 +158,8 @@ def before_after(results: list[dict]) -> tuple[list[str], list[list[str]]]:
     return ["", *(r["stage"] for r in results), "n"], rows
 
 
-def _pass_at(results: list[dict]) -> list[str]:
-    return sorted({name for r in results for name in r["metrics"] if name.startswith("pass@")}, key=_k)
+def _of_k(results: list[dict], kind: str) -> list[str]:
+    return sorted({name for r in results for name in r["metrics"] if name.startswith(kind)}, key=_k)
 
 
 def _with_interval(metric: str, measured: dict | None) -> str:

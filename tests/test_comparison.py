@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from suite import checkpoint, comparison, evaluate
+from suite import checkpoint, comparison, conditions, engine, evaluate
 from suite.comparison import Comparison
 
 
@@ -74,3 +74,70 @@ def test_what_cannot_be_compared_is_said(tmp_path, capsys):
     with pytest.raises(ValueError, match="Name `checkpoints` to evaluate, or two"):
         evaluate.main(["--output_dir", str(tmp_path)])
     assert comparison.compare([({"accuracy": 1.0}, {"accuracy": 0.5})]) == Comparison(0, 1, 0, 0)
+
+
+def how(**changes: dict) -> dict:
+    """How a checkpoint was asked, but for some keys of some parts."""
+    asked = conditions.of(
+        "data/sums",
+        [{"prompt": "1+1", "solution": "2"}],
+        changes.pop("prompts", ["1+1"]),
+        {"system_prompt": None, "num_fewshot": 0},
+        {"temperature": 1.0, "seed": 0},
+        engine.EngineArguments(),
+    )
+    return {**asked, **{part: {**asked[part], **keys} for part, keys in changes.items()}}
+
+
+def test_what_two_evaluations_differ_in_is_named_with_both_values():
+    same = how()
+    assert conditions.differences(same, how(data={"name": "./data/sums"})) == []  # the same rows by another name
+    assert conditions.identity(same) == conditions.identity(how(versions={"torch": "9"}, data={"name": "elsewhere"}))
+    for part, key, value in (
+        ("sampler", "temperature", 0.7),
+        ("engine", "dtype", "float32"),
+        ("versions", "torch", "9"),
+    ):
+        other = how(**{part: {key: value}})
+        assert conditions.differences(same, other) == [f"{part}.{key}: {same[part][key]}, and {value}"]
+        assert (conditions.identity(same) == conditions.identity(other)) is (part == "versions")
+    shown = how(prompts=["3+3=6 1+1"], prompt={"num_fewshot": 1})
+    hashes = [asked["prompt"]["hash"] for asked in (same, shown)]
+    assert conditions.differences(same, shown) == [
+        f"prompt.hash: {hashes[0]}, and {hashes[1]}",
+        "prompt.num_fewshot: 0, and 1",
+    ]
+    other_engine = conditions.differences(same, how(engine={"name": "vllm"}))
+    assert other_engine == ["engine.name: transformers, and vllm"]
+
+
+def test_evaluations_in_two_directories_are_compared_and_what_sets_them_apart_is_told(tmp_path, capsys):
+    for directory, stages in (("a", {"sft": [1.0, 0.0]}), ("b", {"sft": [1.0, 1.0], "grpo": [0.0, 1.0]})):
+        (tmp_path / directory).mkdir()
+        evaluated(tmp_path / directory, **stages)
+        results = json.loads((tmp_path / directory / "results.json").read_text())
+        asked = how() if directory == "a" else how(prompts=["Think. 1+1"], prompt={"system_prompt": "Think."})
+        checkpoint.write_json(tmp_path / directory / "results.json", [{**r, "asked": asked} for r in results])
+    a, b = tmp_path / "a", tmp_path / "b"
+    evaluate.main(["--compare", str(a / "sft"), str(b / "sft"), "--output_dir", str(tmp_path)])
+    told = capsys.readouterr().out
+    assert "50.0 %" in told and "100.0 %" in told and "1 problems gained, 0 lost" in told
+    assert (
+        "not evaluated alike" in told and "prompt.hash: " in told and "prompt.system_prompt: None, and Think." in told
+    )
+    evaluate.main(["--compare", "sft", "grpo", "--output_dir", str(b)])
+    assert "not evaluated alike" not in capsys.readouterr().out
+    evaluate.main(["--compare", str(a), "grpo", "--output_dir", str(b)])  # a directory with one evaluation
+    assert "0.0 %" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="has 2 evaluations of .*There are: runs/sft, runs/grpo"):
+        evaluate.main(["--compare", str(a), str(b), "--output_dir", str(tmp_path)])
+    with pytest.raises(ValueError, match="has 0 evaluations of '.*other'.*named with its directory"):
+        evaluate.main(["--compare", str(a / "other"), "grpo", "--output_dir", str(b)])
+
+
+def test_what_flipped_stands_on_a_line_however_long_a_program_is():
+    long = "def f(x):\n" + "    x += 1\n" * 50
+    pair = [({"prompt": "p", "solution": long, "answer": long, "accuracy": a}, {"answer": "y", "accuracy": 1 - a})
+            for a in (1.0, 0.0)]  # fmt: skip
+    lines = comparison.told(("a", "b"), pair, 5).split("\n")
+    assert len(lines) == 5 and max(map(len, lines)) < 260 and "def f(x): x += 1" in lines[-1]

@@ -8,6 +8,7 @@ import pytest
 
 from suite import cli, evaluate, report
 from tests.conftest import shaken, write_yaml
+from tests.rows import write_rows
 
 
 @pytest.fixture(scope="module")
@@ -96,3 +97,59 @@ def test_an_evaluation_of_one_chapter_looks_at_what_it_started_from_too(tmp_path
     chapter = write_yaml(tmp_path / "4-dpo.yaml", model_name_or_path=line[0])
     assert cli._looked_at(chapter, Path(line[1]), Path("evaluate-dpo.yaml")) == [*line]
     assert cli._looked_at(chapter, Path(line[1]), Path("evaluate.yaml")) == [line[1]]
+
+
+def tasks(target: Path) -> Path:
+    """Rows of two subjects, six to ask and two of each to show, in the manner of a benchmark."""
+    rows = [
+        {"prompt": [{"role": "user", "content": f"{n}+1"}], "solution": str(n + 1), "subject": ("one", "two")[n % 2]}
+        for n in range(10)
+    ]
+    write_rows(target / "test.parquet", rows[:6])
+    write_rows(target / "train.parquet", rows[6:])
+    return target
+
+
+def test_the_same_seed_says_the_same_with_examples_and_another_prompt_says_what_differs(tmp_path, line, capsys):
+    words = ["--checkpoints", line[1], "--dataset_name", str(tasks(tmp_path / "tasks"))]
+    words += ["--max_completion_length", "6", "--num_generations", "4", "--num_fewshot", "2"]
+    found = {}
+    for place, more in (("first", []), ("again", []), ("other", ["--system_prompt", "The number."])):
+        evaluate.main([*words, *more, "--output_dir", place])
+        (found[place],) = json.loads(Path(place, "results.json").read_text())
+    assert "accuracy by subject" in capsys.readouterr().out
+    assert Path("first/rows.jsonl").read_bytes() == Path("again/rows.jsonl").read_bytes()
+    assert {**found["first"], "seconds": 0} == {**found["again"], "seconds": 0}
+    assert found["first"]["asked"]["prompt"]["num_fewshot"] == 2
+    assert found["first"]["asked"]["versions"].keys() == {"suite", "torch", "transformers"}
+    assert {"pass@1", "pass@4", "maj@4"} <= found["first"]["metrics"].keys()
+    assert {subject: m["n"] for subject, m in found["first"]["by"]["subject"].items()} == {"one": 3, "two": 3}
+    assert [json.loads(row)["prompt"] for row in Path("first/rows.jsonl").read_text().splitlines()][:2] == [
+        "0+1",
+        "1+1",
+    ]
+    evaluate.main(["--compare", "first", "other"])
+    told = capsys.readouterr().out
+    assert "prompt.hash: " in told and "prompt.system_prompt: None, and The number." in told and "sampler" not in told
+
+
+def test_examples_need_training_rows(tmp_path, line):
+    (tasks(tmp_path / "tasks") / "train.parquet").unlink()
+    with pytest.raises(ValueError, match="num_fewshot takes its examples from the training rows. .* no split 'train'"):
+        measured(line[0], dataset_name=tmp_path / "tasks", num_fewshot=1)
+    with pytest.raises(ValueError, match="num_fewshot: -1 must be at least 0"):
+        measured(line[0], dataset_name=tmp_path / "tasks", num_fewshot=-1)
+
+
+def test_rows_with_tests_are_judged_by_running_what_was_said(tmp_path, line):
+    row = {
+        "prompt": [{"role": "user", "content": "def one():\n"}],
+        "solution": "def one():\n    return 1",
+        "tests": "assert one() == 1",
+        "starter_code": "def one():\n    ''",
+    }
+    write_rows(tmp_path / "programs/test.parquet", [row] * 3)
+    (result,) = measured(line[0], dataset_name=tmp_path / "programs", max_completion_length=4, num_generations=0)
+    assert (result["metrics"]["accuracy"]["value"], result["metrics"]["accuracy"]["n"]) == (0.0, 3)
+    said = [json.loads(text) for text in Path("runs/rows.jsonl").read_text().splitlines()]
+    assert {row["judged_by"] for row in said} <= {"tests", "no answer"}

@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from suite import engine, evaluate, metrics
+from suite import engine, judging, metrics
 
 
 def test_wilson_gives_the_textbook_interval():
@@ -36,6 +36,43 @@ def test_a_ratio_weighs_rows_by_their_size_and_its_interval_covers_19_times_in_2
     assert 0.92 < hits / 2000 < 0.97
 
 
+@pytest.mark.parametrize(("problems", "draws"), [(200, 4), (500, 1), (100, 16)])
+@pytest.mark.parametrize("hardness", [(1, 1), (0.5, 1.5), (6, 2)], ids=["even", "hard", "easy"])
+def test_the_interval_of_samples_covers_the_models_true_accuracy_19_times_in_20(problems, draws, hardness):
+    """A model's chance of solving a problem differs from problem to problem; its accuracy is the mean of them."""
+    import numpy
+
+    rng, true = numpy.random.default_rng(0), hardness[0] / sum(hardness)
+    chances = rng.beta(*hardness, size=(2000, problems))
+    shares = rng.binomial(draws, chances) / draws
+    ends = [metrics.share(run, draws)["ci95"] for run in shares.tolist()]
+    assert 0.93 <= sum(low <= true <= high for low, high in ends) / 2000 <= 0.97
+
+
+def test_an_interval_of_samples_has_a_width_where_all_is_solved_and_stays_between_0_and_1():
+    assert metrics.share([1.0] * 50, 4)["ci95"] == metrics.wilson(50, 50)
+    assert metrics.share([0.0, 0.0], 4)["ci95"] == metrics.wilson(0, 2)
+    assert metrics.share([0.5] * 10, 4)["ci95"] == pytest.approx(metrics.wilson(20, 40))
+    assert metrics.share([0.0, 1.0] * 10, 4)["ci95"] == pytest.approx(metrics.wilson(10, 20))
+    assert metrics.share([])["value"] is None
+
+
+def majority(votes, right) -> float:
+    counts = {vote: votes.count(vote) for vote in votes if vote is not None}
+    first = [vote for vote, n in counts.items() if n == max(counts.values())]
+    return sum(vote in right for vote in first) / len(first) if first else 0.0
+
+
+def test_maj_at_k_is_the_mean_over_all_draws_of_k():
+    rng = random.Random(0)
+    for _ in range(400):
+        votes = rng.choices([None, "a", "b", "c", "d"], [2, 5, 3, 1, 1], k=rng.randint(1, 9))
+        right, k = rng.sample("abcd", rng.randint(0, 2)), rng.randint(1, len(votes))
+        draws = [majority(draw, right) for draw in itertools.combinations(votes, k)]
+        assert metrics.maj_at(k, votes, right) == pytest.approx(sum(draws) / len(draws))
+    assert metrics.maj_at(3, [None] * 4, ["a"]) == 0.0
+
+
 @pytest.mark.parametrize(("n", "right", "k"), [(4, 0, 2), (4, 1, 2), (5, 3, 2), (6, 6, 3), (8, 2, 4)])
 def test_pass_at_k_is_the_share_of_draws_with_a_right_one(n, right, k):
     draws = list(itertools.combinations([1] * right + [0] * (n - right), k))
@@ -53,9 +90,9 @@ def test_completions_are_scored_by_every_reading():
         [engine.Completion("<think>a</think><answer>42</answer>", 9, True)],
         [engine.Completion("it must be 42", 30, False)],
     ]
-    scored = evaluate.score(rows, said, "greedy")
+    scored = judging.score(rows, said, "greedy")
     assert [row["accuracy"] for row in scored] == [1.0, 0.0]
-    measured = evaluate.summarize(scored, 0)
+    measured = judging.summarize(scored, 0)
     values = {name: m["value"] for name, m in measured.items()}
     assert values == {"accuracy": 0.5, "strict": 0.5, "lenient": 1.0, "format": 0.5, "unjudged": 0.0, "truncated": 0.5,
                       "tokens": 19.5}  # fmt: skip
@@ -65,6 +102,6 @@ def test_completions_are_scored_by_every_reading():
 def test_pass_at_k_counts_problems_and_not_samples():
     rows = [{"prompt": "p", "solution": "1"}] * 3
     said = [[engine.Completion(f"<answer>{a}</answer>", 3, True) for a in group] for group in ("12", "22", "11")]
-    measured = evaluate.summarize(evaluate.score(rows, said, "sampled"), 2)
+    measured = judging.summarize(judging.score(rows, said, "sampled"), 2)
     assert measured["pass@2"]["value"] == pytest.approx(2 / 3) and measured["pass@2"]["n"] == 3
     assert measured["sampled"]["value"] == pytest.approx(0.5)

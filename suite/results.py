@@ -1,0 +1,97 @@
+"""What evaluations leave in a directory: results.json, an object a checkpoint, and rows.jsonl, a line a completion.
+
+results.json says which rows count: new ones are there before it names them, and older ones go after it.
+"""
+
+import json
+from pathlib import Path
+
+from suite import checkpoint, whole
+
+
+def results_of(directory: Path) -> list[dict]:
+    """What results.json holds. Raises `ValueError` where it is broken."""
+    path = directory / "results.json"
+    try:
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+    except ValueError:
+        raise ValueError(f"{path} is cut off or broken. Choose another output_dir, or remove it.") from None
+
+
+def rows_of(directory: Path, identity: str) -> list[dict]:
+    """The rows of one evaluation."""
+    return [row for row in map(json.loads, _lines(directory)) if row.get("identity") == identity]
+
+
+def find(directory: Path, name: str) -> tuple[Path, dict]:
+    """(the directory that holds it, the result with answers) of a stage or checkpoint that was evaluated into
+    `directory`, or else of one whose evaluation lies in the directory that its own name begins with, or is.
+
+    Raises `ValueError` where there is none, or more than one.
+    """
+    path = Path(name)
+    around = [(parent, str(path.relative_to(parent))) for parent in path.parents[:2]]
+    for place, asked in ((directory, name), (path, None), *around):
+        there = [r for r in results_of(place) if "accuracy" in r]
+        found = [r for r in there if asked is None or asked == r["stage"] or Path(r["checkpoint"]) == path]
+        if len(found) == 1:
+            return place, found[0]
+        if found:
+            told = ", ".join(r["checkpoint"] for r in found)
+            raise ValueError(f"compare: {place} has {len(found)} evaluations of '{name}'. There are: {told}.")
+    told = ", ".join(r["stage"] for r in results_of(directory) if "accuracy" in r) or "none"
+    raise ValueError(
+        f"compare: {directory} has 0 evaluations of '{name}'. There are: {told}. One that lies elsewhere is named with "
+        "its directory, as runs/other/sft is; and `output_dir` says where to look first."
+    )
+
+
+def collect(directory: Path, result: dict, said: list[dict]) -> None:
+    """Put a checkpoint's result and rows in the place of its older ones, or behind the others, and tell all befores."""
+    name, identity = result["checkpoint"], result["identity"]
+    with whole.taking_turns(directory):
+        results = results_of(directory)
+        at = next((i for i, r in enumerate(results) if r["checkpoint"] == name), len(results))
+        there = [line for line in _lines(directory) if json.loads(line).get("identity") != identity]
+        about = {"checkpoint": name, "stage": result["stage"], "identity": identity}
+        _write_lines(directory, there + [json.dumps({**about, **row}, ensure_ascii=False) for row in said])
+        results = [*results[:at], result, *results[at + 1 :]]
+        told = [{**r, "before": _before(r, results)} if "metric" in r else r for r in results]
+        checkpoint.write_json(directory / "results.json", told)
+    drop_older_rows(directory, name, identity)
+
+
+def _before(result: dict, results: list[dict]) -> float | None:
+    """The metric of a stage in the model it started from, where that was measured on the same rows in the same way.
+
+    A model from nothing holds every token to be as likely as any other.
+    """
+    if result["started_from"] is None:
+        return None
+    if result["started_from"] == "":
+        return result.get("guessing") if result["metric"] == "bits_per_byte" else None
+    for other in results:
+        same = Path(other["checkpoint"]) == Path(result["started_from"])
+        if same and other.get("conditions") == result["conditions"]:
+            return other["metrics"][result["metric"]]["value"]
+    return None
+
+
+def drop_older_rows(directory: Path, name: str, identity: str) -> None:
+    """Leave out what a checkpoint said when it was evaluated before, and in another way."""
+    with whole.taking_turns(directory):
+        rows = [(line, json.loads(line)) for line in _lines(directory)]
+        kept = [line for line, row in rows if row["checkpoint"] != name or row.get("identity") == identity]
+        if len(kept) < len(rows):
+            _write_lines(directory, kept)
+
+
+def _lines(directory: Path) -> list[str]:
+    path = directory / "rows.jsonl"
+    # No splitlines(), which also divides at marks that JSON leaves inside a text.
+    return [line for line in path.read_text(encoding="utf-8").split("\n") if line] if path.is_file() else []
+
+
+def _write_lines(directory: Path, lines: list[str]) -> None:
+    with whole.file(directory / "rows.jsonl") as partial:
+        partial.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
