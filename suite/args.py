@@ -68,6 +68,55 @@ class RunArguments:
             )
 
 
+# What is logged of the answers to `eval_answers`, each with eval_ before it; names for `metric_for_best_model`, too.
+ANSWERS = ("accuracy", "strict", "lenient", "format", "unjudged", "truncated", "tokens")
+
+
+@dataclass
+class AnswerArguments:
+    """What is answered at every evaluation of a run.
+
+    TRL's own keys say when that is (`eval_strategy`, `eval_steps`, `eval_on_start`), how many are answered at a time
+    (`per_device_eval_batch_size`) and, in GRPO and distillation, how long an answer may be (`max_completion_length`).
+    """
+
+    eval_answers: int = field(
+        default=0,
+        metadata={
+            "help": "So many test rows are answered greedily at every evaluation, and judged as `suite evaluate` does: "
+            "eval_accuracy, eval_format, ... Where TRL's own evaluation samples (grpo, distill) it reads as many rows."
+        },
+    )
+    eval_answers_dataset: str | None = field(
+        default=None,
+        metadata={"help": "The data set whose test rows (prompt, solution) those are; else the run's own."},
+    )
+
+    def __post_init__(self):
+        if self.eval_answers < 0:
+            raise ValueError(f"eval_answers: {self.eval_answers} must be a number of rows, or 0 for none.")
+        if self.eval_answers_dataset and not self.eval_answers:
+            raise ValueError("eval_answers_dataset names rows to answer; `eval_answers` says how many, and says none.")
+
+
+@dataclass
+class AnswerLengthArguments(AnswerArguments):
+    """The same where TRL's own config knows no completions."""
+
+    max_completion_length: int | None = field(
+        default=None, metadata={"help": "Longest answer of `eval_answers`, in tokens; 512."}
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.max_completion_length is None:
+            self.max_completion_length = 512
+        elif not self.eval_answers:
+            raise ValueError("max_completion_length: nothing is generated here but the answers of `eval_answers`.")
+        if self.max_completion_length < 1:
+            raise ValueError(f"max_completion_length: {self.max_completion_length} must be at least 1.")
+
+
 @dataclass
 class ScratchArguments:
     """A model from nothing: its shape and its tokenizer."""
@@ -471,7 +520,8 @@ def grpo_arguments() -> tuple[type, ...]:
     """What a GRPO config may say; `suite score` reads the same file."""
     from trl import DatasetMixtureConfig, GRPOConfig, ModelConfig, ScriptArguments
 
-    return ScriptArguments, GRPOConfig, ModelConfig, DatasetMixtureConfig, RewardArguments, RunArguments
+    ours = (RewardArguments, AnswerArguments, RunArguments)
+    return ScriptArguments, GRPOConfig, ModelConfig, DatasetMixtureConfig, *ours
 
 
 def answer_for(main: Callable, argv: Sequence[str] | None = None) -> int:

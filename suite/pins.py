@@ -24,6 +24,7 @@ KEYS = {
     "compare_with": ("model", None),
     "chat_template_path": ("model", None),
     "dataset_name": ("dataset", None),
+    "eval_answers_dataset": ("dataset", None),
 }
 # What every repository of a kind has; to ask for it is to learn the commit, online and from the cache.
 _ASKED_FOR = {"model": "config.json", "dataset": "README.md"}

@@ -6,8 +6,9 @@ from itertools import islice
 from pathlib import Path
 
 from suite import checkpoint, columns, pins
-from suite.args import say
+from suite.args import ANSWERS, say
 from suite.data import files, lines
+from suite.rewards.wording import gold_answer
 
 LOOKED_AT = 200  # of the rows, to say what becomes of them
 
@@ -39,6 +40,59 @@ def rows(script, mixture, shapes: tuple[str, ...], *, with_test: bool = False, e
             raise ValueError(f"{where} has no split '{name}'. There are: {', '.join(splits)}.{way}")
         found.append(_shaped(splits[name], shapes, f"{where} ({name})", every_column))
     return found[0], found[1] if with_test else None
+
+
+def to_answer(answers, config, script, mixture, tokenizer) -> list[dict]:
+    """The first test rows, as many as `eval_answers` says, of the run's own data set or of `eval_answers_dataset`.
+
+    Raises `ValueError` where no evaluation would ask for them, and where they are not there or cannot be asked.
+    """
+    _check_best(config, answers.eval_answers)
+    if not answers.eval_answers:
+        return []
+    if config.eval_strategy == "no":
+        raise ValueError(
+            f"eval_answers: {answers.eval_answers} rows are answered at every evaluation, and there is none. Set "
+            "`eval_strategy: steps` and `eval_steps`."
+        )
+    if mixture.datasets and not answers.eval_answers_dataset:
+        raise ValueError("eval_answers: which test rows, where `datasets` mixes several? Set `eval_answers_dataset`.")
+    name = answers.eval_answers_dataset or script.dataset_name
+    own = name == script.dataset_name
+    there = replace(
+        script,
+        dataset_name=name,
+        dataset_config=script.dataset_config if own else None,
+        dataset_train_split=script.dataset_test_split if own else "test",
+    )
+    try:
+        found, _ = rows(there, replace(mixture, datasets=[]), ("prompt+solution",))
+    except ValueError as error:
+        raise ValueError(f"eval_answers: {error} `eval_answers_dataset` may name another data set.") from None
+    found = list(islice(found, answers.eval_answers))
+    if not any(row.get("tests") or row.get("task") or gold_answer(row["solution"]) for row in found):
+        raise ValueError(f"eval_answers: not one of the first {len(found)} solutions of {name} can be read.")
+    template = tokenizer.chat_template or vars(config).get("chat_template_path")  # SFT has such a key
+    if any(map(columns.is_conversational, found)) and not template:
+        raise ValueError(
+            f"eval_answers: the prompts of {name} are conversations, and the tokenizer has no chat template."
+        )
+    return found
+
+
+def _check_best(config, answers: int) -> None:
+    """Find out now, and not at the first evaluation, that nobody measures what the best model goes by."""
+    asked = (config.metric_for_best_model or "").removeprefix("eval_")
+    if asked in ANSWERS and not answers:
+        raise ValueError(
+            f"metric_for_best_model: {config.metric_for_best_model} is measured on answers, and none are asked for. "
+            "Set `eval_answers: 128`."
+        )
+
+
+def as_many(test_rows, answers: int):
+    """The test rows of an evaluation that samples, as many as `eval_answers` says: a row costs more there than here."""
+    return test_rows.take(answers) if answers and test_rows is not None else test_rows
 
 
 def counts(train, test=None) -> dict[str, int | None]:

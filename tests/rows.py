@@ -22,3 +22,16 @@ def read_rows(path) -> list[dict]:
     import pyarrow.parquet
 
     return pyarrow.parquet.read_table(path).to_pylist()
+
+
+def taught_rows(n: int, solutions: str) -> list[dict]:
+    """Rows whose completions all say 7, which is the solution of some."""
+    said = "<think>\n{}\n</think>\n<answer>\n7\n</answer>"
+    return [
+        {
+            "prompt": [{"role": "user", "content": f"{i}?"}],
+            "completion": [{"role": "assistant", "content": said.format("1" * (i % 3))}],
+            "solution": solutions[i % len(solutions)],
+        }
+        for i in range(n)
+    ]

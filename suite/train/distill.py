@@ -33,26 +33,29 @@ class DistillArguments:
 def arguments() -> tuple[type, ...]:
     from trl import DatasetMixtureConfig, DistillationConfig, ModelConfig, ScriptArguments
 
-    return ScriptArguments, DistillationConfig, ModelConfig, DatasetMixtureConfig, DistillArguments, args.RunArguments
+    ours = (DistillArguments, args.AnswerArguments, args.RunArguments)
+    return ScriptArguments, DistillationConfig, ModelConfig, DatasetMixtureConfig, *ours
 
 
 def main(argv=None) -> None:
-    script, config, model, mixture, distill, extra, written = args.parse(arguments(), argv)
+    script, config, model, mixture, distill, answers, extra, written = args.parse(arguments(), argv)
     check_keys(config, distill.lmbda, written)
     if config.use_vllm:
         engine.require_vllm("use_vllm: true", config.vllm_mode, model.model_name_or_path)
     teacher_name = config.teacher_model_name_or_path
-    record = run.begin(
-        "distill", config, written, model.model_name_or_path, teacher_name, *source.names(script, mixture)
-    )
+    data = (*source.names(script, mixture), answers.eval_answers_dataset)
+    record = run.begin("distill", config, written, model.model_name_or_path, teacher_name, *data)
     if record is None:
         return
-    pins.settle(record, config, script, model, mixture)
+    pins.settle(record, config, script, model, mixture, answers)
     callbacks = run.callbacks(extra, record)
     train_rows, test_rows = source.rows(script, mixture, shapes(distill.lmbda), with_test=config.eval_strategy != "no")
+    if distill.lmbda == 1:  # else an evaluation reads what the rows hold, and takes no longer than a step
+        test_rows = source.as_many(test_rows, answers.eval_answers)
     record["rows"] = source.counts(train_rows, test_rows)
     check_enough(config, train_rows)
     tokenizer = run.starting_point(model, config, train_rows)
+    asked = source.to_answer(answers, config, script, mixture, tokenizer)
     if "messages" in next(iter(train_rows)):
         turns.check_masks(itertools.islice(train_rows, 1000), tokenizer)
     student_rows, teacher_rows = check_teacher(model, config, tokenizer)
@@ -83,6 +86,10 @@ def main(argv=None) -> None:
     )
     if config.use_vllm and config.vllm_mode == "colocate":
         engine.seed_rollouts(trainer)
+    if asked:
+        from suite.answering import Answering
+
+        trainer.add_callback(Answering(trainer, asked, config.max_completion_length))
     run.finish(trainer, config, record)
 
 

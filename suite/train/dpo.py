@@ -8,21 +8,24 @@ from suite import args, pins, run, source
 def arguments() -> tuple[type, ...]:
     from trl import DatasetMixtureConfig, DPOConfig, ModelConfig, ScriptArguments
 
-    return ScriptArguments, DPOConfig, ModelConfig, DatasetMixtureConfig, args.RunArguments
+    ours = (args.AnswerLengthArguments, args.RunArguments)
+    return ScriptArguments, DPOConfig, ModelConfig, DatasetMixtureConfig, *ours
 
 
 def main(argv=None) -> None:
-    script, config, model, mixture, extra, written = args.parse(arguments(), argv)
-    record = run.begin("dpo", config, written, model.model_name_or_path, *source.names(script, mixture))
+    script, config, model, mixture, answers, extra, written = args.parse(arguments(), argv)
+    data = (*source.names(script, mixture), answers.eval_answers_dataset)
+    record = run.begin("dpo", config, written, model.model_name_or_path, *data)
     if record is None:
         return
-    pins.settle(record, config, script, model, mixture)
+    pins.settle(record, config, script, model, mixture, answers)
     callbacks = run.callbacks(extra, record)
     train_rows, test_rows = source.rows(
         script, mixture, ("prompt+chosen+rejected",), with_test=config.eval_strategy != "no"
     )
     record["rows"] = source.counts(train_rows, test_rows)
     tokenizer = run.starting_point(model, config, train_rows)
+    asked = source.to_answer(answers, config, script, mixture, tokenizer)
 
     from trl import DPOTrainer, get_quantization_config
 
@@ -42,6 +45,10 @@ def main(argv=None) -> None:
             callbacks=callbacks,
         )
     source.check_left_out(train_rows, trainer.train_dataset)
+    if asked:
+        from suite.answering import Answering
+
+        trainer.add_callback(Answering(trainer, asked, answers.max_completion_length))
     run.finish(trainer, config, record)
 
 

@@ -11,21 +11,24 @@ def arguments() -> tuple[type, ...]:
 
 
 def main(argv=None) -> None:
-    script, config, model, mixture, reward, extra, written = args.parse(arguments(), argv)
+    script, config, model, mixture, reward, answers, extra, written = args.parse(arguments(), argv)
     funcs = rewards.load_all(reward.reward_funcs, reward.reward_kwargs)  # a bad knob is found before all else
     if config.use_vllm:
         engine.require_vllm("use_vllm: true", config.vllm_mode, model.model_name_or_path)
-    judges = filter(rewards.is_model, reward.reward_funcs)
-    record = run.begin("grpo", config, written, model.model_name_or_path, *source.names(script, mixture), *judges)
+    read = [*source.names(script, mixture), *filter(rewards.is_model, reward.reward_funcs)]
+    read.append(answers.eval_answers_dataset)
+    record = run.begin("grpo", config, written, model.model_name_or_path, *read)
     if record is None:
         return
-    pins.settle(record, config, script, model, mixture, reward)
+    pins.settle(record, config, script, model, mixture, reward, answers)
     callbacks = run.callbacks(extra, record)
     train_rows, test_rows = source.rows(script, mixture, ("prompt+solution",), with_test=config.eval_strategy != "no")
+    test_rows = source.as_many(test_rows, answers.eval_answers)
     record["rows"] = source.counts(train_rows, test_rows)
     there = [*next(iter(train_rows)), "prompts"]
     rewards.check_columns(dict(zip(reward.reward_funcs, funcs, strict=True)), there, "The rows")
     tokenizer = run.starting_point(model, config, train_rows)
+    asked = source.to_answer(answers, config, script, mixture, tokenizer)
     if config.use_vllm:
         config.generation_kwargs = turns.told_to_vllm(tokenizer, config.generation_kwargs)
         engine.let_vllm_take_new_weights()
@@ -57,6 +60,10 @@ def main(argv=None) -> None:
         engine.seed_rollouts(trainer)
     if reward.reward_schedule:
         trainer.add_callback(RewardSchedule(trainer, reward.reward_funcs, reward.reward_schedule))
+    if asked:
+        from suite.answering import Answering
+
+        trainer.add_callback(Answering(trainer, asked, config.max_completion_length))
     run.finish(trainer, config, record)
 
 

@@ -10,11 +10,12 @@ from suite.registry import nearest
 def arguments() -> tuple[type, ...]:
     from trl import DatasetMixtureConfig, ModelConfig, ScriptArguments, SFTConfig
 
-    return ScriptArguments, SFTConfig, ModelConfig, DatasetMixtureConfig, args.ScratchArguments, args.RunArguments
+    ours = (args.ScratchArguments, args.AnswerLengthArguments, args.RunArguments)
+    return ScriptArguments, SFTConfig, ModelConfig, DatasetMixtureConfig, *ours
 
 
 def main(argv=None) -> None:
-    script, config, model, mixture, scratch, extra, written = args.parse(arguments(), argv)
+    script, config, model, mixture, scratch, answers, extra, written = args.parse(arguments(), argv)
     record = run.begin(
         "pretrain",
         config,
@@ -22,10 +23,11 @@ def main(argv=None) -> None:
         model.model_name_or_path,
         scratch.tokenizer_name_or_path,
         *source.names(script, mixture),
+        answers.eval_answers_dataset,
     )
     if record is None:
         return
-    pins.settle(record, config, script, model, mixture, scratch)
+    pins.settle(record, config, script, model, mixture, scratch, answers)
     callbacks = run.callbacks(extra, record)
     train_rows, test_rows = source.rows(script, mixture, ("text",), with_test=config.eval_strategy != "no")
     record["rows"] = source.counts(train_rows, test_rows)
@@ -38,7 +40,6 @@ def main(argv=None) -> None:
         checkpoint.check_whole(model.model_name_or_path)
         config.model_init_kwargs = run.model_init_kwargs(model, config)
         tokenizer = run.tokenizer(model.model_name_or_path, model.model_revision)
-        start = model.model_name_or_path
     else:
         if not scratch.tokenizer_name_or_path:
             raise ValueError(
@@ -46,6 +47,9 @@ def main(argv=None) -> None:
                 "or `model_name_or_path` to go on from a checkpoint."
             )
         tokenizer = run.tokenizer(*pins.split(scratch.tokenizer_name_or_path))
+    asked = source.to_answer(answers, config, script, mixture, tokenizer)
+    start = model.model_name_or_path
+    if not start:
         start = new_model(tokenizer, scratch.model_config, config.seed, model.attn_implementation)
 
     source.say_what_is_cut_off(train_rows, tokenizer, config)
@@ -57,6 +61,10 @@ def main(argv=None) -> None:
         processing_class=tokenizer,
         callbacks=callbacks,
     )
+    if asked:
+        from suite.answering import Answering
+
+        trainer.add_callback(Answering(trainer, asked, answers.max_completion_length))
     run.finish(trainer, config, record)
 
 

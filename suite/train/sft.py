@@ -22,15 +22,17 @@ class TagArguments:
 def arguments() -> tuple[type, ...]:
     from trl import DatasetMixtureConfig, ModelConfig, ScriptArguments, SFTConfig
 
-    return ScriptArguments, SFTConfig, ModelConfig, DatasetMixtureConfig, TagArguments, args.RunArguments
+    ours = (TagArguments, args.AnswerLengthArguments, args.RunArguments)
+    return ScriptArguments, SFTConfig, ModelConfig, DatasetMixtureConfig, *ours
 
 
 def main(argv=None) -> None:
-    script, config, model, mixture, tags, extra, written = args.parse(arguments(), argv)
-    record = run.begin("sft", config, written, model.model_name_or_path, *source.names(script, mixture))
+    script, config, model, mixture, tags, answers, extra, written = args.parse(arguments(), argv)
+    data = (*source.names(script, mixture), answers.eval_answers_dataset)
+    record = run.begin("sft", config, written, model.model_name_or_path, *data)
     if record is None:
         return
-    pins.settle(record, config, script, model, mixture)
+    pins.settle(record, config, script, model, mixture, answers)
     callbacks = run.callbacks(extra, record)
     train_rows, test_rows = source.rows(
         script, mixture, ("messages", "prompt+completion"), with_test=config.eval_strategy != "no"
@@ -41,6 +43,7 @@ def main(argv=None) -> None:
     tokenizer = run.starting_point(
         model, config, train_rows, eos_token=config.eos_token, chat_template_path=config.chat_template_path
     )
+    asked = source.to_answer(answers, config, script, mixture, tokenizer)
     config.eos_token = tokenizer.eos_token  # TRL carries it to the model's configs
     if config.assistant_only_loss:
         looked_at = itertools.islice(train_rows, 1000) if script.dataset_streaming else train_rows
@@ -72,6 +75,10 @@ def main(argv=None) -> None:
     cut = turns.check_trained(trainer.train_dataset, tokenizer.eos_token, tokenizer.eos_token_id, split=split)
     if cut:
         run.say(cut)
+    if asked:
+        from suite.answering import Answering
+
+        trainer.add_callback(Answering(trainer, asked, answers.max_completion_length))
     run.finish(trainer, config, record)
 
 
