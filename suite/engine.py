@@ -187,6 +187,16 @@ def seed_rollouts(trainer) -> None:
         return generate(prompts, sampling_params=each, **how)
 
     vllm.llm.generate = seeded
+    _end_with_the_process(vllm.llm.llm_engine.engine_core)
+
+
+def _end_with_the_process(core) -> None:
+    """An engine in this process would tidy up at exit, find its process groups ended by accelerate, and end in a
+    traceback. Its memory goes with the process."""
+    from vllm.v1.engine.core_client import InprocClient
+
+    if isinstance(core, InprocClient):
+        core._finalizer.atexit = False
 
 
 def load(
