@@ -64,7 +64,7 @@ class Page:
 
     def commands(self) -> list[Command]:
         found = []
-        for fence, behind in zip(self.fences, [*self.fences[1:], None], strict=True):
+        for fence, behind in zip(self.fences, [*self.fences[1:], None], strict=False):
             if fence.language == "sh":
                 of_fence = list(_commands(fence))
                 if of_fence and of_fence[-1].mark == "fails":
@@ -159,15 +159,16 @@ def _texts(source: str):
 
 
 def _comes_out(message: str, parts: list[str | None]) -> bool:
-    at, free, written = 0, False, 0
-    for part in parts:
-        if part is None:
-            free = True
-            continue
-        place = message.find(part, at) if free else at if message.startswith(part, at) else -1
-        if place < 0:  # the message may end before the text does
-            tail = message[at:]
-            begins = (part.startswith(tail[start:]) for start in range(len(tail) if free else 1))
-            return written + len(tail) >= 20 and any(begins)
-        at, free, written = place + len(part), False, written + len(part)
-    return written >= 20 and (free or at == len(message))
+    """Word for word, what is filled in aside. A message may end before the text does, behind twenty letters of it."""
+    tokens = [token for part in parts for token in ([None] if part is None else re.findall(r"\s+|\S+", part))]
+    written, must = 0, 0
+    while must < len(tokens) and written < 20:
+        written += len(tokens[must] or "")
+        must += 1
+    if written < 20 or (tokens[0] and not message.startswith(tokens[0])):
+        return False
+    words = [r".+?" if token is None else re.escape(token) for token in tokens[: must + 2 * len(message.split())]]
+    may = ""
+    for word in reversed(words[must:]):
+        may = f"(?:{word}{may})?"
+    return re.fullmatch("".join(words[:must]) + may, message) is not None

@@ -1,5 +1,6 @@
 """README and docs: every command is run here or says what it needs; keys, files, links and figures are as told."""
 
+import functools
 import json
 import os
 import re
@@ -36,6 +37,7 @@ FOREIGN = {
     "ssh",
     "opencompass",
 }
+COMMANDS = (*cli.commands(), "run", "list")
 PLACEHOLDER = re.compile(r"\b[A-Z]{3,}\b|\.\.\.|<|\|")
 # hidden, layers, heads, key/value heads, intermediate, vocabulary, tied: the true shapes of Qwen2.5.
 SHAPES = {
@@ -51,9 +53,15 @@ def _at_the_root(monkeypatch, _in_a_directory_of_its_own):
     monkeypatch.chdir(ROOT)
 
 
-def read(words: list[str], known: dict[str, str]) -> None:
+# Both look into every file of a folder each time.
+module_of = functools.cache(cli.module_of)
+reward_names = functools.cache(rewards.names)
+
+
+@functools.cache
+def read(words: tuple[str, ...], known: frozenset[str] = frozenset()) -> None:
     """Read a command as its program does. Raises `ValueError` or fails where it could not be meant so."""
-    program, rest = words[0], words[1:]
+    program, rest = words[0], list(words[1:])
     if program == "suite":
         read_suite(rest, known)
     elif program == "accelerate":
@@ -88,7 +96,7 @@ def read_python(program: str, words: list[str]) -> None:
             assert path.is_dir() or path.with_suffix(".py").is_file(), word
 
 
-def read_suite(words: list[str], known: dict[str, str]) -> None:
+def read_suite(words: list[str], known: frozenset[str]) -> None:
     """`suite WORDS`, strictly, by the keys of its own command; `known` are files that the page has one write."""
     command, rest = words[0], without_launcher(words[1:])
     if command in ("--help", "list"):
@@ -97,7 +105,7 @@ def read_suite(words: list[str], known: dict[str, str]) -> None:
     if command == "run":
         assert list(Path(rest[0]).glob("[0-9]*-*.yaml")), f"{rest[0]} holds no numbered configs"
         return
-    module = cli.module_of(command)
+    module = module_of(command)
     if "--help" in rest:
         cli.explain(command, rest)
         return
@@ -115,9 +123,11 @@ def read_suite(words: list[str], known: dict[str, str]) -> None:
     rest = ["--model_type" if word == "--as" else word for word in rest]
     ours = [d for d in classes if d.__module__.startswith("suite.") or "knobs" in d.__name__]
     *_, values = args.parse(classes, rest, needs_config=False, only=ours)
+    knobs = args.as_mapping("reward_kwargs", values.get("reward_kwargs"))
     for name in values.get("reward_funcs") or []:
-        if "." not in name and "/" not in name:
-            rewards.load(name, (values.get("reward_kwargs") or {}).get(name))
+        assert name in reward_names() or "." in name or "/" in name, name
+        if name in knobs and name in reward_names():
+            rewards.load(name, knobs[name])
 
 
 def without_launcher(words: list[str]) -> list[str]:
@@ -140,7 +150,7 @@ def test_every_command_can_be_meant_so_and_is_run_or_says_what_it_needs(name):
         if command.mark == "fails":  # run below
             continue
         try:
-            read(command.words, page.files())
+            read(tuple(command.words), frozenset(page.files()))
         except (ValueError, AssertionError) as error:
             wrong.append(f"{name}:{command.line}: {command}: {error}")
         if command.mark == "" and command.words[0] not in ("suite", "python"):
@@ -168,9 +178,13 @@ def test_a_command_within_a_line_is_one_too(name):
         words = code.split()
         if words[0] in ("suite", "make") and len(words) > 1 and not PLACEHOLDER.search(code):
             try:
-                if len(words) == 2 and words[0] == "suite" and words[1] in (*cli.commands(), "run", "list"):
+                if len(words) == 2 and words[0] == "suite" and words[1] in COMMANDS:
                     continue  # the name of a command
-                read(words, {})
+                keys = {word.removeprefix("--") for word in words if word.startswith("--")}
+                if words[-1].startswith("--"):  # names of keys
+                    assert keys <= {"as", "launch", "help"} | every_key()
+                    continue
+                read(tuple(words))
             except (ValueError, AssertionError) as error:
                 wrong.append(f"`{code}`: {error}")
     assert not wrong, f"{name}:\n" + "\n".join(wrong)
@@ -229,9 +243,10 @@ def test_fences_hold_what_they_say(name):
             assert is_said_in(fence.text, fence.about) is not False, f"{where}: {fence.about} does not say so"
 
 
-def every_key() -> set[str]:
-    modules = {name: cli.module_of(name) for name in cli.commands() if name != "prepare"}
-    return {"env"} | {f.name for module in modules.values() for d in module.arguments() for f in fields(d)}
+@functools.cache
+def every_key() -> frozenset[str]:
+    modules = {name: module_of(name) for name in COMMANDS if name not in ("prepare", "run", "list")}
+    return frozenset({"env"}) | {f.name for module in modules.values() for d in module.arguments() for f in fields(d)}
 
 
 def test_what_a_marked_command_reads_is_made_by_a_config_or_on_a_page():
