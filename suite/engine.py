@@ -1,7 +1,9 @@
 """Prompts in, completions out: one interface over transformers, vLLM and, in `endpoint`, a model behind HTTP."""
 
+import atexit
 import contextlib
 import copy
+import gc
 import os
 import random
 from abc import ABC, abstractmethod
@@ -192,11 +194,12 @@ def seed_rollouts(trainer) -> None:
 
 def _end_with_the_process(core) -> None:
     """An engine in this process would tidy up at exit, find its process groups ended by accelerate, and end in a
-    traceback. Its memory goes with the process."""
+    traceback. Its memory goes with the process; what it kept from the garbage collector is given back as it would."""
     from vllm.v1.engine.core_client import InprocClient
 
     if isinstance(core, InprocClient):
         core._finalizer.atexit = False
+        atexit.register(gc.unfreeze)
 
 
 def load(
