@@ -21,7 +21,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-ENVIRONMENT = {"PYTHONUNBUFFERED": "1", "TQDM_MININTERVAL": "1"}  # lines at once, and a bar second by second
+# Lines at once, a bar second by second, and none for what is done to the rows on the way, of which there are many.
+ENVIRONMENT = {"PYTHONUNBUFFERED": "1", "TQDM_MININTERVAL": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
 PATIENCE = 60  # seconds for a process to tidy up when it is told to end
 _SERVED = re.compile(r"^(\S+) is served at (http\S+) .*$", re.MULTILINE)
 

@@ -229,7 +229,7 @@ def test_grpo_with_vllm(execute):
     from suite import machine
 
     assert made["finished"] and made["config"]["use_vllm"] == machine.has_vllm()
-    assert "8 of 32 completions" in "".join(map(said, cells))
+    assert "8 of 48 completions" in "".join(map(said, cells))
 
 
 @pytest.mark.slow
