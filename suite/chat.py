@@ -3,8 +3,10 @@
 suite chat runs/quickstart/grpo
 suite chat runs/quickstart/grpo --compare runs/quickstart/sft
 suite chat http://localhost:8000/v1
+suite chat runs/quickstart/grpo --web
 
 /help says what can be said to the program; everything else goes to the model. Ctrl-C stops an answer, Ctrl-D ends.
+`--web` opens the same as a page on this machine, with as many tabs as one likes.
 """
 
 import json
@@ -16,7 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from suite import args, engine, reasoning
+from suite import args, engine, talk, web
 
 HELP = """/reset          forget the conversation
 /system TEXT    a new system prompt, and a new conversation; /system suite is the one that rows are prepared with
@@ -38,6 +40,7 @@ class ChatArguments:
     temperature: float = field(default=0.7, metadata={"help": "0 is greedy."})
     top_p: float = field(default=1.0, metadata={"help": "Nucleus sampling."})
     dtype: str = field(default="auto", metadata={"help": "In which type the weights are loaded."})
+    web: bool = field(default=False, metadata={"help": "Talk on a page instead of in the terminal."})
 
     def __post_init__(self):
         if self.max_new_tokens < 1 or self.temperature < 0 or not 0 < self.top_p <= 1:
@@ -48,27 +51,31 @@ class ChatArguments:
 
 
 def arguments() -> tuple[type, ...]:
-    return (ChatArguments,)
+    return ChatArguments, web.WebArguments
 
 
 def main(argv=None) -> None:
     words = list(sys.argv[1:] if argv is None else argv)
     if words and not words[0].startswith("--"):
         words = ["--model_name_or_path", *words]
-    asked, _ = args.parse(arguments(), words, needs_config=False)
+    asked, page, written = args.parse(arguments(), words, needs_config=False)
     names = [asked.model_name_or_path, *([asked.compare] if asked.compare else [])]
-    talkers = [_talker(name, asked) for name in names]
     sampling = engine.Sampling(asked.max_new_tokens, asked.temperature, asked.top_p)
-    chat = Chat(talkers, sampling, asked.system_prompt, asked.show_thinking)
-    print(f"{' and '.join(t.name for t in talkers)}. /help for help.", flush=True)
+    if asked.web:
+        with web.opened(page, written) as door:  # what is wrong with the address is told before a model is loaded
+            start = web.Settings(sampling, asked.system_prompt or "", asked.show_thinking)
+            web.serve(door, [_talker(name, asked) for name in names], start)
+        return
+    web.refuse_keys(written)
+    conversations = [talk.Conversation(_talker(name, asked), asked.system_prompt) for name in names]
+    chat = Chat(conversations, sampling, asked.show_thinking)
+    print(f"{' and '.join(one.talker.name for one in conversations)}. /help for help.", flush=True)
     for line in _lines():
         if not chat.take(line):
             break
 
 
-def _talker(name: str, asked: ChatArguments):
-    from suite import talk
-
+def _talker(name: str, asked: ChatArguments) -> talk.Talker:
     if re.match(r"https?://", name):
         return talk.Endpoint(name, asked.model, asked.api_key_env)
     return talk.Checkpoint(name, asked.dtype)
@@ -91,15 +98,9 @@ def _lines() -> Iterator[str]:
 class Chat:
     """The conversation with one model, or the same conversation with two."""
 
-    def __init__(self, talkers: list, sampling: engine.Sampling, system_prompt: str | None, show_thinking: bool):
-        self.talkers, self.sampling, self.show_thinking = talkers, sampling, show_thinking
-        self.system_prompt = reasoning.SYSTEM_PROMPT if system_prompt == "suite" else system_prompt
-        self.reset()
-
-    def reset(self) -> None:
-        first = [{"role": "system", "content": self.system_prompt}] if self.system_prompt else []
-        self.conversations: list[list[dict]] = [list(first) for _ in self.talkers]
-        self.thoughts = [""] * len(self.talkers)
+    def __init__(self, conversations: list[talk.Conversation], sampling: engine.Sampling, show_thinking: bool):
+        self.conversations, self.sampling, self.show_thinking = conversations, sampling, show_thinking
+        self.thoughts = [""] * len(conversations)
 
     def take(self, line: str) -> bool:
         """A line that was typed: a command, or something to be answered. False ends the program."""
@@ -124,25 +125,24 @@ class Chat:
     def ask(self, text: str) -> None:
         """Have each model answer; two of them side by side where the window is wide enough."""
         width = shutil.get_terminal_size().columns
-        together = len(self.talkers) > 1 and width >= 80
+        together = len(self.conversations) > 1 and width >= 80
         answers = []
-        for number, talker in enumerate(self.talkers):
-            if len(self.talkers) > 1 and not together:
-                print(f"-- {talker.name}")
-            self.conversations[number].append({"role": "user", "content": text})
-            answers.append(self._answer(number, talker, silent=together))
+        for number, name in enumerate(self._names()):
+            if len(self.conversations) > 1 and not together:
+                print(f"-- {name}")
+            answers.append(self._answer(number, text, silent=together))
         if together:
-            print("\n".join(beside([t.name for t in self.talkers], answers, width)))
+            print("\n".join(beside(self._names(), answers, width)))
 
-    def _answer(self, number: int, talker, silent: bool) -> str:
+    def _names(self) -> list[str]:
+        return [conversation.talker.name for conversation in self.conversations]
+
+    def _answer(self, number: int, text: str, silent: bool) -> str:
         """Stream one answer, and return what was shown of it. Ctrl-C ends the answer; what was said of it counts."""
-        from suite.talk import Folded
-
-        folded, whole, shown = Folded(), "", ""
-        pieces = talker.answer(self.conversations[number], self.sampling)
+        folded, shown = talk.Folded(), ""
+        pieces = self.conversations[number].ask(text, self.sampling)
         try:
             for piece in pieces:
-                whole += piece
                 shown += self._show(folded, piece, silent)
         except KeyboardInterrupt:
             pieces.close()
@@ -153,13 +153,9 @@ class Chat:
         if not silent:
             print()
         self.thoughts[number] = folded.thought.strip()
-        if whole:
-            self.conversations[number].append({"role": "assistant", "content": whole})
-        else:
-            self.conversations[number].pop()  # a question without an answer is not asked
         return shown.strip()
 
-    def _show(self, folded, piece: str, silent: bool) -> str:
+    def _show(self, folded: talk.Folded, piece: str, silent: bool) -> str:
         before, was_thinking = len(folded.thought), folded.thinking
         said = folded.feed(piece)
         thought = folded.thought[before:]
@@ -175,22 +171,26 @@ class Chat:
             print(text, end="", flush=True)
         return text
 
+    def _begin(self, system_prompt: str | None) -> None:
+        for conversation in self.conversations:
+            conversation.begin(system_prompt)
+        self.thoughts = [""] * len(self.conversations)
+
     def _reset(self) -> None:
-        self.reset()
+        self._begin(self.conversations[0].system_prompt)
         print("A new conversation.")
 
     def _system(self, text: str) -> None:
-        self.system_prompt = reasoning.SYSTEM_PROMPT if text == "suite" else text or None
-        self.reset()
-        print(f"A new conversation, system prompt: {self.system_prompt or 'none'}")
+        self._begin(text)
+        print(f"A new conversation, system prompt: {self.conversations[0].system_prompt or 'none'}")
 
     def _think(self) -> None:
         self.show_thinking = not self.show_thinking
         print("Thinking is shown." if self.show_thinking else "Thinking is folded.")
 
     def _thought(self) -> None:
-        for talker, thought in zip(self.talkers, self.thoughts, strict=True):
-            print(f"{f'-- {talker.name}: ' if len(self.talkers) > 1 else ''}{thought or 'nothing was thought.'}")
+        for name, thought in zip(self._names(), self.thoughts, strict=True):
+            print(f"{f'-- {name}: ' if len(self.thoughts) > 1 else ''}{thought or 'nothing was thought.'}")
 
     def _save(self, name: str) -> None:
         if not name:
@@ -198,9 +198,8 @@ class Chat:
             return
         try:
             with Path(name).expanduser().open("a", encoding="utf-8") as file:
-                for talker, said in zip(self.talkers, self.conversations, strict=True):
-                    row = {"messages": said, "model": talker.name}
-                    file.write(json.dumps(row, ensure_ascii=False) + "\n")
+                for conversation in self.conversations:
+                    file.write(json.dumps(conversation.row(), ensure_ascii=False) + "\n")
         except OSError as error:
             print(f"/save: {name} cannot be written: {error.strerror}.")
         else:

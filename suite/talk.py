@@ -1,4 +1,7 @@
-"""A conversation with one model, its words as they come: a checkpoint in this process, or a model behind HTTP."""
+"""A conversation with one model, its words as they come: a checkpoint in this process, or a model behind HTTP.
+
+What a terminal and a page have in common lives here: who answers, what was said so far, and what of it is thinking.
+"""
 
 import json
 import os
@@ -125,6 +128,40 @@ def _pieces(lines: Iterator[str]) -> Iterator[str]:
         if said:
             yield (CLOSES if thinking else "") + said
             thinking = False
+
+
+class Conversation:
+    """What is said with one model. Its `turns` begin with the system prompt, where there is one."""
+
+    def __init__(self, talker: Talker, system_prompt: str | None = None):
+        self.talker = talker
+        self.begin(system_prompt)
+
+    def begin(self, system_prompt: str | None) -> None:
+        """Forget what was said. The system prompt "suite" stands for the one that rows are prepared with."""
+        self.system_prompt = reasoning.SYSTEM_PROMPT if system_prompt == "suite" else system_prompt or None
+        self.turns = [{"role": "system", "content": self.system_prompt}] if self.system_prompt else []
+
+    def ask(self, text: str, sampling: engine.Sampling) -> Iterator[str]:
+        """The answer in pieces. Closing the iterator stops it, and what was said of it counts; a question without any
+        answer is not asked."""
+        turns, said = self.turns, ""  # these turns: a new conversation may begin while an answer ends
+        turns.append({"role": "user", "content": text})
+        pieces = self.talker.answer(list(turns), sampling)
+        try:
+            for piece in pieces:
+                said += piece
+                yield piece
+        finally:
+            pieces.close()
+            if said:
+                turns.append({"role": "assistant", "content": said})
+            else:
+                turns.pop()
+
+    def row(self) -> dict:
+        """The conversation as a row that `suite sft` reads."""
+        return {"messages": self.turns, "model": self.talker.name}
 
 
 class Folded:

@@ -27,7 +27,8 @@ THOUGHTFUL = ("<th", "ink>\ntwo and", " two</thi", "nk>\n<answer>", "4</answer>"
 
 
 def talked(*lines: str, talkers=None, **how) -> chat.Chat:
-    there = chat.Chat(talkers or [Said(*THOUGHTFUL)], engine.Sampling(), how.pop("system", None), **how)
+    said_to = [talk.Conversation(model, how.get("system")) for model in talkers or [Said(*THOUGHTFUL)]]
+    there = chat.Chat(said_to, engine.Sampling(), how["show_thinking"])
     for line in lines:
         assert there.take(line)
     return there
@@ -75,10 +76,10 @@ def test_a_conversation_goes_on_is_reset_and_saved_as_rows(capsys, tmp_path):
 
 def test_ctrl_c_ends_the_answer_and_what_was_said_of_it_counts(capsys):
     there = talked("2+2?", talkers=[Said("Fo", KeyboardInterrupt())], show_thinking=False)
-    assert there.conversations[0][-1] == {"role": "assistant", "content": "Fo"}
+    assert there.conversations[0].turns[-1] == {"role": "assistant", "content": "Fo"}
     assert "[stopped]" in capsys.readouterr().out
     there = talked("2+2?", talkers=[Said(ValueError("the server is gone"))], show_thinking=False)
-    assert there.conversations[0] == [] and "the server is gone" in capsys.readouterr().out
+    assert there.conversations[0].turns == [] and "the server is gone" in capsys.readouterr().out
 
 
 def test_two_models_answer_side_by_side_and_each_has_its_own_conversation(capsys, monkeypatch):
@@ -88,7 +89,7 @@ def test_two_models_answer_side_by_side_and_each_has_its_own_conversation(capsys
         told = capsys.readouterr().out
         assert "four" in told and "five" in told and apart in told
         assert all(len(line) <= 100 for line in told.splitlines()) or width == "40"
-    assert [said[-1]["content"][:4] for said in there.conversations] == ["four", "five"]
+    assert [said.turns[-1]["content"][:4] for said in there.conversations] == ["four", "five"]
 
 
 def events(*deltas: dict) -> str:
