@@ -105,13 +105,16 @@ def test_a_command_shows_what_it_says_and_one_that_fails_ends_the_notebook(capsy
 @pytest.mark.slow
 def test_an_interrupt_is_handed_on_and_what_the_command_says_then_is_shown(tmp_path):
     """As a kernel gets it: a signal to this process alone."""
-    program = (
-        "import threading, os, signal, time\n"
-        "from suite import notebook\n"
-        "threading.Timer(3, lambda: os.kill(os.getpid(), signal.SIGINT)).start()\n"
-        "try:\n    notebook.run('prepare reading_gym --size 1')\nexcept KeyboardInterrupt:\n    print('handed on')\n"
-    )
-    program = program.replace("prepare reading_gym --size 1", "prepare arithmetic --size 3000000")
+    program = """
+import os, signal, threading
+from suite import notebook
+
+threading.Timer(3, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+try:
+    notebook.run("prepare arithmetic --size 3000000")
+except KeyboardInterrupt:
+    print("handed on")
+"""
     done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert "handed on" in done.stdout and "ended by SIGTERM" in done.stdout, done.stdout + done.stderr
 
@@ -122,7 +125,52 @@ def test_a_server_that_does_not_start_is_told_of_with_what_it_said():
         notebook.Server("runs/nothing --port 0")
 
 
+# The cell that installs, without the installing.
+
+
+def installed(home: Path, **parameters) -> str:
+    """What a kernel says of where it is, behind the first two cells."""
+    from nbclient import NotebookClient
+
+    book = read(BOOKS[0])
+    book.cells = [*code_of(book)[:2], nbformat.v4.new_code_cell("print(Path.cwd())")]
+    with_parameters(book, INSTALL=False, **parameters)
+    client = NotebookClient(book, timeout=60, kernel_name="python3", resources={"metadata": {"path": str(home)}})
+    client.execute(env=environment(home))
+    return said(book.cells[-1]).strip()
+
+
+@pytest.mark.slow
+def test_a_notebook_finds_its_checkout_or_clones_one(tmp_path):
+    from nbclient.exceptions import CellExecutionError
+
+    there = tmp_path / "there"
+    for folder in ("configs", "notebooks"):
+        (there / folder).mkdir(parents=True)
+        (there / folder / "a.txt").touch()
+    assert installed(there / "notebooks") == installed(there) == str(there)
+    with pytest.raises(CellExecutionError, match="no checkout of the suite here. Set REPOSITORY to its address"):
+        installed(tmp_path)
+    for words in ("init -q", "add .", "-c user.name=a -c user.email=a@b commit -qm first"):
+        subprocess.run(["git", *words.split()], cwd=there, check=True)
+    assert installed(tmp_path, REPOSITORY=str(there)) == str(tmp_path / "suite-checkout")
+    assert (tmp_path / "suite-checkout/configs/a.txt").is_file()
+
+
 # Executed: only the parameters are other.
+
+
+def with_parameters(book, **others) -> None:
+    """Other parameters, behind those of the cell: as papermill does it."""
+    cell = code_of(book)[0]
+    assert tagged(cell)
+    cell.source += "".join(f"\n{name} = {value!r}" for name, value in others.items())
+
+
+def environment(home: Path) -> dict:
+    """Of a kernel that leaves nothing outside, and asks nobody."""
+    ours = {"IPYTHONDIR": str(home / ".ipython"), "JUPYTER_RUNTIME_DIR": str(home / ".jupyter")}
+    return {**os.environ, **ours, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}
 
 
 def gsm8k(folder: Path) -> Path:
@@ -170,13 +218,10 @@ def execute(models, tmp_path_factory):
         home = tmp_path_factory.mktemp(path.stem)
         (home / "configs").symlink_to(ROOT / "configs")
         book = read(path)
-        cell = code_of(book)[0]
-        cell.source += "".join(f"\n{k} = {v!r}" for k, v in {**parameters[path.stem[0]], "INSTALL": False}.items())
-        env = {**os.environ, "IPYTHONDIR": str(home / ".ipython"), "JUPYTER_RUNTIME_DIR": str(home / ".jupyter")}
-        env |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}
+        with_parameters(book, INSTALL=False, **parameters[path.stem[0]])
         client = NotebookClient(book, timeout=280, kernel_name="python3", resources={"metadata": {"path": str(home)}})
         try:
-            client.execute(env=env)
+            client.execute(env=environment(home))
         finally:
             nbformat.write(book, home / path.name)  # to be read where something failed
         return code_of(book), home
