@@ -119,9 +119,9 @@ def _draw(directory: Path, history: list[dict], results: list[dict]) -> None:
         if not known:
             (directory / name).unlink(missing_ok=True)
     if found:
-        record.draw_all_curves(found, directory / CURVES)
+        record.drawn_once(record.draw_all_curves, found, directory / CURVES)
     if judged:
-        record.draw_results(judged, directory / BEFORE_AFTER)
+        record.drawn_once(record.draw_results, judged, directory / BEFORE_AFTER)
 
 
 # What is true of a model: its ancestors, and what was measured of them.

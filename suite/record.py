@@ -1,9 +1,13 @@
 """What happened, for people: tables, curves and a page that stands alone."""
 
 import base64
+import contextlib
 import html
 import json
+from collections.abc import Callable
 from pathlib import Path
+
+from suite.whole import digest
 
 # Metric in results.json -> what it says to a reader.
 HEADINGS = {
@@ -199,6 +203,19 @@ def _matches(key: str, pattern: str) -> bool:
     return key.startswith(before) and key.endswith(after) if star else key == pattern
 
 
+def drawn_once(draw: Callable, shown, path: Path) -> None:
+    """`draw(shown, path)`, unless the picture says of itself that it shows this: a card is written many times."""
+    from PIL import Image
+
+    of = digest([draw.__name__, shown])
+    if path.is_file():
+        with contextlib.suppress(OSError), Image.open(path) as picture:  # what is none, or cut off, is drawn over
+            picture.load()
+            if picture.info.get("Source") == of:
+                return
+    draw(shown, path, of)
+
+
 def draw_curves(panel: str, lines: dict, title: str, path: Path) -> None:
     """One panel as a PNG."""
     figure, (axes,) = _new_figure([title])
@@ -206,12 +223,12 @@ def draw_curves(panel: str, lines: dict, title: str, path: Path) -> None:
     figure.savefig(path)
 
 
-def draw_all_curves(found: dict[str, dict], path: Path) -> None:
-    """Every panel of a run on one PNG, two side by side."""
+def draw_all_curves(found: dict[str, dict], path: Path, of: str | None = None) -> None:
+    """Every panel of a run on one PNG, two side by side; `of` is written into it."""
     figure, several = _new_figure([panel.replace("-", " ") for panel in found], columns=2)
     for axes, (panel, lines) in zip(several, found.items(), strict=True):
         _draw(axes, panel, lines)
-    figure.savefig(path)
+    figure.savefig(path, metadata={"Source": of})
 
 
 def _draw(axes, panel: str, lines: dict) -> None:
@@ -232,7 +249,7 @@ def _draw(axes, panel: str, lines: dict) -> None:
         axes.legend(frameon=False, fontsize=8)
 
 
-def draw_results(results: list[dict], path: Path) -> None:
+def draw_results(results: list[dict], path: Path, of: str | None = None) -> None:
     """What was measured of each checkpoint as bars with their 95 % intervals: shares, bits a byte, thinking."""
     groups = [("accuracy", "lenient", "format", "preferred"), ("bits_per_byte",), ("thinking",)]
     there = [[name for name in group if any(name in r["metrics"] for r in results)] for group in groups]
@@ -250,7 +267,7 @@ def draw_results(results: list[dict], path: Path) -> None:
         axes.set_ylim(0, 105)
         axes.set_ylabel("%, with 95 % interval", fontsize=9)
         axes.legend(frameon=False, fontsize=8, ncols=4, loc="upper center", bbox_to_anchor=(0.5, -0.12))
-    figure.savefig(path)
+    figure.savefig(path, metadata={"Source": of})
 
 
 def draw_progress(metric: str, runs: dict[str, list[dict]], path: Path) -> None:

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from suite import evaluate, report
+from suite import evaluate, record, report
 
 
 def lay(name: str, **told) -> str:
@@ -43,3 +43,19 @@ def test_a_checkpoint_on_the_way_is_called_by_its_run_whose_purpose_is_its_own()
     rows = [{"prompt": "1+1", "solution": "2"}]
     assert evaluate._purpose("runs/sft/checkpoint-40", rows, keys)["metric"] == "format"
     assert evaluate._purpose("runs/other/checkpoint-40", rows, keys)["metric"] == "accuracy"
+
+
+def test_a_picture_is_drawn_again_only_where_it_would_show_something_else(tmp_path):
+    path = tmp_path / "curves.png"
+    one = {"loss": {"loss": ([1, 2], [3.0, 2.0])}}
+    other = {"loss": {"loss": ([1, 2, 3], [3.0, 2.0, 1.0])}}
+
+    def drawn(shown: dict) -> bool:
+        before = path.stat().st_mtime_ns if path.exists() else None
+        record.drawn_once(record.draw_all_curves, shown, path)
+        return path.stat().st_mtime_ns != before
+
+    assert [drawn(shown) for shown in (one, one, other, one)] == [True, False, True, True]
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-100])  # cut off by a kill
+    assert drawn(one) and path.read_bytes() == whole
