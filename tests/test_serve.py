@@ -4,10 +4,12 @@ A server with vLLM takes most of a minute to start, so few are started and each 
 definite: they are taught a few answers by heart.
 """
 
+import asyncio
 import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -23,7 +25,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from suite import engine, reasoning, serve
-from suite.server_child import KEY
+from suite.server_child import KEY, Guard
 from tests.conftest import HEADS_OF_32, base_flavoured, run_suite, save_model
 
 SECRET = "sk-known-to-nobody-0123456789"
@@ -226,6 +228,52 @@ def test_a_model_is_called_by_its_directory_or_as_on_the_hub(tmp_path):
     assert [serve._called(n) for n in ("runs/a b", "runs/sft-lora/", "Qwen/Qwen2.5-0.5B@main")] == [
         "a-b", "sft-lora", "Qwen/Qwen2.5-0.5B"
     ]  # fmt: skip
+
+
+def test_the_guard_lets_in_who_knows_the_key_and_whoever_asks_for_health(monkeypatch):
+    pytest.importorskip("starlette")
+    monkeypatch.setenv(KEY, SECRET)
+    asked, answered = [], []
+
+    async def app(scope, receive, send):
+        asked.append(scope["path"])
+
+    async def send(message):
+        answered.append(message.get("status"))
+
+    def ask(path: str, authorization: str = "", method: str = "POST", kind: str = "http") -> bool:
+        headers = [(b"authorization", authorization.encode())] if authorization else []
+        before = len(asked)
+        asyncio.run(Guard(app)({"type": kind, "path": path, "method": method, "headers": headers}, None, send))
+        return len(asked) > before
+
+    for path in ("/v1/models", "/invocations", "/healthy", "/v1/../health", ""):
+        assert ask(path, f"Bearer {SECRET}") and ask(path, f"bearer {SECRET}")
+        for wrong in (
+            "",
+            SECRET,
+            f"Basic {SECRET}",
+            f"Bearer {SECRET}x",
+            "Bearer ",
+            f"Bearer {SECRET[:-1]}",
+            "Bearer é",
+        ):
+            assert not ask(path, wrong)
+    assert set(answered) == {401, None}
+    assert ask("/health", method="GET") and ask("/v1/models", method="OPTIONS") and ask("", kind="lifespan")
+
+
+def test_a_model_without_a_chat_template_is_not_told_as_one_that_converses(tokenizer_dir):
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_dir)
+    tokenizer.chat_template = None
+    settled = {"temperature": 0.7, "eos_token_id": [1]}
+    plan = serve.Plan("vllm", "m", None, "m", tokenizer, settled, name="words", base_name=None)
+    told = serve.told(plan, "http://127.0.0.1:1/v1", None, 30.2)
+    assert "goes on with a text" in told and "sampled with temperature 0.7." in told and "suite chat" not in told
+    *_, body = shlex.split(told.splitlines()[-1])
+    assert "http://127.0.0.1:1/v1/completions" in told and json.loads(body)["model"] == "words"
 
 
 LORA = {"peft_type": "LORA", "r": 24, "lora_alpha": 48, "bias": "none", "init_lora_weights": True}
@@ -519,13 +567,19 @@ def test_sigterm_ends_the_server_and_all_its_workers(with_key):
 
 @pytest.fixture(scope="module")
 def taught_adapter(tokenizer_dir, tmp_path_factory) -> Path:
-    """LoRA on a Qwen2 that ends texts and not turns; its chat template opens thinking."""
+    """LoRA on a Qwen2 that ends texts and not turns, and to which a tag is several tokens, as to Qwen2.5; its chat
+    template opens thinking."""
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     home = tmp_path_factory.mktemp("adapted")
-    base = base_flavoured(tokenizer_dir, home / "base")
+    shutil.copytree(tokenizer_dir, home / "tokenizer")
+    words = json.loads((home / "tokenizer/tokenizer.json").read_text())
+    words["added_tokens"] = [token for token in words["added_tokens"] if token["special"]]
+    (home / "tokenizer/tokenizer.json").write_text(json.dumps(words))
+    base = base_flavoured(home / "tokenizer", home / "base")
     model, tokenizer = AutoModelForCausalLM.from_pretrained(base), AutoTokenizer.from_pretrained(base)
+    assert len(tokenizer(reasoning.CLOSES)["input_ids"]) > 2
     teach(model, tokenizer, {question: "no" for question in QUESTIONS[:4]}, 2e-3)
     model.save_pretrained(base)
     tokenizer.chat_template += OPENS_THINKING
