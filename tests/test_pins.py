@@ -100,10 +100,10 @@ def test_every_key_that_names_something_on_the_hub_gets_its_commit(hub, tokenize
     from trl import DatasetMixtureConfig, DistillationConfig, ModelConfig, ScriptArguments
     from trl.scripts.utils import DatasetConfig
 
-    from suite.args import RewardArguments, ScratchArguments
+    from suite.args import AnswerArguments, RewardArguments, ScratchArguments
 
     of = {name: hub.put(name, {"config.json": b"{}"}) for name in ("me/model", "me/teacher", "me/judge", "me/words")}
-    of |= {name: hub.put(f"datasets/{name}", {"train.jsonl": b"{}"}) for name in ("me/rows", "me/more")}
+    of |= {name: hub.put(f"datasets/{name}", {"train.jsonl": b"{}"}) for name in ("me/rows", "me/more", "me/exam")}
     hub.repos["me/teacher"].branches["v1"] = [of["me/teacher"]]
     hub.put("me/teacher", {"config.json": b"{} "})
     config = DistillationConfig(
@@ -118,12 +118,14 @@ def test_every_key_that_names_something_on_the_hub_gets_its_commit(hub, tokenize
     scratch = ScratchArguments(tokenizer_name_or_path="me/words")
     rewards = RewardArguments(reward_funcs=["accuracy", "my_rewards.brevity", "me/judge"])
     record: dict = {}
-    pins.settle(record, config, script, model, mixture, scratch, rewards)
+    answers = AnswerArguments(eval_answers=8, eval_answers_dataset="me/exam")
+    pins.settle(record, config, script, model, mixture, scratch, rewards, answers)
     assert (model.model_revision, config.teacher_model_revision) == (of["me/model"], of["me/teacher"])
     assert scratch.tokenizer_name_or_path == f"me/words@{of['me/words']}"
     assert script.dataset_name == f"me/rows@{of['me/rows']}"
     assert [part.path for part in mixture.datasets] == [f"me/more@{of['me/more']}", "./part", "json"]
     assert rewards.reward_funcs[2] == "me/judge"
+    assert answers.eval_answers_dataset == f"me/exam@{of['me/exam']}"
     assert {p["name"]: p["commit"] for p in record["pins"]} == of
     assert {p["revision"] for p in record["pins"]} == {"main", "v1", of["me/rows"]}
 
