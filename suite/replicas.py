@@ -83,6 +83,8 @@ class Replica:
             self.process.wait(10)
         self._kill()
         code = self.process.wait()
+        if self.failure is not None and self.failure.startswith("ValueError: "):  # it can be mended without the log
+            return self.failure.removeprefix("ValueError: ")
         self.log.seek(0)
         lines = self.log.read().decode(errors="replace").splitlines()[-LOG_LINES:]
         print("\n".join(f"[{self.which}] {line}" for line in lines), file=sys.stderr, flush=True)
@@ -90,7 +92,8 @@ class Replica:
             return f"The vLLM of {self.which} failed: {self.failure}"
         by = f"with code {code}" if code >= 0 else f"by {signal.Signals(-code).name}"
         short = " That is how a machine whose memory is full ends processes." if code == -signal.SIGKILL else ""
-        return f"The vLLM of {self.which} was ended {by}, with {self.load} prompts in work.{short}"
+        when = f"with {self.load} prompts in work" if self.seats else "while it loaded"
+        return f"The vLLM of {self.which} was ended {by}, {when}.{short}"
 
 
 class Replicas:

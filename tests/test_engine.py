@@ -98,6 +98,41 @@ def test_without_vllm_use_vllm_is_one_clear_error(monkeypatch, miniqwen_dir):
         engine.load(str(miniqwen_dir), use_vllm=True)
 
 
+def test_replicas_share_the_gpus_there_are_neighbours_together():
+    assert engine.shares_of_gpus(["0", "1", "2", "3", "4"], 2, 2) == [["0", "1"], ["2", "3"]]
+    assert engine.shares_of_gpus(["GPU-a", "GPU-b"], 2, 1) == [["GPU-a"], ["GPU-b"]]
+    with pytest.raises(ValueError, match="size: 2 times .*size: 2 needs 4 GPUs, and there are 3 here"):
+        engine.shares_of_gpus(["0", "1", "2"], 2, 2)
+    with pytest.raises(ValueError, match="needs 2 GPUs, and there is 1 here"):
+        engine.shares_of_gpus(["0"], 1, 2)
+
+
+@pytest.mark.parametrize("key", ["per_device_eval_batch_size", "vllm_tensor_parallel_size", "vllm_data_parallel_size"])
+def test_sizes_are_at_least_one(key):
+    with pytest.raises(ValueError, match=f"{key}: 0 must be at least 1"):
+        engine.EngineArguments(**{key: 0})
+
+
+def test_out_of_memory_is_one_line_that_names_the_way_out(loaded, monkeypatch):
+    import torch
+
+    for error in (torch.OutOfMemoryError("CUDA out of memory."), RuntimeError("... can't allocate memory: you tried")):
+
+        def generate(error=error, **how):
+            raise error
+
+        monkeypatch.setattr(loaded.model, "generate", generate)
+        with pytest.raises(
+            ValueError, match="3 completions at a time, of up to [0-9]+ \\+ 12 tokens.*per_device_eval_batch"
+        ):
+            loaded.complete(PROMPTS, Sampling(max_new_tokens=12))
+
+
+def test_the_longest_prompts_are_answered_first(loaded):
+    order = [number for number, _ in loaded.stream(["1", "12+34=46", "1+2"] * 3, Sampling(max_new_tokens=2))]
+    assert order == [1, 4, 7, 2, 5, 8, 0, 3, 6]
+
+
 def test_completions_come_one_by_one_and_are_those_that_come_together(loaded):
     sampling = Sampling(max_new_tokens=6, temperature=1.0, n=2, seed=3)
     twice = [prompt for prompt in PROMPTS for _ in range(2)]

@@ -269,6 +269,7 @@ def test_two_replicas_say_what_one_engine_says_and_end_with_who_asks_them(served
                 found[name] = json.loads(rest)
         running = of_session(asked.pid)
         asked.kill()
+        asked.wait()
         left = gone(asked)
     finally:
         gone(asked, 0)
@@ -372,8 +373,10 @@ def test_colocated_grpo_samples_from_the_weights_it_just_trained_and_stops_where
         "def letters_reward(completions, **columns):\n"
         "    return [float(sum(map(ord, c[0]['content'])) % 7) for c in completions]\n"
     )
+    asked = {"eval_strategy": "steps", "eval_steps": 2, "eval_on_start": True, "eval_answers": 16}
     config = write_yaml(
         Path("grpo.yaml"),
+        **(asked if kind == "a tuned Qwen2" else {}),
         model_name_or_path=str(start),
         dataset_name=str(arithmetic_dir),
         reward_funcs=["letters.letters_reward"],
@@ -402,6 +405,19 @@ def test_colocated_grpo_samples_from_the_weights_it_just_trained_and_stops_where
     assert clipped[0] <= 0.125 if kind == "a tuned Qwen2" else clipped[0] > 0.5, clipped
     moved = difference_of_logprobs(start, Path("run"))
     assert moved > 0.1, f"the weights moved logprobs by {moved} only: step 2 would not show a sync that is missing"
+    if kind == "a tuned Qwen2":
+        answered_greedily(log, start, arithmetic_dir)
+
+
+def answered_greedily(log: list[dict], start: Path, rows: Path) -> None:
+    """What vLLM answered before the first step is what transformers answers, and behind the last step is another."""
+    how = ["--max_rows", "16", "--num_generations", "0", "--max_completion_length", "64", "--output_dir", "greedy"]
+    evaluate.main(["--checkpoints", str(start), "--dataset_name", str(rows), *how])
+    measured = json.loads(Path("greedy/results.json").read_text())[0]["metrics"]
+    first, last = (entry for entry in log if "eval_accuracy" in entry)
+    for name in ("accuracy", "strict", "lenient", "format", "tokens", "truncated"):
+        assert first[f"eval_{name}"] == pytest.approx(measured[name]["value"]), name
+    assert (first["step"], last["step"]) == (0, 2) and first["eval_tokens"] != last["eval_tokens"]
 
 
 def difference_of_logprobs(before: Path, after: Path) -> float:
