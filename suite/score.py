@@ -264,7 +264,8 @@ def prove(
 
 
 def _prepared(directory: Path) -> list[dict]:
-    path = directory / "train.parquet"
+    names = ("train.parquet", "test.parquet")  # a benchmark may have the second only
+    path = next((directory / name for name in names if (directory / name).is_file()), directory / names[0])
     if not path.is_file():
         raise ValueError(f"There is no '{path}'. `suite prepare NAME` writes data/NAME; see `suite list data`.")
     import pyarrow.parquet

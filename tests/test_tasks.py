@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from suite import columns, data, engine, judging, prepare, reasoning, rewards, shots
+from suite import columns, data, engine, judging, prepare, reasoning, rewards, score, shots
 from tests.rows import read_rows, write_rows
 
 BENCHMARKS = [name for name in data.names() if data.is_benchmark(name)]
@@ -102,6 +102,13 @@ def test_one_file_of_a_benchmark_is_all_of_its_test_set(name, tmp_path):
     path = write_rows(tmp_path / "some-name.jsonl", [MAKE[name](n) for n in range(4)])
     prepare.main([name, "--source", str(path)])
     assert len(read_rows(f"data/{name}/test.parquet")) == 4 and not Path(f"data/{name}/train.parquet").exists()
+
+
+@pytest.mark.parametrize(("name", "reward"), [("math500", "accuracy"), ("humaneval", "code")])
+def test_rewards_prove_themselves_on_a_benchmark_without_training_rows(name, reward, tmp_path, capsys):
+    prepared(name, tmp_path)
+    score.main(["--prove", f"data/{name}", "--reward_funcs", reward, "format"])
+    assert "Proven on 10 rows" in capsys.readouterr().out
 
 
 def test_only_a_benchmark_may_be_without_training_rows(tmp_path):
