@@ -15,7 +15,9 @@ from suite.model.vllm_plugin import OWNER
 from suite.server_child import KEY
 
 LOG_LINES, KEPT_LINES = 40, 1000  # of a server which died: how many are shown, and how many are looked through
-END_SECONDS = 60  # for the server and its workers to end in good order
+# For the server and its workers to end in good order. One that still loads has nothing to finish, and vLLM's waits for
+# the engine that it has begun to start.
+END_SECONDS, LOADING_END_SECONDS = 60, 5
 
 
 class Server:
@@ -23,7 +25,8 @@ class Server:
 
     def __init__(self, words: list[str], room: Path, secret: str | None):
         """`words` are those of `server_child`, `room` where it runs, `secret` a key that its clients must know."""
-        self.by, self.secret, self.shown = words[0], secret, False
+        self.by, self.secret = words[0], secret
+        self.answered = self.shown = False
         self.log: deque[str] = deque(maxlen=KEPT_LINES)
         root = str(Path(__file__).parents[1])
         path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
@@ -63,7 +66,7 @@ class Server:
             while self.process.poll() is None:
                 with contextlib.suppress(httpx.TransportError):
                     if client.get(f"{url}/health").status_code == 200:
-                        self.shown = True
+                        self.answered = self.shown = True
                         return time.monotonic() - begun
                 time.sleep(0.3)
         raise ValueError(self._last_words("before it answered"))
@@ -75,10 +78,9 @@ class Server:
 
     def _last_words(self, when: str) -> str:
         """Why it ended, in one line; what its log ends with goes to stderr."""
-        shown, self.shown = self.shown, False
         self._kill()
         self.reader.join(10)
-        if not shown:
+        if not self.answered:
             print("\n".join(f"| {line}" for line in list(self.log)[-LOG_LINES:]), file=sys.stderr, flush=True)
         code = self.process.returncode
         how = f"with code {code}" if code >= 0 else f"by {signal.Signals(-code).name}"
@@ -91,7 +93,7 @@ class Server:
         self.shown = False
         try:
             self.process.terminate()
-            self.process.wait(END_SECONDS)
+            self.process.wait(END_SECONDS if self.answered else LOADING_END_SECONDS)
         except subprocess.TimeoutExpired:
             pass
         finally:  # a second Ctrl-C comes here, too
