@@ -55,7 +55,8 @@ class Server:
             line = line.rstrip().replace(self.secret, "***") if self.secret else line.rstrip()
             self.log.append(line)
             if self.shown:
-                print(line, file=sys.stderr, flush=True)
+                with contextlib.suppress(OSError):  # whoever stops listening to the log must not stop the server
+                    print(line, file=sys.stderr, flush=True)
 
     def wait_until_it_answers(self, url: str) -> float:
         """The seconds that took. Raises `ValueError` where it ends instead."""
