@@ -14,6 +14,7 @@ import pytest
 
 from suite import cli, notebook
 from tests.conftest import HEADS_OF_32, ROOT, save_model
+from tests.hub_stand_in import WRITES, a_hub
 from tests.rows import write_rows
 
 BOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -211,17 +212,17 @@ def execute(models, tmp_path_factory):
         "1": {"ROWS": 300, "SHARE": 0.02},
         "2": {"MODEL": models[0], "ROWS": rows},
         "3": {"MODEL": models[0], "ROWS": rows},
-        "4": {"MODEL": models[1], "BEFORE": models[0], "ROWS": rows},
+        "4": {"MODEL": models[1], "BEFORE": models[0], "ROWS": rows, "PUSH_TO": "me/after"},
     }
 
-    def executed(path: Path) -> tuple[list, Path]:
+    def executed(path: Path, **env: str) -> tuple[list, Path]:
         home = tmp_path_factory.mktemp(path.stem)
         (home / "configs").symlink_to(ROOT / "configs")
         book = read(path)
         with_parameters(book, INSTALL=False, **parameters[path.stem[0]])
         client = NotebookClient(book, timeout=280, kernel_name="python3", resources={"metadata": {"path": str(home)}})
         try:
-            client.execute(env=environment(home))
+            client.execute(env=environment(home) | env)
         finally:
             nbformat.write(book, home / path.name)  # to be read where something failed
         return code_of(book), home
@@ -279,10 +280,13 @@ def test_grpo_with_vllm(execute):
 
 @pytest.mark.slow
 def test_evaluate_compare_chat_serve_push(execute):
-    cells, home = execute(BOOKS[3])
+    with a_hub() as there:
+        token = {"HF_ENDPOINT": there.url, "HF_TOKEN": WRITES, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
+        cells, _ = execute(BOOKS[3], **token)
+        assert "model.safetensors" in there.files("me/after")
     check(cells, plots=1)
     told = "".join(map(said, cells))
-    assert "McNemar" in told and "8 at once" in told and "nothing is pushed" in told
+    assert "McNemar" in told and "8 at once" in told
     url = re.search(r"served at (http://127.0.0.1:\d+)", told)[1]
     import httpx
 
