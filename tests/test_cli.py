@@ -51,6 +51,7 @@ def test_a_wrong_command_is_one_line(words, message):
         (["prepare", "--help"], "suite prepare NAME --help"),
         (["evaluate", "-h"], "--max_completion_length (512)  Longest completion, in tokens."),
         (["grpo", "--help"], "--reward_schedule (None)  Weights that move"),
+        (["serve", "--help"], "--host ('127.0.0.1')  Address to listen at"),
         (["report", "--help"], "--run_dir (required)  A run, or a directory of runs."),
     ],
 )
