@@ -36,7 +36,10 @@ def rows(script, mixture, shapes: tuple[str, ...], *, with_test: bool = False, e
     found = []
     for name in wanted:
         if name not in splits:
-            way = " Set `test_split_size`." if mixture.datasets and name == script.dataset_test_split else ""
+            way = ""
+            if with_test and name == script.dataset_test_split:
+                mix = "" if mixture.datasets else f"`datasets: [{{path: {where}}}]` in the place of `dataset_name` and "
+                way = f" Set {mix}`test_split_size`."
             raise ValueError(f"{where} has no split '{name}'. There are: {', '.join(splits)}.{way}")
         found.append(_shaped(splits[name], shapes, f"{where} ({name})", every_column))
     return found[0], found[1] if with_test else None
@@ -157,13 +160,23 @@ def _mixed(mixture, shapes: tuple[str, ...]) -> tuple:
 
 
 def _of_trl(mixture):
-    """TRL's mixture; its parts have no revision there, so a pinned one carries it in its name."""
+    """TRL's mixture; its parts have no revision there, so a pinned one carries it in its name.
+
+    TRL sets test rows aside by numpy's random numbers as they happen to stand: every rank would choose others, and so
+    would a run that goes on. Here they are the same everywhere, and numpy draws on as if nothing had been asked.
+    """
     from unittest.mock import patch
 
+    import numpy
     from trl import get_dataset
 
-    with patch("datasets.load_dataset", pins.load_dataset):
-        return get_dataset(mixture)
+    before = numpy.random.get_state()
+    numpy.random.seed(0)
+    try:
+        with patch("datasets.load_dataset", pins.load_dataset):
+            return get_dataset(mixture)
+    finally:
+        numpy.random.set_state(before)
 
 
 def _splits(script):

@@ -254,6 +254,27 @@ def test_prepared_directories_mix_by_trls_own_keys_and_what_only_one_has_is_cut_
     assert len(test) * 3 == len(rows)
 
 
+def test_the_test_rows_of_a_mixture_are_the_same_in_every_process(parts):
+    import numpy
+
+    write_rows(parts / "many" / "train.parquet", [{"text": str(i)} for i in range(40)])
+    found = []
+    for seed in (1, 2):
+        numpy.random.seed(seed)
+        state = numpy.random.get_state()[1].tolist()
+        _, test = mixed(parts, ("text",), {"path": "many"}, with_test=True, test_split_size=0.25)
+        found.append(test["text"][:])
+        assert numpy.random.get_state()[1].tolist() == state
+    assert found[0] == found[1] and len(found[0]) == 10
+
+
+def test_rows_without_a_test_split_are_told_how_to_get_one(parts):
+    write_rows(parts / "alone" / "train.parquet", [{"text": "x"}])
+    script = Script(dataset_name=str(parts / "alone"))
+    with pytest.raises(ValueError, match="no split 'test'.*Set `datasets: .*alone.*` in the place.*`test_split_size`"):
+        source.rows(script, Mixture([]), ("text",), with_test=True)
+
+
 @pytest.mark.parametrize(
     ("entries", "shapes", "message"),
     [
