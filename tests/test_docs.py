@@ -347,7 +347,8 @@ def test_each_language_leads_to_the_other_in_its_first_line(name):
 def test_the_tree_in_the_readme_names_every_room():
     tree = next(fence.text for fence in PAGES["README.md"].fences if fence.text.startswith("suite/"))
     rooms = {p.name if p.suffix else f"{p.name}/" for p in (ROOT / "suite").iterdir() if not p.name.startswith("__")}
-    assert {room for room in rooms if room not in re.split(r"\s+", tree)} == set()
+    missing = sorted(rooms - set(re.split(r"\s+", tree)))
+    assert not missing, f"The tree in README.md (and in docs/zh/README.md) does not name {', '.join(missing)}"
 
 
 def test_every_reward_and_every_data_set_can_be_found_in_the_pages():
