@@ -94,6 +94,9 @@ class _InTraining(engine.TransformersEngine):
             _, said, _, _ = vllm.generate(prompts=ids, images=None, num_generations=1)
         return [self._completion(list(tokens)) for tokens in said]
 
+    def _beginning(self, ids: list[list[int]]) -> list[tuple]:
+        return []  # a call of the model that not every rank would make, and in each of them FSDP2 gathers from all
+
     def _without_gradients(self):
         return torch.no_grad()  # what FSDP2 gathers here it keeps, and no tensor of inference mode can be trained on
 

@@ -17,6 +17,8 @@ from suite import checkpoint, pins, turns
 from suite.columns import text_of
 from suite.run import tokenizer as load_tokenizer
 
+WORTH_SHARING = 8  # tokens that all prompts begin with: reading them once costs a call of its own
+
 
 @dataclass(frozen=True)
 class Completion:
@@ -311,7 +313,7 @@ class Engine(ABC):
 
 
 class TransformersEngine(Engine):
-    """Batched, left-padded `generate`, prompts sorted by length so that little is padding.
+    """Batched `generate`, prompts sorted by length so that little is padding. What all begin with is read once.
 
     The longest come first: what does not fit into memory shows at once, and not when all the others are done.
     """
@@ -339,21 +341,43 @@ class TransformersEngine(Engine):
 
         ids = rendered(self.tokenizer, prompts)
         order = sorted(range(len(ids)), key=lambda i: -len(ids[i]))
+        beginning = self._beginning(ids)
         for first in range(0, len(order), self.batch_size):
             batch = order[first : first + self.batch_size]
             if all(number in done for number in batch):
                 continue
             if sampling.temperature > 0:
                 torch.manual_seed(seed_of(sampling, first))
-            said = self._generate([ids[i] for i in batch], sampling)
+            said = self._generate([ids[i] for i in batch], sampling, beginning)
             yield from [(number, one) for number, one in zip(batch, said, strict=True) if number not in done]
 
-    def _generate(self, ids: list[list[int]], sampling: Sampling) -> list[Completion]:
+    def _beginning(self, ids: list[list[int]]) -> list[tuple]:
+        """The keys and values, per layer, of what all prompts begin with: a system prompt, examples. (1, K, S, D)"""
+        import torch
+        from transformers.cache_utils import DynamicCache, DynamicLayer
+
+        length = min([len(os.path.commonprefix(ids)), *(len(row) - 1 for row in ids)]) if len(ids) > 1 else 0
+        if length < WORTH_SHARING:
+            return []
+        with self._without_gradients():
+            first = torch.tensor([ids[0][:length]], device=self.model.device)
+            cache = self.model(input_ids=first, use_cache=True, logits_to_keep=1).get("past_key_values")
+        if type(cache) is not DynamicCache or any(type(layer) is not DynamicLayer for layer in cache.layers):
+            return []  # a window that slides, a state: what is in it is not what all rows would have there
+        return [(layer.keys, layer.values) for layer in cache.layers]
+
+    def _generate(self, ids: list[list[int]], sampling: Sampling, beginning: list[tuple]) -> list[Completion]:
         import torch
 
+        from suite.model.generation import HandedOver
+
+        known = beginning[0][0].shape[2] if beginning else 0  # tokens; the padding stands behind them
         width = max(map(len, ids))
-        padded = torch.tensor([[self.pad_id] * (width - len(row)) + row for row in ids])  # (B, T)
-        mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in ids])
+        padded = torch.tensor([row[:known] + [self.pad_id] * (width - len(row)) + row[known:] for row in ids])  # (B, T)
+        mask = torch.tensor([[1] * known + [0] * (width - len(row)) + [1] * (len(row) - known) for row in ids])
+        cache = HandedOver() if beginning else None
+        for number, (keys, values) in enumerate(beginning):
+            cache.update(keys.expand(len(ids), -1, -1, -1), values.expand(len(ids), -1, -1, -1), number)
         how = {"do_sample": False}
         if sampling.temperature > 0:
             how = {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
@@ -361,6 +385,7 @@ class TransformersEngine(Engine):
             out = self.model.generate(
                 input_ids=padded.to(self.model.device),
                 attention_mask=mask.to(self.model.device),
+                past_key_values=cache,
                 max_new_tokens=sampling.max_new_tokens,
                 eos_token_id=self.stop_ids,
                 pad_token_id=self.pad_id,

@@ -152,6 +152,27 @@ def test_what_is_done_is_left_out_and_the_rest_is_what_it_would_have_been(loaded
         assert dict(loaded.stream(four_times, sampling, done)) == {n: straight[n] for n in straight if n not in done}
 
 
+SYSTEM = {"role": "system", "content": "The answer to the problem is a number. 2+4=6 and 1+3=4"}
+
+
+@pytest.mark.parametrize("kind", ["miniqwen_dir", "qwen2_dir"])
+def test_what_all_prompts_begin_with_is_read_once_and_changes_nothing(kind, request):
+    """Also where a prompt is asked more than once, and one is the beginning of another."""
+    model = engine.load(str(request.getfixturevalue(kind)), batch_size=5, dtype="float32")
+    prompts = [[SYSTEM, *prompt] for prompt in PROMPTS for _ in range(2)]
+    ids = engine.rendered(model.tokenizer, prompts)
+    beginning = model._beginning(ids)
+    known = len(engine.render(model.tokenizer, [SYSTEM])) - 4  # without the turn that is opened behind it
+    assert len(beginning) == 2 and known <= beginning[0][0].shape[2] < min(map(len, ids))
+    alone = [model.complete([prompt], Sampling(max_new_tokens=16))[0] for prompt in prompts]
+    assert model.complete(prompts, Sampling(max_new_tokens=16)) == alone
+    texts = ["2+4=6 1+3=4 12+34", "2+4=6 1+3=4 12+34=46 The answer", "2+4=6 1+3=4 12+34=46"]
+    assert model._beginning(engine.rendered(model.tokenizer, texts))
+    alone = [model.complete([text], Sampling(max_new_tokens=16))[0] for text in texts]
+    assert model.complete(texts, Sampling(max_new_tokens=16)) == alone
+    assert not model._beginning(engine.rendered(model.tokenizer, ["12", "9+1"]))
+
+
 def test_a_progress_bar_sees_every_completion(loaded):
     seen = []
 

@@ -336,6 +336,24 @@ def test_suite_evaluate_s_engine_takes_the_road(miniqwen_dir, steps):
     assert greedy == theirs
 
 
+def test_what_all_prompts_begin_with_is_known_on_the_road_too(miniqwen_dir, steps):
+    from suite.engine import Sampling, TransformersEngine, rendered
+
+    engine = TransformersEngine(str(miniqwen_dir), batch_size=8)
+    begin = "46 The answer to the problem is a number. 2+4=6 1+3=4 "
+    prompts = [begin + end for end in ("12", "1+3", "The problem", "1+3", "1+3", "4")]
+    assert engine._beginning(rendered(engine.tokenizer, prompts))
+    for sampling in (Sampling(max_new_tokens=20), Sampling(max_new_tokens=20, temperature=1.0, seed=3)):
+        said = engine.complete(prompts, sampling)
+        assert steps and steps[0] == 6
+        if sampling.temperature == 0:
+            with transformers_loop():
+                assert engine.complete(prompts, sampling) == said
+        else:
+            assert len({one.text for (one,) in said}) > 3
+        steps.clear()
+
+
 def hooked(model):
     model.model.layers[1].mlp.register_forward_hook(lambda *args: None)
 

@@ -38,6 +38,10 @@ PACKED_ROWS = 4  # at least: with fewer, products are as fast unpacked
 INPUTS = {"attention_mask", "position_ids", "past_key_values", "use_cache", "logits_to_keep"}
 
 
+class HandedOver(DynamicCache):
+    """The keys and values of what all rows of a call begin with. Who has made it looks at it no more."""
+
+
 class MiniQwenGenerationMixin(GenerationMixin):
     """`generate`, with a decoding loop of its own where that fits."""
 
@@ -91,10 +95,10 @@ class MiniQwenGenerationMixin(GenerationMixin):
 def takes_plain_steps(generation_config, input_ids, model_kwargs: dict) -> bool:
     """Whether a call asks for no more than tokens, from token ids, with a cache that nobody else holds."""
     cache = model_kwargs.get("past_key_values")
+    fresh = type(cache) is DynamicCache and cache.get_seq_length() == 0
     return (
-        type(cache) is DynamicCache
-        and cache.get_seq_length() == 0
-        and not hasattr(cache, "_is_user_defined")  # transformers' mark on a cache that the caller brought
+        # transformers marks a cache that the caller brought
+        (type(cache) is HandedOver or (fresh and not hasattr(cache, "_is_user_defined")))
         and generation_config.cache_implementation in (None, "dynamic")
         and generation_config.compile_config is None
         and generation_config.prefill_chunk_size is None
@@ -176,10 +180,15 @@ def prefill(model, input_ids, model_kwargs: dict, max_length: int) -> tuple["Dec
         unique, prompt_of = inputs, torch.arange(inputs.shape[1], device=input_ids.device)
     ids, mask, positions = unique
     cache = model_kwargs["past_key_values"]
+    known = cache.get_seq_length()
+    if known:  # rows with one prompt have one beginning
+        first = torch.empty(len(ids), dtype=torch.long, device=ids.device)  # (P,)
+        first[prompt_of] = torch.arange(len(prompt_of), device=ids.device)
+        cache.batch_select_indices(first)
     outputs = model(
-        input_ids=ids,
+        input_ids=ids[:, known:],
         attention_mask=mask,
-        position_ids=positions,
+        position_ids=positions[:, known:],
         past_key_values=cache,
         use_cache=True,
         logits_to_keep=1,
