@@ -16,6 +16,7 @@ BENCHMARKS = {
     "saves": ("saves",),
     "tokenizer": ("tokenizer",),
     "generate": ("generate",),
+    "evaluation": ("evaluation",),
     "true_shapes": ("true_shapes",),
 }
 
