@@ -191,14 +191,14 @@ def seed_rollouts(trainer) -> None:
         return generate(prompts, sampling_params=each, **how)
 
     vllm.llm.generate = seeded
-    _end_with_the_process(vllm.llm.llm_engine.engine_core)
 
 
-def _end_with_the_process(core) -> None:
-    """An engine in this process would tidy up at exit, find its process groups ended by accelerate, and end in a
+def end_with_the_process(trainer) -> None:
+    """The vLLM inside a trainer would tidy up at exit, find its process groups ended by accelerate, and end in a
     traceback. Its memory goes with the process; what it kept from the garbage collector is given back as it would."""
     from vllm.v1.engine.core_client import InprocClient
 
+    core = trainer.vllm_generation.llm.llm_engine.engine_core
     if isinstance(core, InprocClient):
         core._finalizer.atexit = False
         atexit.register(gc.unfreeze)

@@ -86,6 +86,7 @@ def main(argv=None) -> None:
     )
     if config.use_vllm and config.vllm_mode == "colocate":
         engine.seed_rollouts(trainer)
+        engine.end_with_the_process(trainer)
     if asked:
         from suite.answering import Answering
 

@@ -58,6 +58,7 @@ def main(argv=None) -> None:
         )
     if config.use_vllm and config.vllm_mode == "colocate":
         engine.seed_rollouts(trainer)
+        engine.end_with_the_process(trainer)
     if reward.reward_schedule:
         trainer.add_callback(RewardSchedule(trainer, reward.reward_funcs, reward.reward_schedule))
     if asked:
