@@ -26,6 +26,7 @@ POLICY = (
     "img-src 'self' data:; font-src 'self' data:; object-src 'none'; base-uri 'self'; form-action 'self'"
 )
 BETWEEN = 0.05  # seconds between two updates of a column: a model may be faster than a browser
+PATIENCE = 3.0  # seconds that a new conversation waits for an answer of the old one to end
 # Code, in which Markdown shows every character as it is: a block, perhaps still being written, and `words` in a line.
 _CODE = re.compile(
     r"^[ \t>]*(?P<fence>`{3,}(?=[^`\n]*\n)|~{3,}(?=[^\n]*\n)).*?(?:^[ \t>]*(?P=fence)[`~]*[ \t]*$|\Z)"
@@ -175,8 +176,12 @@ class Tab:
         self.stopping.set()
 
     def end(self) -> None:
+        """Make way for another conversation: once no answer is running, nothing more of this one reaches the page."""
         self.is_over = True
         self.stop()
+        patience = time.monotonic() + PATIENCE
+        while self.running and time.monotonic() < patience:
+            time.sleep(0.01)
 
 
 class Page:
@@ -200,7 +205,7 @@ class Page:
                 columns = [self._column(number) for number in range(len(self.talkers))]
             with gradio.Row(elem_id="below"):
                 box = gradio.Textbox(
-                    placeholder="Say something", show_label=False, container=False, submit_btn=True, autofocus=True,
+                    placeholder="Say something", show_label=False, container=False, submit_btn="Send", autofocus=True,
                     max_lines=8, elem_id="message", min_width=200,
                 )  # fmt: skip
                 again = gradio.Button("New conversation", elem_id="again", size="sm", scale=0)
@@ -230,7 +235,7 @@ class Page:
             gradio.Checkbox(self.start.show_thinking, label="Show thinking", elem_id="thinking"),
             gradio.Number(how.max_new_tokens, label="Longest answer, in tokens", precision=0, minimum=1),
             gradio.Slider(0, max(2.0, how.temperature), how.temperature, step=0.01, label="Temperature (0 is greedy)"),
-            gradio.Slider(0.01, 1, how.top_p, step=0.01, label="Top p"),
+            gradio.Slider(min(0.01, how.top_p), 1, how.top_p, step=0.01, label="Top p"),
         ]  # fmt: skip
 
     def _chosen(self, system_prompt: str, show_thinking: bool, tokens: int | None, *how: float) -> Settings:
@@ -241,7 +246,7 @@ class Page:
         import gradio
 
         return gradio.Chatbot(
-            label=self.talkers[number].name, elem_id=f"model-{number}", elem_classes="column", min_width=300,
+            label=self.talkers[number].name, elem_id=f"model-{number}", elem_classes="talker", min_width=300,
             height="100%", buttons=[], feedback_options=None, allow_tags=False,
             latex_delimiters=[
                 {"left": "$$", "right": "$$", "display": True}, {"left": r"\[", "right": r"\]", "display": True},
@@ -265,7 +270,7 @@ class Page:
         seen = [
             bubbles([*one.turns, _said_by("user", text.strip())], chosen.show_thinking) for one in tab.conversations
         ]
-        return [tab, gradio.Textbox(value="", submit_btn=False, stop_btn=True), *seen]
+        return [tab, gradio.Textbox(value="", submit_btn=False, stop_btn="Stop"), *seen]
 
     def _answering(self, number: int):
         """What answers for one model: a function of its own, for Gradio queues by function."""
@@ -283,14 +288,14 @@ class Page:
 
     def _answer(self, tab: Tab, number: int, text: str) -> Iterator[list[dict]]:
         """The column, again and again, as one model's answer grows. What goes wrong is told in it."""
-        conversation, said, note, at = tab.conversations[number], "", "", 0.0
+        conversation, said, note, at = tab.conversations[number], "", None, 0.0
         before = [*conversation.turns, _said_by("user", text)]
         pieces = conversation.ask(text, tab.sampling)
         try:
             for piece in pieces:
                 said += piece
                 if tab.stopping.is_set() or self.is_closing.is_set():
-                    note = "Stopped."
+                    note = ("Stopped", "What was said until then counts.")
                     break
                 if time.monotonic() - at > BETWEEN:
                     yield bubbles([*before, _said_by("assistant", said)], tab.show_thinking, is_growing=True)
@@ -298,18 +303,19 @@ class Page:
         except Exception as error:  # whatever it is, the other column and the other tabs go on
             if not isinstance(error, ValueError):
                 traceback.print_exc()
-            note = str(error) or type(error).__name__
+            note = ("Error", str(error) or type(error).__name__)
         finally:
             pieces.close()
         if not tab.is_over:
-            note = note or ("" if said.strip() else "The answer is empty.")
+            if not note and not said.strip():
+                note = ("No answer", "The model ended its turn at once.")
             yield bubbles([*before, _said_by("assistant", said)], tab.show_thinking, note=note)
 
     def settle(self, tab: Tab):
         """Once nobody is answering any more, the next message may be sent."""
         import gradio
 
-        return gradio.skip() if tab.is_busy else gradio.Textbox(submit_btn=True, stop_btn=False)
+        return gradio.skip() if tab.is_busy else gradio.Textbox(submit_btn="Send", stop_btn=False)
 
     def stop(self, tab: Tab):
         tab.stop()
@@ -322,7 +328,7 @@ class Page:
         if tab:
             tab.end()
         empty = [[] for _ in self.talkers]
-        return [Tab(self.talkers, self._chosen(*settings)), gradio.Textbox(submit_btn=True, stop_btn=False), *empty]
+        return [Tab(self.talkers, self._chosen(*settings)), gradio.Textbox(submit_btn="Send", stop_btn=False), *empty]
 
     def rows(self, tab: Tab | None) -> str:
         """The conversation as lines of JSON, which the page then downloads."""
@@ -334,10 +340,12 @@ def _said_by(role: str, text: str) -> dict:
     return {"role": role, "content": text}
 
 
-def bubbles(turns: list[dict], show_thinking: bool, *, is_growing: bool = False, note: str = "") -> list[dict]:
+def bubbles(
+    turns: list[dict], show_thinking: bool, *, is_growing: bool = False, note: tuple | None = None
+) -> list[dict]:
     """A conversation as Gradio's Chatbot takes it: thinking in accordions before what was said, all text escaped.
 
-    `is_growing` says that the last turn is still being written; `note` is the program's own word at the end.
+    `is_growing` says that the last turn is still being written; `note`, a title and a text, is the program's own word.
     """
     found = []
     for number, turn in enumerate(turns):
@@ -355,7 +363,8 @@ def bubbles(turns: list[dict], show_thinking: bool, *, is_growing: bool = False,
             if said.strip():
                 found.append(_said_by("assistant", shown(said.strip())))
     if note:
-        found.append(_said_by("assistant", shown(note)) | {"metadata": {"title": "suite"}})
+        title, text = note
+        found.append(_said_by("assistant", shown(text)) | {"metadata": {"title": title}})
     return found
 
 
@@ -390,6 +399,27 @@ DOWNLOAD = """(rows) => {
     URL.revokeObjectURL(link.href);
 }"""
 
+# The columns fill the window and scroll by themselves, on a phone one under the other; what one types into stays in
+# sight. Gradio's button that empties a column would leave the conversation as it is: it is not shown.
 STYLE = """
-footer { display: none !important; }
+footer, .talker .icon-button-wrapper { display: none !important; }
+.gradio-container > .main { padding: 12px 48px 12px 16px !important; }
+main.contain > .column { height: calc(100dvh - 24px); flex-wrap: nowrap; gap: 12px; }
+#columns { flex: 1 1 0; min-height: 0; flex-wrap: nowrap; gap: 12px; }
+#columns .talker { flex: 1 1 0; min-width: 0 !important; }
+#below { flex: none; align-items: end; gap: 8px; }
+#again, #save { flex: none; width: auto; min-width: 0; height: 34px; padding: 0 12px; }
+.sidebar .toggle-button .chevron { display: none; }
+.sidebar .toggle-button::after { content: "\\2699"; font-size: 20px; }
+.sidebar.open .toggle-button::after { content: "\\00d7"; }
+@media (max-width: 640px) {
+  .gradio-container > .main { padding: 8px !important; }
+  main.contain > .column { height: calc(100dvh - 16px); gap: 8px; }
+  #columns { flex-direction: column; gap: 8px; }
+  #columns .talker { min-height: 0; width: 100%; }
+  #below { flex-wrap: wrap; }
+  #below > .form, #below > #message { flex: 1 0 100%; }
+  #again, #save { flex: 1 1 0 !important; }
+  .sidebar:not(.open) .toggle-button { top: 6px; }
+}
 """
