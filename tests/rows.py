@@ -25,12 +25,12 @@ def read_rows(path) -> list[dict]:
 
 
 def taught_rows(n: int, solutions: str) -> list[dict]:
-    """Rows whose completions all say 7, which is the solution of some."""
+    """Rows whose completions all say 7, which is the solution of some, every other one after a longer thought."""
     said = "<think>\n{}\n</think>\n<answer>\n7\n</answer>"
     return [
         {
-            "prompt": [{"role": "user", "content": f"{i}?"}],
-            "completion": [{"role": "assistant", "content": said.format("1" * (i % 3))}],
+            "prompt": [{"role": "user", "content": f"{'ab'[i % 2] * 4} {i}?"}],
+            "completion": [{"role": "assistant", "content": said.format("1" * (1 + 4 * (i % 2)))}],
             "solution": solutions[i % len(solutions)],
         }
         for i in range(n)

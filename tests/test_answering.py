@@ -1,4 +1,4 @@
-"""A run that answers test rows while it trains: it logs what `suite evaluate` measures, and learns what it would have."""
+"""A run that answers test rows as it trains logs what `suite evaluate` measures, and learns what it would have."""
 
 import importlib
 import json
@@ -12,7 +12,7 @@ from tests import resume
 from tests.conftest import ON_CPU, built_by, write_yaml
 from tests.rows import taught_rows, write_rows
 
-ROWS, FEW, STEPS, EVERY = 20, 6, 24, 4
+ROWS, FEW, STEPS, EVERY = 20, 4, 40, 4
 LONGEST, BATCH = 24, 8
 ASKED = {
     "eval_strategy": "steps", "eval_steps": EVERY, "eval_answers": ROWS, "max_completion_length": LONGEST,
@@ -30,9 +30,9 @@ def data(tmp_path_factory) -> Path:
     """Who has learned to say 7 is right in half of the test rows; beside them rows of other shapes, without a test."""
     home = tmp_path_factory.mktemp("answering") / "sevens"
     write_rows(home / "train.parquet", taught_rows(32, "7"))
-    write_rows(home / "test.parquet", taught_rows(ROWS + 5, "78"))
-    write_rows(home.parent / "few" / "train.parquet", taught_rows(16, "78"))
-    write_rows(home.parent / "few" / "test.parquet", taught_rows(FEW, "78"))
+    write_rows(home / "test.parquet", taught_rows(ROWS + 5, "7788"))
+    write_rows(home.parent / "few" / "train.parquet", taught_rows(16, "7788"))
+    write_rows(home.parent / "few" / "test.parquet", taught_rows(FEW, "7788"))
     pairs = [
         {"prompt": row["prompt"], "chosen": row["completion"], "rejected": [{"role": "assistant", "content": "8"}]}
         for row in taught_rows(12, "7")
@@ -124,7 +124,7 @@ def test_a_run_learns_the_same_with_answers_and_without(lora, miniqwen_dir, data
 @pytest.mark.parametrize("kind", ["whole", "lora"])
 def test_a_run_that_goes_on_logs_the_answers_of_the_straight_one(kind, request, miniqwen_dir, data, tmp_path):
     straight = request.getfixturevalue(kind)
-    resumed = resume.cut_off(straight, 2 * EVERY, tmp_path / "run")
+    resumed = resume.cut_off(straight, EVERY, tmp_path / "run")  # which is the best so far
     keys = json.loads((straight / "run.json").read_text(encoding="utf-8"))["config"]
     sft.main([*words("sft", resumed, **keys), "--resume_from_checkpoint", "true"])
     assert resume.difference(straight, resumed, STEPS) == 0.0
@@ -191,7 +191,7 @@ def test_every_stage_is_asked_learns_the_same_unasked_and_goes_on(stage, whole, 
 def test_an_evaluation_that_samples_reads_as_many_rows_as_are_answered(whole, data, tmp_path, monkeypatch):
     keys = {"model_name_or_path": str(whole), "dataset_name": str(data), **TRAINED, **ASKED, "num_generations": 2}
     trainer = built_by(grpo.main, words("grpo", tmp_path / "run", **{**keys, "eval_answers": 3}), monkeypatch)
-    assert [row["solution"] for row in trainer.eval_dataset] == ["7", "8", "7"]
+    assert [row["solution"] for row in trainer.eval_dataset] == ["7", "7", "8"]
 
 
 @pytest.mark.parametrize(
@@ -255,4 +255,4 @@ def test_streamed_rows_are_taken_as_far_as_they_are_asked_for(data):
     config = SimpleNamespace(eval_strategy="steps", metric_for_best_model=None)
     asked = args.AnswerArguments(eval_answers=3)
     found = source.to_answer(asked, config, script, DatasetMixtureConfig(), SimpleNamespace(chat_template="x"))
-    assert [row["solution"] for row in found] == ["7", "8", "7"] and "completion" not in found[0]
+    assert [row["solution"] for row in found] == ["7", "7", "8"] and "completion" not in found[0]
