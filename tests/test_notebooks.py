@@ -190,14 +190,15 @@ def gsm8k(folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def models(tokenizer_dir, tmp_path_factory) -> list[str]:
-    """Two random Qwen2 as Qwen2.5's base models come."""
+    """Two random Qwen2: one ends texts, as Qwen2.5's base models do, and one ends turns, as the tuned ones do."""
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
     shape = {**HEADS_OF_32, "max_position_embeddings": 1024}
     found = []
-    for name, more in (("before", {}), ("after", {"initializer_range": 0.05})):
+    for name, ends, spread in (("before", "<|endoftext|>", 0.1), ("after", "<|im_end|>", 0.05)):
         target = tmp_path_factory.mktemp("models") / name
-        save_model(Qwen2ForCausalLM, Qwen2Config, tokenizer_dir, target, "<|endoftext|>", **{**shape, **more})
+        how = {**shape, "initializer_range": spread}
+        save_model(Qwen2ForCausalLM, Qwen2Config, tokenizer_dir, target, ends, **how)
         found.append(str(target))
     return found
 
