@@ -15,8 +15,7 @@ from contextlib import contextmanager
 
 import torch
 from accelerate.utils import gather_object
-from transformers import PreTrainedModel, Trainer, TrainerCallback
-from trl.distributed import DistributedBackend
+from transformers import Trainer, TrainerCallback
 from trl.models import unwrap_model_for_generation
 
 from suite import engine, judging, run
@@ -30,8 +29,6 @@ class Answering(TrainerCallback):
         self.trainer, self.rows = trainer, rows
         self.sampling = engine.Sampling(max_new_tokens=longest)
         self.think_opened = run.opens_thinking(trainer.processing_class)
-        if DistributedBackend(trainer.accelerator).is_fsdp:
-            _let_ranks_wait(trainer.model)
         batch, ranks = trainer.args.per_device_eval_batch_size, trainer.args.world_size
         say(
             f"each evaluation: {len(rows)} test rows are answered greedily, {batch} at a time on "
@@ -117,14 +114,3 @@ def _greedy(vllm) -> Iterator[None]:
         yield
     finally:
         vars(vllm).update(before)
-
-
-def _let_ranks_wait(model) -> None:
-    """Have `generate` go on until the last rank has its answers: FSDP2 gathers each layer from all of them.
-
-    transformers does so for a model that it has sharded itself; accelerate leaves no such mark, and the ranks that are
-    not done would wait for ever for those that are.
-    """
-    for module in model.modules():
-        if isinstance(module, PreTrainedModel):
-            module._is_fsdp_managed_module = True
