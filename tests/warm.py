@@ -126,6 +126,8 @@ def _work(job: dict) -> int:
 
 def main() -> None:
     import datasets  # noqa: F401
+    import matplotlib.backends.backend_agg  # noqa: F401  (a card's pictures)
+    import matplotlib.figure  # noqa: F401
     import pyarrow.parquet  # noqa: F401
     import torch
     import trl  # noqa: F401
