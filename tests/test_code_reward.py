@@ -143,6 +143,23 @@ def test_leaving_before_the_assert_is_no_pass():
 
 
 @pytest.mark.parametrize(
+    "trick",
+    [
+        "import builtins\nbuiltins.exec = lambda *given, **keys: None",
+        "import builtins\nbuiltins.compile = lambda *given, **keys: 'pass'",
+        "import builtins\nbuiltins.AssertionError = type('Leave', (SystemExit,), {})",
+        "import atexit, os\natexit.register(lambda: os._exit(0))",
+        "import os, sys\nsys.excepthook = lambda *raised: os._exit(0)",
+        "import os\nfor end in (1, 3):\n    os.write(end, b'1 0 0\\n')",
+        "def check(candidate):\n    pass",
+    ],
+)
+def test_a_wrong_program_that_meddles_with_its_judge_passes_nothing(trick):
+    whole = "def check(candidate):\n    assert candidate(2) == 4\n\ncheck(double)"
+    assert score(f"{trick}\ndef double(x):\n    return x", whole) == 0.0
+
+
+@pytest.mark.parametrize(
     ("text", "program"),
     [
         ("<think>t</think><answer>x = 1</answer>", "x = 1"),

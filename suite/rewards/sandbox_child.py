@@ -122,12 +122,14 @@ def _behave(programs: tuple[str, ...], statements: str | None, token: bytes) -> 
     """Run as `__main__` what the model wrote. What it raises, SystemExit too, ends the child as it ends a script."""
     module = types.ModuleType("__main__")
     sys.modules["__main__"] = module
-    exec(_first_that_is_python(programs), module.__dict__)
-    if statements is None:
+    run, write, leave = exec, os.write, os._exit  # a program may put its own in their place, which run no test
+    tests = None if statements is None else compile(statements, "tests.py", "exec", dont_inherit=True)
+    run(_first_that_is_python(programs), module.__dict__)
+    if tests is None:
         sys.exit()  # with all that belongs to an exit: waiting for threads, flushing
-    exec(compile(statements, "tests.py", "exec", dont_inherit=True), module.__dict__)
-    os.write(3, token)  # only here; leaving early, by whatever way, says nothing
-    os._exit(0)
+    run(tests, module.__dict__)
+    write(3, token)  # only here; leaving early, by whatever way, says nothing
+    leave(0)
 
 
 def _first_that_is_python(programs: tuple[str, ...]) -> types.CodeType:
