@@ -67,6 +67,12 @@ def pair(first: list[dict], second: list[dict]) -> list[tuple[dict, dict]]:
     return pairs
 
 
+def unjudged(first: list[dict], second: list[dict]) -> int:
+    """How many problems both models answered greedily of which one answer, or both, could not be judged."""
+    answers = [{_problem(row): _counts(row) for row in said if row["kind"] == "greedy"} for said in (first, second)]
+    return sum(not (answers[0][problem] and answers[1][problem]) for problem in answers[0].keys() & answers[1].keys())
+
+
 def _counts(row: dict) -> bool:
     return row["kind"] == "greedy" and row["accuracy"] is not None
 

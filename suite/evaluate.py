@@ -185,8 +185,11 @@ def _evaluate(name: str, rows: list[dict], prompts: list, evaluate: EvaluateArgu
 
 
 def compare(directory: Path, first: str, second: str, problems: int) -> str:
-    """What two evaluated models differ in, for people. Raises `ValueError` for one that was not evaluated there."""
+    """What two evaluated models differ in, for people. Raises `ValueError` for one that was not evaluated there, and
+    for one evaluation by two names."""
     pair = [results.find(directory, name) for name in (first, second)]
+    if len({(place.resolve(), result["identity"]) for place, result in pair}) == 1:
+        raise ValueError(f"compare: {first} and {second} are the same evaluation. Name two.")
     said = [results.rows_of(place, result["identity"]) for place, result in pair]
     one, other = (result for _, result in pair)
     if "asked" in one and "asked" in other:
@@ -198,6 +201,8 @@ def compare(directory: Path, first: str, second: str, problems: int) -> str:
         told = comparison.told((first, second), comparison.pair(*said), problems)
     except ValueError as error:
         raise ValueError(f"{error} They differ in:{warning or ' nothing that is noted.'}") from None
+    if left := comparison.unjudged(*said):
+        told += f"\n{left} more that both answered could not be judged, and do not count"
     if warning:
         told += f"\nwarning: they were not evaluated alike, so read this with care. They differ in:{warning}"
     return told

@@ -5,6 +5,7 @@ from suite.engine import Completion
 from suite.rewards import code, numbers, wording
 
 UNJUDGED = ("timeout", "crash", "refused", "unreadable gold")
+GOLD = ("the gold answer",)  # a vote that no text can be
 GROUPS = ("subject", "level")  # columns by whose values the accuracy is told
 MOST_GROUPS = 100  # a column of more values than that is no subject
 _LONGEST_VOTE = 500  # characters; more is no answer that two samples share in other words
@@ -56,7 +57,12 @@ def _by_reading(rows: list[dict], texts: list[str], prompts: list, think_opened:
         reward = rewards.load("accuracy", reading, think_opened=think_opened)
         scores[name] = reward(texts, **given, **({"log_extra": extra.__setitem__} if name == "accuracy" else {}))
     return [
-        {"answer": extra["answer"][i], "judged_by": extra["judged_by"][i], **{n: v[i] for n, v in scores.items()}}
+        {
+            "answer": extra["answer"][i],
+            "judge": "accuracy",
+            "judged_by": extra["judged_by"][i],
+            **{n: v[i] for n, v in scores.items()},
+        }
         for i in range(len(rows))
     ]
 
@@ -68,6 +74,7 @@ def _by_running(rows: list[dict], texts: list[str], prompts: list, think_opened:
     return [
         {
             "answer": verdict.program or "",
+            "judge": "code",
             "judged_by": verdict.by,
             "accuracy": verdict.share,
             "strict": verdict.share if in_tags or verdict.share is None else 0.0,
@@ -81,10 +88,15 @@ def summarize(said: list[dict], samples: int) -> dict:
     """Metric -> value, ci95 and n. Those of the samples are per problem, so that n counts problems, not samples."""
     greedy = [row for row in said if row["kind"] == "greedy"]
     measured = {name: metrics.rate([r[name] for r in greedy]) for name in ("accuracy", "strict", "lenient", "format")}
-    measured["unjudged"] = metrics.rate([float(r["judged_by"] in UNJUDGED) for r in greedy])
+    measured["unjudged"] = metrics.rate([float(_is_unjudged(r)) for r in greedy])
     measured["truncated"] = metrics.rate([float(not r["finished"]) for r in greedy])
     measured["tokens"] = metrics.mean([r["tokens"] for r in greedy])
     return measured | (_of_samples(said, samples) if samples else {})
+
+
+def _is_unjudged(row: dict) -> bool:
+    """A program that loops for ever or crashes has failed its tests; a comparison that does so tells nothing."""
+    return row["accuracy"] is None if row["judge"] == "code" else row["judged_by"] in UNJUDGED
 
 
 def _of_samples(said: list[dict], samples: int) -> dict:
@@ -99,7 +111,7 @@ def _of_samples(said: list[dict], samples: int) -> dict:
     measured = {"sampled": metrics.share([sum(r["accuracy"] for r in group) / len(group) for group in judged], samples)}
     for k in sizes:
         measured[f"pass@{k}"] = metrics.share([metrics.pass_at(k, samples, n) for n in right], samples // k)
-    if not any(row["judged_by"] == "tests" for group in judged for row in group):  # two programs are never the same
+    if not any(row["judge"] == "code" for group in groups.values() for row in group):  # no two programs are the same
         ballots = [list(map(vote, group)) for group in judged]
         winners = [
             {v for v, row in zip(ballot, group, strict=True) if row["accuracy"] >= 1.0}
@@ -122,7 +134,7 @@ def vote(row: dict):
     if not answer.strip():
         return None
     if row["accuracy"] >= 1.0 and row["judged_by"] != "task":
-        return "the gold answer"
+        return GOLD
     if len(answer) > _LONGEST_VOTE:
         return answer
     said = wording.unwrap(answer)

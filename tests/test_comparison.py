@@ -58,6 +58,7 @@ def test_evaluate_compares_two_by_their_stages_and_names_what_flipped(tmp_path, 
     assert "2 problems gained, 1 lost, 1 right in both, 0 in neither" in told and "p = 1" in told
     assert "gained: 1+1  (gold 2): sft's -> grpo's" in told and "1 more that were gained" in told
     assert "lost: 3+1" in told and "warning" not in told
+    assert "1 more that both answered could not be judged" in told
 
 
 def test_what_cannot_be_compared_is_said(tmp_path, capsys):
@@ -68,6 +69,7 @@ def test_what_cannot_be_compared_is_said(tmp_path, capsys):
         (["sft", "dpo"], "0 evaluations of 'dpo'. There are: sft, grpo, other"),
         (["sft", "other"], "no judged problem in common"),
         (["sft"], "takes two names"),
+        (["sft", "runs/sft"], "sft and runs/sft are the same evaluation"),
     ):
         with pytest.raises(ValueError, match=message):
             evaluate.main(["--compare", *names, "--output_dir", str(tmp_path)])

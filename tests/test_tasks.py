@@ -133,6 +133,7 @@ def test_a_benchmark_without_a_split_to_ask_is_refused(tmp_path):
         ("mmlu", {**mmlu(1), "answer": 4}, "`answer` must be one of A, B, C, D, or its number from 0, and is '4'"),
         ("mmlu", {**mmlu(1), "choices": "1, 2"}, "`choices` must list 2 to 10 options, and is 1, 2"),
         ("mmlu_pro", {**mmlu_pro(1), "answer": "D"}, "`answer` must be one of A, B, C"),  # the filler is no option
+        ("mmlu_pro", {**mmlu_pro(1), "options": ["N/A"] * 3}, "`answer` must be one of "),
         ("humaneval", {"prompt": "def f(): ..."}, "no column `test`"),
     ],
 )
@@ -140,6 +141,13 @@ def test_a_row_in_another_layout_is_named_by_its_place(name, row, message, tmp_p
     path = write_rows(tmp_path / "rows.jsonl", [row])
     with pytest.raises(ValueError, match=f"rows.jsonl, line 1: .*{message}"):
         list(data.load(name)("test", source=str(path)))
+
+
+def test_a_subject_may_be_without_examples(tmp_path):
+    write_rows(tmp_path / "raw/test.jsonl", [mmlu(0), mmlu(1)])
+    write_rows(tmp_path / "raw/dev.jsonl", [mmlu(2)])
+    prepare.main(["mmlu", "--source", str(tmp_path / "raw"), "--subset", "virology"])
+    assert len(read_rows("data/mmlu/test.parquet")) == 1 and not Path("data/mmlu/train.parquet").exists()
 
 
 def test_letters_are_asked_for_and_the_text_of_an_option_is_as_good(tmp_path):
@@ -166,6 +174,8 @@ def test_a_year_of_aime_is_found_in_its_column_or_its_address(tmp_path):
     assert [row["solution"] for row in load("test", source=str(path))] == ["1", "2"]
     with pytest.raises(ValueError, match="line 2: it names no year"):
         list(load("test", source=str(path), year=2024))
+    with pytest.raises(ValueError, match="year: no problem is of 2030. There are: 2022, 2023, 2024"):
+        prepared("aime", tmp_path, "--year", "2030")
 
 
 def test_worked_examples_of_mmlu_pro_think_and_answer(tmp_path):
@@ -251,6 +261,7 @@ def test_a_program_that_means_harm_costs_its_own_answer_and_nothing_else(tmp_pat
     assert [r["accuracy"] for r in found[1::2]] == [1.0] * len(harms)
     assert [r["accuracy"] for r in found[0::2]] == [0.0] * len(harms)
     assert {harm: r["judged_by"] for harm, r in zip(harms, found[0::2], strict=True)} == harms
+    assert judging.summarize(found, 0)["unjudged"]["value"] == 0.0  # a loop without end is a wrong program
     assert not outside.exists()
 
 
@@ -357,6 +368,7 @@ def test_answers_that_mean_the_same_are_one_vote_and_silence_is_none():
     votes = [judging.vote(row) for row in said]
     assert len({*votes[:3]}) == len({*votes[3:5]}) == len({*votes[5:7]}) == 1 and votes[7] is None
     assert len(set(votes)) == 4
+    assert judging.vote(sampled(0, "the gold answer")[0]) != votes[0]
     measured = judging.summarize(_greedy() + said, 8)
     assert measured["maj@8"] == {"value": 1.0, "ci95": measured["maj@8"]["ci95"], "n": 1}
     assert measured["pass@1"]["value"] == measured["sampled"]["value"] == pytest.approx(3 / 8)
@@ -380,6 +392,9 @@ def test_programs_do_not_vote():
     said = judging.score([row], [[engine.Completion(row["solution"], 9, True)] * 4], "sampled")
     measured = judging.summarize([{**r, "kind": "greedy"} for r in said[:1]] + said, 4)
     assert measured["pass@4"]["value"] == 1.0 and not [name for name in measured if name.startswith("maj@")]
+    silent = judging.score([row], [[engine.Completion("", 9, True)] * 4], "sampled")  # nor do models that write none
+    measured = judging.summarize([{**silent[0], "kind": "greedy"}, *silent], 4)
+    assert measured["pass@4"]["value"] == 0.0 and not [name for name in measured if name.startswith("maj@")]
 
 
 def test_accuracy_is_told_by_subject_and_level_where_rows_have_them():

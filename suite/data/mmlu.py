@@ -18,7 +18,7 @@ def load(split: str, *, source: str = "cais/mmlu", subset: str = "all") -> Itera
     """
     on_hub = subset if pins.split(source)[0] == "cais/mmlu" else None
     found = reading.benchmark(split, source, subset=on_hub, examples="dev")
-    for place, row in options.of_subject(found, "subject", subset):
+    for place, row in options.of_subject(found, "subject", subset, split):
         given = options.given(row, place, "choices")
         yield {
             "prompt": [{"role": "user", "content": options.listed(reading.text(row, place, "question"), given)}],

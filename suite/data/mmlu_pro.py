@@ -16,7 +16,7 @@ def load(split: str, *, source: str = "TIGER-Lab/MMLU-Pro", subset: str = "all")
     or all.
     """
     found = reading.benchmark(split, source, examples="validation")
-    for place, row in options.of_subject(found, "category", subset):
+    for place, row in options.of_subject(found, "category", subset, split):
         given = _without_fillers(options.given(row, place, "options"))
         question = options.listed(reading.text(row, place, "question"), given)
         gold = options.letter_of(reading.value(row, place, "answer"), given, place)
@@ -29,6 +29,6 @@ def load(split: str, *, source: str = "TIGER-Lab/MMLU-Pro", subset: str = "all")
 
 def _without_fillers(given: list[str]) -> list[str]:
     """The options without the "N/A" that fill up short lists."""
-    while given[-1] == "N/A":
+    while given and given[-1] == "N/A":
         given = given[:-1]
     return given
