@@ -232,7 +232,7 @@ class Page:
                 self.start.system_prompt, label="System prompt", lines=3, max_lines=12, elem_id="system",
                 info="'suite' is the one that rows are prepared with. A new one begins a new conversation.",
             ),
-            gradio.Checkbox(self.start.show_thinking, label="Show thinking, from the next answer on", elem_id="thinking"),
+            gradio.Checkbox(self.start.show_thinking, label="Show thinking of the next answers", elem_id="thinking"),
             gradio.Number(how.max_new_tokens, label="Longest answer, in tokens", precision=0, minimum=1),
             gradio.Slider(0, max(2.0, how.temperature), how.temperature, step=0.01, label="Temperature (0 is greedy)"),
             gradio.Slider(min(0.01, how.top_p), 1, how.top_p, step=0.01, label="Top p"),
