@@ -31,6 +31,8 @@ RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # of LoRA, which vLLM makes room
 # Of an adapter's config: what vLLM does not read, though without it the adapter is another one.
 NOT_SERVED = ("modules_to_save", "use_dora", "rank_pattern", "alpha_pattern", "target_parameters", "lora_bias",
               "trainable_token_indices", "layer_replication", "use_qalora", "fan_in_fan_out")  # fmt: skip
+# Of vLLM's options: with them its server would listen elsewhere than where this command looks for it, and says it is.
+ELSEWHERE = ("host", "port", "uds", "ssl_keyfile", "ssl_certfile")
 PLAIN_BEGINNINGS = (True, False, None, "gaussian", "orthogonal", "eva")  # the others change the base's weights
 
 
@@ -67,8 +69,14 @@ class ServeArguments:
 
     def __post_init__(self):
         self.vllm_kwargs = args.as_mapping("vllm_kwargs", self.vllm_kwargs)
-        if "api_key" in self.vllm_kwargs:
+        given = {key.replace("-", "_").strip("_") for key in self.vllm_kwargs}  # vLLM takes either
+        if "api_key" in given:
             raise ValueError(f"vllm_kwargs: a key there is one that `ps` shows. Set the environment variable {KEY}.")
+        if moved := sorted(given.intersection(ELSEWHERE)):
+            raise ValueError(
+                f"vllm_kwargs: '{moved[0]}' moves the server. It answers plain HTTP at --host and --port; TLS is for a "
+                "proxy in front."
+            )
         if self.generation_config not in ("auto", "vllm"):
             raise ValueError(
                 f"generation_config: '{self.generation_config}' is none of auto (the checkpoint's sampling defaults) "

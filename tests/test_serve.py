@@ -202,7 +202,8 @@ def test_loopback_is_this_machine_alone(host):
 
 def test_what_is_no_key_is_not_repeated(no_key, monkeypatch):
     refused("runs/missing", "--api_key", f"{SECRET} 2", match="holds something that is no API key")
-    refused("runs/missing", "--vllm_kwargs", json.dumps({"api_key": SECRET}), match="one that `ps` shows")
+    for name in ("api_key", "api-key", "--api-key"):
+        refused("runs/missing", "--vllm_kwargs", json.dumps({name: SECRET}), match="one that `ps` shows")
     monkeypatch.setenv(KEY, f"{SECRET}\x07")
     refused("runs/missing", match="holds something that is no API key")
 
@@ -215,6 +216,11 @@ def test_a_port_that_is_taken_is_told_before_anything_is_looked_at(no_key):
     refused("runs/missing", "--port", 70000, match="port: 70000 must lie between 0")
     refused("runs/missing", "--host", "192.0.2.1", "--api_key", SECRET, match="cannot listen at 192.0.2.1")
     refused("runs/missing", "--port", 0, match="no checkpoint directory 'runs/missing'")
+
+
+@pytest.mark.parametrize("name", ["host", "port", "uds", "ssl-keyfile"])
+def test_vllms_own_options_do_not_move_the_server_to_where_it_is_not_looked_for(name, no_key):
+    refused("runs/missing", "--vllm_kwargs", json.dumps({name: "x"}), match=f"'{name.replace('-', '_')}' moves the se")
 
 
 @pytest.mark.parametrize("name", ["a b", "../up", "/root", "a//b", "a@b", ".hidden", ""])
