@@ -11,15 +11,20 @@ from pathlib import Path
 
 import pytest
 
+from suite.args import ANSWERS
+from suite.train import sft
 from tests.conftest import ON_CPU, ROOT, run_suite, save_model, write_yaml
 from tests.engines import CONFIGS, ENGINES, ENVIRONMENT, OVERRIDES, assert_real, facts, launcher, logged, run
+from tests.rows import taught_rows, write_rows
 
 pytestmark = pytest.mark.slow
 
 STEPS = 4
+ANSWERED, TAUGHT_STEPS = 11, 48
 STAGES = ("sft", "dpo", "grpo")
 TAUGHT = ("distill",)
 EXPERTS = ("sft-experts",)
+ANSWERING = ("sft-answers", "sft-answers-lora")
 ADAPTERS = tuple(f"{stage}-lora" for stage in STAGES)
 COLUMNS = {None: "one process", "ddp": "DDP", "zero2": "ZeRO-2", "zero3": "ZeRO-3", "fsdp2": "FSDP2"}
 
@@ -74,8 +79,36 @@ def experts_dir(tokenizer_dir, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def sevens(miniqwen_dir, tmp_path_factory) -> tuple[Path, Path]:
+    """(a model that has learned to say 7, rows where that is right in half)."""
+    home = tmp_path_factory.mktemp("sevens")
+    write_rows(home / "rows" / "train.parquet", taught_rows(32, "7"))
+    write_rows(home / "rows" / "test.parquet", taught_rows(ANSWERED, "7788"))
+    config = write_yaml(
+        home / "sft.yaml",
+        model_name_or_path=str(miniqwen_dir),
+        dataset_name=str(home / "rows"),
+        output_dir=str(home / "model"),
+        learning_rate=1e-2,
+        lr_scheduler_type="constant",
+        per_device_train_batch_size=4,
+        max_steps=TAUGHT_STEPS,
+        save_strategy="no",
+    )
+    sft.main(["--config", str(config), *ON_CPU])
+    return home / "model", home / "rows"
+
+
+@pytest.fixture(scope="module")
 def configs(
-    tmp_path_factory, miniqwen_dir, experts_dir, teacher_dir, tokenizer_dir, arithmetic_dir, preferences_dir
+    tmp_path_factory,
+    miniqwen_dir,
+    experts_dir,
+    teacher_dir,
+    tokenizer_dir,
+    arithmetic_dir,
+    preferences_dir,
+    sevens,
 ) -> list[Path]:
     """Each stage whole and as LoRA, four rows at a time, accumulated: half as many at a time on two processes."""
     directory = tmp_path_factory.mktemp("config")
@@ -105,9 +138,26 @@ def configs(
         # The balance of half a batch is another's: each rank would add its own.
         "sft-experts": {"model_name_or_path": str(experts_dir), "router_aux_loss_coef": 0.0},
     }
+    asked = {
+        "model_name_or_path": str(sevens[0]),
+        "dataset_name": str(sevens[1]),
+        "learning_rate": 1e-5,
+        "max_steps": 2,
+        "eval_strategy": "steps",
+        "eval_steps": 1,
+        "eval_on_start": True,
+        "eval_answers": ANSWERED,
+        "max_completion_length": 24,
+        "per_device_eval_batch_size": 1,
+    }
     (directory / "grpo.rollouts.json").write_text(json.dumps(rollouts(tokenizer_dir, 12)), encoding="utf-8")
     whole = [write_yaml(directory / f"{stage}.yaml", **common | own[stage]) for stage in STAGES + TAUGHT + EXPERTS]
-    return whole + [write_yaml(directory / f"{stage}-lora.yaml", **common | own[stage] | lora) for stage in STAGES]
+    adapters = [write_yaml(directory / f"{stage}-lora.yaml", **common | own[stage] | lora) for stage in STAGES]
+    answers = [
+        write_yaml(directory / "sft-answers.yaml", **common | asked),
+        write_yaml(directory / "sft-answers-lora.yaml", **common | lora | asked),
+    ]
+    return whole + adapters + answers
 
 
 @pytest.fixture(scope="module")
@@ -216,6 +266,21 @@ def test_stock_peft_reads_the_adapter_that_one_process_learned(runs, engine, sta
     assert_same_and_moved(*({name: w[name] for name in moved} for w in (found, learned, start)))
     for name in learned.keys() - moved:
         assert (found[name] - learned[name]).abs().max() < 1e-4, name
+
+
+@pytest.mark.parametrize("name", ANSWERING)
+@pytest.mark.parametrize("engine", ENGINES)
+def test_two_processes_give_the_answers_of_one_between_their_steps(runs, engine, name):
+    """Of an odd number of rows, one at a time, some with longer answers: the ranks are done at unequal times."""
+    one, two = runs(None) / name, runs(engine) / name
+    assert_real(engine, facts(two.parent, name))
+    for key in (*(f"eval_{key}" for key in ANSWERS), "eval_accuracy_ci95"):
+        expected = logged(one, key)
+        assert len(expected) == 3 and logged(two, key) == pytest.approx(expected, rel=1e-12), key
+    assert 0 < logged(one, "eval_accuracy")[0] < 1
+    assert not logged(one, "eval_tokens")[0].is_integer(), "all answers have one length, and all ranks are done at once"
+    for key in ("loss", "grad_norm"):
+        assert logged(two, key) == pytest.approx(logged(one, key), rel=1e-3), key
 
 
 @pytest.mark.parametrize("stage", STAGES)
