@@ -14,7 +14,7 @@ ENGLISH = ("README.md", *(f"docs/{name}.md" for name in
 CHINESE = {name: f"docs/zh/{Path(name).name}" for name in ENGLISH}
 _FENCE = re.compile(r"^(\s*)```(\S*)[ ]?(.*)$")
 _COMMENT = re.compile(r"(?:^|\s)#\s*(.*)$")
-_NEEDS = re.compile(r"\bneeds\b|需要")
+_NEEDS = re.compile(r"\bneeds\b(?! (?:no|nothing)\b)|(?<!不)需要")
 _FAILS = re.compile(r"\bfails\b|会报错")
 _ASSIGNED = re.compile(r"[A-Z_][A-Z0-9_]*=")
 

@@ -4,6 +4,7 @@ import functools
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import tomllib
@@ -104,6 +105,7 @@ def read_suite(words: list[str], known: frozenset[str]) -> None:
         return
     if command == "run":
         assert list(Path(rest[0]).glob("[0-9]*-*.yaml")), f"{rest[0]} holds no numbered configs"
+        assert not rest[1:], f"suite run takes a directory alone: {rest[1:]}"
         return
     module = module_of(command)
     if "--help" in rest:
@@ -162,8 +164,9 @@ def unclear(page: Page) -> list[str]:
 
 def hidden(page: Page) -> list[str]:
     """Commands where nobody looks for them."""
-    programs = r"(?:suite|make|pip|python|accelerate|sbatch) [\w./-]"
-    found = [f"{page.name}:{i}: {line}" for i, line in enumerate(page.prose, 1) if re.match(rf"    +{programs}", line)]
+    programs = r"(?:(?:suite|make|pip|python|accelerate|sbatch|source|curl|git|hf) [\w./-]|nvidia-smi)"
+    aside = rf"(?:    +|\t|> ?){programs}|\s*~~~"  # indented, quoted, or in the other kind of fence
+    found = [f"{page.name}:{i}: {line}" for i, line in enumerate(page.prose, 1) if re.match(aside, line)]
     for fence in page.fences:
         where = f"{page.name}:{fence.line}"
         if fence.language in ("", "text"):
@@ -177,9 +180,9 @@ def unclear_inline(page: Page) -> list[str]:
     """The same of commands within a line; one with a placeholder, or the bare name of one or of its keys, is none."""
     found = []
     for code in page.inline():
-        words = code.split()
-        if words[0] not in ("suite", "make") or len(words) == 1 or PLACEHOLDER.search(code):
+        if not re.match("(?:suite|make|pip|python) ", code) or PLACEHOLDER.search(code):
             continue
+        words = shlex.split(code)
         keys = {word.removeprefix("--") for word in words if word.startswith("--")}
         try:
             if words[-1].startswith("--"):
@@ -235,9 +238,16 @@ def test_what_a_page_names_is_there_and_its_commands_are_run_or_say_what_they_ne
         ("```sh\nmake quikstart   # needs PyPI\n```", "make quikstart"),
         ("```sh\npip install -e '.[vlm]'   # needs PyPI\n```", "vlm"),
         ("```sh\nsuite stf   # fails\n```", "does not say how"),
+        ("```sh\nmake bench   # needs no GPU\n```", "no test can run this"),
+        ("```sh\nmake bench   # 不需要 GPU\n```", "no test can run this"),
+        ("```sh\nsuite run configs/smoke --max_steps 3   # needs minutes\n```", "a directory alone"),
         ("```\nsuite list data\n```", "suite list data"),
         ("```bash\nsuite list data\n```", "commands are `sh`"),
         ("Do so:\n\n    make bench\n", "make bench"),
+        ("Do so:\n\n> make bench\n", "make bench"),
+        ("~~~sh\nnvidia-smi\n~~~", "~~~sh"),
+        ("```text\nnvidia-smi\n```", "nvidia-smi"),
+        ("as `pip install 'qwen-suite[vlm]'` does", "vlm"),
         ("as in `suite sft --config configs/smoke/4-sft.yaml --max_step 3`", "mean 'max_steps'"),
         ("[here](nowhere.md)", "no file"),
         ("[here](#nowhere)", "no such heading"),
@@ -319,10 +329,24 @@ def test_the_chinese_page_has_the_same_commands_headings_tables_and_figures(name
     assert {meant(english, link) for link in english.links()[1:]} == {
         meant(chinese, link) for link in chinese.links()[1:]
     }
+    missing = figures_told(english) - figures_told(chinese)
+    assert not missing, f"{chinese.name} does not tell {sorted(missing)}"
+
+
+def test_the_table_of_the_quickstart_is_the_one_on_the_page_of_miniqwen():
+    told = next(f.text for f in PAGES["README.md"].fences if f.text.startswith("stage ")).splitlines()[2:]
+    table = next(t for t in PAGES["docs/miniqwen.md"].tables() if "is there for" in t[0])
+    assert [re.split(r" {2,}", line) for line in told] == table[2:]
 
 
 def without_comments(fence) -> str:
     return yaml.safe_load(fence.text) if fence.language == "yaml" else fence.text
+
+
+def figures_told(page: Page) -> set[str]:
+    """The figures of its text, tables and links apart."""
+    text = "\n".join(line for line in page.prose if not line.startswith("|"))
+    return set(figures(re.sub(r"\]\([^)]*\)", "", text)))
 
 
 def figures(cell: str) -> list[str]:
