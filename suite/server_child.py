@@ -63,8 +63,10 @@ class Guard:
         headers = dict(scope.get("headers") or ())
         scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
         known = scheme.lower() == b"bearer" and hmac.compare_digest(given.strip(), self.key)
-        asks = scope["type"] != "lifespan" and scope.get("method") != "OPTIONS"  # a browser asks first whether it may
-        if known or not asks or scope["path"] in OPEN:
+        # A browser asks first whether it may, without the key. CORS answers that; a bare OPTIONS would pass it, and
+        # /metrics tells all to whatever method.
+        first = scope.get("method") == "OPTIONS" and {b"origin", b"access-control-request-method"} <= headers.keys()
+        if known or first or scope["type"] == "lifespan" or scope["path"] in OPEN:
             await self.app(scope, receive, send)
         else:
             await JSONResponse({"error": "Unauthorized"}, status_code=401)(scope, receive, send)

@@ -247,8 +247,8 @@ def test_the_guard_lets_in_who_knows_the_key_and_whoever_asks_for_health(monkeyp
     async def send(message):
         answered.append(message.get("status"))
 
-    def ask(path: str, authorization: str = "", method: str = "POST", kind: str = "http") -> bool:
-        headers = [(b"authorization", authorization.encode())] if authorization else []
+    def ask(path: str, authorization: str = "", method: str = "POST", kind: str = "http", more=()) -> bool:
+        headers = [*more, *([(b"authorization", authorization.encode())] if authorization else [])]
         before = len(asked)
         asyncio.run(Guard(app)({"type": kind, "path": path, "method": method, "headers": headers}, None, send))
         return len(asked) > before
@@ -266,7 +266,10 @@ def test_the_guard_lets_in_who_knows_the_key_and_whoever_asks_for_health(monkeyp
         ):
             assert not ask(path, wrong)
     assert set(answered) == {401, None}
-    assert ask("/health", method="GET") and ask("/v1/models", method="OPTIONS") and ask("", kind="lifespan")
+    assert ask("/health", method="GET") and ask("", kind="lifespan")
+    page = [(b"origin", b"http://elsewhere.example"), (b"access-control-request-method", b"POST")]
+    assert ask("/v1/models", method="OPTIONS", more=page)
+    assert not any(ask("/metrics", method="OPTIONS", more=some) for some in ([], page[:1], page[1:]))
 
 
 def test_a_model_without_a_chat_template_is_not_told_as_one_that_converses(tokenizer_dir):
@@ -538,6 +541,8 @@ def test_who_does_not_know_the_key_is_refused_and_nobody_else_sees_it(with_key):
         assert httpx.post(f"{root}{path}", json=asked).status_code == 401, path
     assert httpx.post(f"{root}/invocations", json=asked, headers=known).status_code == 200
     assert httpx.get(f"{root}/metrics").status_code == 401 and httpx.get(f"{root}/health").status_code == 200
+    for page in ({}, {"Origin": "http://elsewhere.example", "Access-Control-Request-Method": "GET"}):
+        assert "vllm:" not in httpx.options(f"{root}/metrics/", headers=page).text
     page = {"Origin": "http://elsewhere.example", "Access-Control-Request-Method": "POST"}
     assert "access-control-allow-origin" not in httpx.options(with_key.url, headers=known | page).headers
     commands = with_key.commands()
