@@ -13,7 +13,7 @@ import torch
 from accelerate.data_loader import SkipBatchSampler
 from safetensors import SafetensorError
 from torch.distributed.fsdp import FSDPModule
-from transformers import PreTrainedModel, TrainerCallback
+from transformers import TrainerCallback
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import sort_checkpoints
 
@@ -60,8 +60,6 @@ class ExactTrainer:
         self.place = Place()
         self.add_callback(self.place)
         self.add_callback(_TakeUp(self))
-        if self.is_fsdp_enabled:
-            _let_ranks_wait(self.model)
 
     def train(self, resume_from_checkpoint: str | None = None, **kwargs):
         self.begun, self.resumed = time.monotonic(), resume_from_checkpoint
@@ -304,17 +302,6 @@ class _TakeUp(TrainerCallback):
         if self.trainer.resumed is not None and self.idle:
             self.trainer._load_rng_state(self.trainer.resumed)
             self.idle = False
-
-
-def _let_ranks_wait(model) -> None:
-    """Have `generate` go on until the last rank has its completions: FSDP2 gathers each layer from all of them.
-
-    transformers does so for a model that it has sharded itself. accelerate leaves no such mark, and the ranks that are
-    not done would wait for ever for those that are.
-    """
-    for module in model.modules():
-        if isinstance(module, PreTrainedModel):
-            module._is_fsdp_managed_module = True
 
 
 def _share(parameter) -> torch.Tensor:
