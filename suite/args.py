@@ -11,6 +11,7 @@ import json
 import logging
 import math
 import os
+import select
 import signal
 import sys
 import threading
@@ -525,7 +526,8 @@ def grpo_arguments() -> tuple[type, ...]:
 
 
 def answer_for(main: Callable, argv: Sequence[str] | None = None) -> int:
-    """Run a command at the front door: a `ValueError` becomes one line and exit code 2, Ctrl-C one line and 130.
+    """Run a command at the front door: a `ValueError` becomes one line and exit code 2, Ctrl-C one line and 130. Who
+    reads no further (`suite list data | head -1`) ends it in silence, with 141 as a shell counts it.
 
     Under a launcher all ranks make the same mistake. Rank 0 says it and ends, and then the launcher ends the others;
     a rank that ended first would have rank 0 killed before it spoke. One that is still there after a while was alone
@@ -535,6 +537,11 @@ def answer_for(main: Callable, argv: Sequence[str] | None = None) -> int:
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     try:
         main(argv)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        if not _nobody_reads():
+            raise
+        return 128 + signal.SIGPIPE
     except ValueError as error:
         rank = int(os.environ.get("RANK", 0))
         if rank > 0:
@@ -548,6 +555,16 @@ def answer_for(main: Callable, argv: Sequence[str] | None = None) -> int:
             print(f"suite: {told}. {end}".rstrip(), file=sys.stderr, flush=True)
         return 128 + (signal.SIGTERM if isinstance(end, TerminatedError) else signal.SIGINT)
     return 0
+
+
+def _nobody_reads() -> bool:
+    """Whether it is what we print that nobody reads any more; then the rest of it goes nowhere."""
+    pipe = select.poll()
+    pipe.register(sys.stdout.fileno(), 0)
+    if not any(what & (select.POLLERR | select.POLLHUP) for _, what in pipe.poll(0)):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return True
 
 
 class TerminatedError(KeyboardInterrupt):

@@ -1,5 +1,6 @@
 """The front door answers without importing torch, and knows what there is."""
 
+import os
 import re
 import subprocess
 import sys
@@ -76,3 +77,15 @@ def test_launch_is_the_command_one_may_type_by_hand(monkeypatch, tmp_path, capsy
 def test_an_unknown_command_ends_with_exit_code_2():
     done = run_suite("stf")
     assert done.returncode == 2 and done.stderr.startswith("suite: There is no command 'stf'")
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_who_reads_no_further_ends_a_command_in_silence(unbuffered):
+    """As in `suite list data | head -1`, whether or not it is printed at once."""
+    reads, writes = os.pipe()
+    os.close(reads)
+    words = [sys.executable, "-m", "suite.cli", "list", "data"]
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": unbuffered}
+    done = subprocess.run(words, env=env, stdout=writes, stderr=subprocess.PIPE, text=True)
+    os.close(writes)
+    assert (done.returncode, done.stderr) == (141, "")
