@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from suite import args, engine, talk, web
+from suite import args, ending, engine, talk, web
 
 HELP = """/reset          forget the conversation
 /system TEXT    a new system prompt, and a new conversation; /system suite is the one that rows are prepared with
@@ -219,4 +219,4 @@ def beside(names: list[str], answers: list[str], width: int) -> list[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(args.answer_for(main))
+    sys.exit(ending.answer_for(main))

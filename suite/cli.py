@@ -13,7 +13,7 @@ import re
 import sys
 from pathlib import Path
 
-from suite import args, data
+from suite import args, data, ending
 from suite.registry import entries, nearest
 
 HERE = Path(__file__).parent
@@ -158,7 +158,7 @@ def _main(argv: list[str]) -> None:
 
 def main() -> None:
     sys.path.insert(0, os.getcwd())  # so that `reward_funcs: [my_rewards.brevity]` finds a file beside the config
-    sys.exit(args.answer_for(_main, sys.argv[1:]))
+    sys.exit(ending.answer_for(_main, sys.argv[1:]))
 
 
 if __name__ == "__main__":

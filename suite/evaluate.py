@@ -26,6 +26,7 @@ from suite import (
     columns,
     comparison,
     conditions,
+    ending,
     engine,
     judging,
     measures,
@@ -110,7 +111,7 @@ def arguments() -> tuple[type, ...]:
     return EvaluateArguments, engine.EngineArguments, ScriptArguments, DatasetMixtureConfig
 
 
-@args.orderly_end()
+@ending.orderly_end()
 def main(argv=None) -> None:
     evaluate, keys, script, mixture, _ = args.parse(arguments(), argv, needs_config=False)
     if evaluate.compare:

@@ -16,7 +16,7 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from suite import args, card, checkpoint, forms, hub, look, merge, pins, run, turns
+from suite import args, card, checkpoint, ending, forms, hub, look, merge, pins, run, turns
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
@@ -208,4 +208,4 @@ def write(keys: ExportArguments, base: str | None, tokenizer) -> Path:
 
 
 if __name__ == "__main__":
-    sys.exit(args.answer_for(main))
+    sys.exit(ending.answer_for(main))

@@ -24,7 +24,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, fields, make_dataclass
 from pathlib import Path
 
-from suite import args, checkpoint, cleaning, columns, data, pins, reasoning, rewards, whole
+from suite import args, checkpoint, cleaning, columns, data, ending, pins, reasoning, rewards, whole
 from suite.data import reading
 from suite.registry import pick
 
@@ -86,7 +86,7 @@ def arguments(name: str) -> tuple[type, ...]:
     return ours, args.knob_class(f"{name} knobs", load)
 
 
-@args.orderly_end()
+@ending.orderly_end()
 def main(argv=None) -> None:
     path, words = args.take_config(list(sys.argv[1:] if argv is None else argv))
     name = args.read_yaml(path).get("name") if path else None

@@ -12,7 +12,7 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from suite import args, card, record
+from suite import args, card, ending, record
 
 
 @dataclass
@@ -121,4 +121,4 @@ def show(results: list[dict], samples, page: Path, drawn: int) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(args.answer_for(main))
+    sys.exit(ending.answer_for(main))

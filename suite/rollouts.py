@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from suite import args, reasoning
+from suite import args, ending, reasoning
 from suite.columns import text_of
 
 # Columns of TRL's table that are no reward; what else is a number there was a reward's.
@@ -156,4 +156,4 @@ def summary(found, table) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(args.answer_for(main))
+    sys.exit(ending.answer_for(main))

@@ -20,7 +20,7 @@ from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from suite import args, checkpoint, endpoint, engine, rewards, run, source, whole
+from suite import args, checkpoint, ending, endpoint, engine, rewards, run, source, whole
 from suite.answers import Answers, record_of
 from suite.registry import nearest
 from suite.rewards import proof, scoring
@@ -74,7 +74,7 @@ def arguments() -> tuple[type, ...]:
     )
 
 
-@args.orderly_end()
+@ending.orderly_end()
 def main(argv=None) -> None:
     sample, there, keys, reward, script, mixture, _ = args.parse(arguments(), argv, needs_config=False)
     _check(sample, there, keys, reward)
@@ -322,4 +322,4 @@ def told(record: dict) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(args.answer_for(main))
+    sys.exit(ending.answer_for(main))

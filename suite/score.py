@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from suite import args, checkpoint, columns, rewards, whole
+from suite import args, checkpoint, columns, ending, rewards, whole
 from suite.rewards import proof
 from suite.rewards.scoring import score_rows, table
 
@@ -50,7 +50,7 @@ def arguments(with_config: bool = True) -> tuple[type, ...]:
     return ScoreArguments, *theirs
 
 
-@args.orderly_end()
+@ending.orderly_end()
 def main(argv=None) -> None:
     path, words = args.take_config(list(sys.argv[1:] if argv is None else argv))
     if words and not words[0].startswith("--"):
@@ -289,4 +289,4 @@ def _proof_table(lines: dict[str, list[float | None]]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(args.answer_for(main))
+    sys.exit(ending.answer_for(main))

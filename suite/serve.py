@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 
-from suite import args, checkpoint, engine, merge, pins, reasoning, run, server
+from suite import args, checkpoint, ending, engine, merge, pins, reasoning, run, server
 from suite.server_child import KEY
 
 SAMPLING = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")  # of a generation config
@@ -107,7 +107,7 @@ def arguments() -> tuple[type, ...]:
     return (ServeArguments,)
 
 
-@args.orderly_end()
+@ending.orderly_end()
 def main(argv=None) -> None:
     words = list(sys.argv[1:] if argv is None else argv)
     if words and not words[0].startswith("--"):
@@ -414,4 +414,4 @@ for chunk in client.chat.completions.create(model="{plan.name}", messages={json.
 
 
 if __name__ == "__main__":
-    sys.exit(args.answer_for(main))
+    sys.exit(ending.answer_for(main))

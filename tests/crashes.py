@@ -303,11 +303,11 @@ def main() -> None:
     import importlib
     import resource
 
-    from suite import args
+    from suite import ending
 
     if int(os.environ.get("RANK", 0)) == 0:
         resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]),) * 2)
-    sys.exit(args.answer_for(importlib.import_module(f"suite.train.{sys.argv[2]}").main, sys.argv[3:]))
+    sys.exit(ending.answer_for(importlib.import_module(f"suite.train.{sys.argv[2]}").main, sys.argv[3:]))
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from accelerate import PartialState
 from accelerate.utils import DistributedType
 from transformers import Trainer, TrainerCallback
 
-from suite import args
+from suite import ending
 from tests import resume
 
 
@@ -141,4 +141,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(args.answer_for(main, sys.argv[1:]))
+    sys.exit(ending.answer_for(main, sys.argv[1:]))

@@ -107,7 +107,7 @@ def kill_after(seconds: float, number: int = signal.SIGKILL):
 
 def _work(job: dict) -> int:
     """The child's life."""
-    from suite import args, cli
+    from suite import cli, ending
 
     os.chdir(job["cwd"])
     log = os.open(job["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
@@ -117,7 +117,7 @@ def _work(job: dict) -> int:
     if job["limit"] is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (job["limit"], job["limit"]))
     calls = counted(job["die_at"], job["after"])
-    code = args.answer_for(cli._main, job["words"])
+    code = ending.answer_for(cli._main, job["words"])
     steps = next(calls) - 1
     if job["limit"] is None:
         Path(job["log"] + ".steps").write_text(str(steps))

@@ -10,7 +10,7 @@ import json
 import sys
 from dataclasses import dataclass, field
 
-from suite import args, checkpoint, engine, pins, run, source, turns
+from suite import args, checkpoint, ending, engine, pins, run, source, turns
 
 # Keys that say how to sample, beside all that begin with vllm_.
 SAMPLING = {"use_vllm", "top_p", "top_k", "min_p", "generation_kwargs", "repetition_penalty", "cache_implementation"}
@@ -188,4 +188,4 @@ def sampling(config, tokenizer, student_rows: int) -> dict | None:
 
 
 if __name__ == "__main__":
-    sys.exit(args.answer_for(main))
+    sys.exit(ending.answer_for(main))

@@ -2,7 +2,7 @@
 
 import sys
 
-from suite import args, pins, run, source
+from suite import args, ending, pins, run, source
 
 
 def arguments() -> tuple[type, ...]:
@@ -53,4 +53,4 @@ def main(argv=None) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(args.answer_for(main))
+    sys.exit(ending.answer_for(main))

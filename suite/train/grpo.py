@@ -3,7 +3,7 @@
 import math
 import sys
 
-from suite import args, engine, pins, rewards, run, source, turns
+from suite import args, ending, engine, pins, rewards, run, source, turns
 
 
 def arguments() -> tuple[type, ...]:
@@ -128,4 +128,4 @@ def doubts(config, model) -> list[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(args.answer_for(main))
+    sys.exit(ending.answer_for(main))

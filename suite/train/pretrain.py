@@ -3,7 +3,7 @@
 import sys
 from dataclasses import fields
 
-from suite import args, checkpoint, pins, run, source
+from suite import args, checkpoint, ending, pins, run, source
 from suite.registry import nearest
 
 
@@ -98,4 +98,4 @@ def new_model(tokenizer, shape: dict, seed: int, attn_implementation: str | None
 
 
 if __name__ == "__main__":
-    sys.exit(args.answer_for(main))
+    sys.exit(ending.answer_for(main))

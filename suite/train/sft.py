@@ -4,7 +4,7 @@ import itertools
 import sys
 from dataclasses import dataclass, field
 
-from suite import args, pins, run, source, turns
+from suite import args, ending, pins, run, source, turns
 
 
 @dataclass
@@ -96,4 +96,4 @@ def check_tag_weight(config, rows) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(args.answer_for(main))
+    sys.exit(ending.answer_for(main))

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 
-from suite import args, card, checkpoint, columns, pins, reasoning, run, source, whole
+from suite import args, card, checkpoint, columns, ending, pins, reasoning, run, source, whole
 from suite.data import passages
 from suite.data.words import Words, thinned
 
@@ -243,4 +243,4 @@ def _table(measured: dict[str, dict[str, float]], other: str | None) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(args.answer_for(main))
+    sys.exit(ending.answer_for(main))
