@@ -396,7 +396,8 @@ def markdown_page(title: str, results: list[dict], pictures: dict[str, list[Path
 _STYLE = """<style>
 body{font:15px/1.5 system-ui,sans-serif;max-width:1100px;margin:2rem auto;padding:0 1rem;color:#222}
 h1{font-size:1.5rem}h2{font-size:1.1rem;margin-top:2rem}h2 span{color:#777;font-weight:400}
-table{border-collapse:collapse}th,td{padding:.3rem .7rem;text-align:right;border-bottom:1px solid #ddd}
+table{border-collapse:collapse;display:block;overflow-x:auto}
+th,td{white-space:nowrap;padding:.3rem .7rem;text-align:right;border-bottom:1px solid #ddd}
 th:first-child,td:first-child{text-align:left}.note{color:#666;font-size:.85rem}
 .grid{display:flex;flex-wrap:wrap;gap:1rem}.grid img{max-width:100%;width:520px;height:auto}
 .said{flex:1 1 200px;border-left:3px solid #c4622d;padding-left:.7rem}.said.right{border-color:#4f8a4b}
