@@ -238,7 +238,6 @@ def test_a_model_is_called_by_its_directory_or_as_on_the_hub(tmp_path):
 
 
 def test_the_guard_lets_in_who_knows_the_key_and_whoever_asks_for_health(monkeypatch):
-    pytest.importorskip("starlette")
     monkeypatch.setenv(KEY, SECRET)
     asked, answered = [], []
 
@@ -644,7 +643,7 @@ def test_an_adapter_is_served_beside_its_base_and_a_server_whose_owner_is_killed
 
 @pytest.mark.slow
 def test_transformers_serves_where_vllm_does_not_and_ctrl_c_ends_it(taught_miniqwen):
-    pytest.importorskip("fastapi")
+    pytest.importorskip("openai")  # comes with vLLM
     with running(taught_miniqwen, "--use_vllm", "false") as server:
         client = server.client()
         assert ask(client, "doubler", QUESTIONS[7], stream=True) == parts(7)
