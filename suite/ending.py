@@ -23,6 +23,7 @@ def answer_for(main: Callable, argv: Sequence[str] | None = None) -> int:
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     try:
         main(argv)
+        _leave_group()
         sys.stdout.flush()
     except BrokenPipeError:
         if not _nobody_reads():
@@ -41,6 +42,14 @@ def answer_for(main: Callable, argv: Sequence[str] | None = None) -> int:
             print(f"suite: {told}. {end}".rstrip(), file=sys.stderr, flush=True)
         return 128 + (signal.SIGTERM if isinstance(end, TerminatedError) else signal.SIGINT)
     return 0
+
+
+def _leave_group() -> None:
+    """Leave the launcher's process group, where the command has not: gloo's threads abort an interpreter that ends
+    before them, and a run that had nothing left to do would seem to have failed."""
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 def _nobody_reads() -> bool:

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from suite import cli
+from suite import cli, ending
 from tests.conftest import ROOT, run_suite
 
 
@@ -89,3 +89,14 @@ def test_who_reads_no_further_ends_a_command_in_silence(unbuffered):
     done = subprocess.run(words, env=env, stdout=writes, stderr=subprocess.PIPE, text=True)
     os.close(writes)
     assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_a_command_that_ends_leaves_its_process_group(tmp_path):
+    """A run with nothing left to do returns before it trains: the group that its configuration began ends, too."""
+    from torch import distributed
+
+    def begin(argv):
+        distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
+
+    assert ending.answer_for(begin) == 0
+    assert not distributed.is_initialized()
