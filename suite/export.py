@@ -10,13 +10,11 @@ its adapter, and stops where a turn ends. `--as` is short for `--model_type`. Wo
 parameter.
 """
 
-import os
-import shutil
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from suite import args, card, checkpoint, ending, forms, hub, look, merge, pins, run, turns
+from suite import args, card, checkpoint, ending, forms, hub, look, merge, pins, run, turns, whole
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
@@ -86,6 +84,10 @@ class ExportArguments:
             raise ValueError("hub_step_revisions: the steps are the run's own; push them without an output_dir.")
         if self.push is not None and self.push == self.push_adapter:
             raise ValueError("push and push_adapter: a model and its adapter need a repository each.")
+        self.check_free()
+
+    def check_free(self) -> None:
+        """Raise `ValueError` where something is in the place of `output_dir`: an export replaces nothing."""
         if self.output_dir is not None and Path(self.output_dir).exists():
             raise ValueError(f"output_dir {self.output_dir} is there already. Choose another, or remove it.")
 
@@ -175,8 +177,6 @@ def write(keys: ExportArguments, base: str | None, tokenizer) -> Path:
     import torch
 
     source, target = Path(keys.checkpoint), Path(keys.output_dir)
-    partial = target.with_name(f".{target.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
     model, *before = merge.merged(source, base, tokenizer) if base else (merge.loaded(source),)
     stored = merge.config_of(base or source)
     name = keys.dtype if keys.dtype != "auto" else stored.get("dtype") or stored.get("torch_dtype") or "float32"
@@ -191,16 +191,17 @@ def write(keys: ExportArguments, base: str | None, tokenizer) -> Path:
     merge.settle_stops(model, tokenizer)
     # Qwen2MoE without a shared expert has three tensors of it without a value, which vLLM would not know.
     memory = {name: tensor for name, tensor in model.state_dict().items() if tensor.numel()}
-    # A copy, for what is given here is emptied on the way.
-    model.save_pretrained(partial, state_dict=dict(memory), max_shard_size=keys.max_shard_size)
-    tokenizer.save_pretrained(partial)
-    look.demand(
-        partial,
-        look.at_files(partial, memory=memory, eos_token=tokenizer.eos_token, keeps_thoughts=keys.keeps_thoughts),
-    )
-    del model, memory
-    look.demand(partial, look.at_model(partial, expected, *before))
-    os.replace(partial, target)
+    with whole.directory(target, kept_on=ValueError) as partial:
+        # A copy, for what is given here is emptied on the way.
+        model.save_pretrained(partial, state_dict=dict(memory), max_shard_size=keys.max_shard_size)
+        tokenizer.save_pretrained(partial)
+        look.demand(
+            partial,
+            look.at_files(partial, memory=memory, eos_token=tokenizer.eos_token, keeps_thoughts=keys.keeps_thoughts),
+        )
+        del model, memory
+        look.demand(partial, look.at_model(partial, expected, *before))
+        keys.check_free()  # it was when the command began
     card.write(target, source)
     size = sum(file.stat().st_size for file in target.glob("*.safetensors"))
     print(f"{target}: {size / 1e6:,.1f} MB of weights in {name}, read back and asked.")

@@ -53,23 +53,29 @@ def file(target: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def directory(target: Path) -> Iterator[Path]:
+def directory(target: Path, *, kept_on: type[Exception] | tuple = ()) -> Iterator[Path]:
     """An empty directory to write to. Behind the block it takes the place of `target`; where it raises, it is gone.
 
-    What a killed attempt has left is cleared away first. Raises `ValueError` where another process is at it.
+    What raises an error of the kinds in `kept_on` leaves its files there to be looked at, until the next attempt. What
+    a killed attempt has left is cleared away first. Raises `ValueError` where another process is at it.
     """
     partial = partial_of(target)
     with writing(target):
         restore(target)
         partial.parent.mkdir(parents=True, exist_ok=True)
         handle = _hold(partial, os.O_RDONLY | os.O_DIRECTORY, target)
+        kept = False
         try:
             for left in partial.iterdir():
                 remove(left)
             yield partial
             put(partial, target)
+        except kept_on:
+            kept = True
+            raise
         finally:
-            remove(partial)
+            if not kept:
+                remove(partial)
             _release(handle)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from suite import export
+from suite import export, whole
 from tests.conftest import HEADS_OF_32, base_flavoured, save_model
 from tests.test_look import STRIPS_THOUGHTS
 
@@ -257,6 +257,19 @@ def test_a_template_that_strips_thoughts_is_refused_replaced_or_accepted(miniqwe
     export_(strips, "--output_dir", "as-it-is", "--keeps_thoughts", "false")
     assert Path("out/chat_template.jinja").read_text() == Path(keeps).read_text()
     assert Path("as-it-is/chat_template.jinja").read_text() == STRIPS_THOUGHTS
+
+
+@pytest.mark.slow
+def test_an_export_replaces_nothing_that_came_there_while_it_was_at_work(miniqwen_dir):
+    keys = export.ExportArguments(str(miniqwen_dir), output_dir="out")
+    tokenizer = export.tokenizer_of(miniqwen_dir, None, keys)
+    with whole.directory(Path("out")) as theirs:
+        with pytest.raises(ValueError, match="Another process is writing out"):
+            export.write(keys, None, tokenizer)
+        (theirs / "theirs").write_text("")
+    with pytest.raises(ValueError, match="out is there already"):
+        export.write(keys, None, tokenizer)
+    assert [path.name for path in Path("out").iterdir()] == ["theirs"]
 
 
 def test_what_cannot_be_written_in_a_form_is_one_line_that_names_another(forms, tmp_path):

@@ -235,6 +235,21 @@ def test_what_is_wrong_elsewhere_is_not_called_a_write_error(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["taken"]
 
 
+def test_what_is_to_be_looked_at_is_kept_until_the_next_attempt_and_all_else_is_not(tmp_path):
+    def left_by(error: Exception) -> set[str]:
+        with pytest.raises(type(error)), whole.directory(whole.Path("out"), kept_on=ValueError) as partial:
+            assert not any(partial.iterdir())
+            (partial / "one").write_text("")
+            raise error
+        return {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")}
+
+    assert left_by(ValueError("it is not what it should be")) == {".out.partial", ".out.partial/one"}
+    assert left_by(KeyError("a fault of ours")) == set()
+    left_by(ValueError())
+    write_directory("new")
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
 def test_a_link_to_another_disk_is_followed(tmp_path):
     whole.Path("disk/real").mkdir(parents=True)
     whole.Path("out").symlink_to("disk/real")
