@@ -7,9 +7,9 @@ and on a CPU q, k and v are one product, gate and up another, on weights packed 
 not fit this road (beams, a cache of the caller's, more outputs than tokens, weights in shards, hooks in the modules,
 latent attention) takes transformers'.
 
-There is no torch.compile in it: about a fifth of a step on a CPU is not product or attention, and for less than that
-it would want a C++ compiler, and its time, wherever a model answers. On a GPU `cache_implementation="static"` asks for
-transformers' own compiled road.
+There is no torch.compile in it: it cannot look into packed products, and a compiled step without them took twice the
+time of this one on two CPU cores (26 M parameters, batch 8), after 51 s of compiling. On a GPU
+`cache_implementation="static"` asks for transformers' own compiled road.
 
 The letters in the shape comments:
 

@@ -1,5 +1,9 @@
-"""Training a miniqwen of 26 M parameters against `Qwen2ForCausalLM` with the same weights, the machine's own products,
-and a mixture of experts in which a token meets as many parameters as in the dense model.
+"""Training a miniqwen of 26 M parameters against `Qwen2ForCausalLM` with the same weights, as it is and by
+`torch_compile`, against the machine's own products, and a mixture of experts in which a token meets as many parameters
+as in the dense model.
+
+Two limits: the rate of one large square product, and a bare loop over the products of a step and no more, which are
+narrower and reach less.
 """
 
 import sys
@@ -53,6 +57,28 @@ def product(device: torch.device, dtype: torch.dtype) -> Callable[[], float]:
     return run
 
 
+def bare(model: torch.nn.Module, batch: int, length: int) -> Callable[[], float]:
+    """A function that multiplies what a step of the dense model multiplies with its weights, and returns its seconds:
+    forward, then backward the gradients of inputs and weights."""
+    weights = [each.weight.detach() for each in model.modules() if isinstance(each, torch.nn.Linear)]
+    widths = {width for weight in weights for width in weight.shape}
+    activations = {width: weights[0].new_empty(batch * length, width).normal_() for width in widths}
+
+    def run() -> float:
+        start = time.perf_counter()
+        for weight in weights:
+            activations[weight.shape[1]] @ weight.T
+        for weight in reversed(weights):
+            gradient = activations[weight.shape[0]]
+            gradient @ weight
+            gradient.T @ activations[weight.shape[1]]
+        if weights[0].device.type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter() - start
+
+    return run
+
+
 def operations(config: MiniQwenConfig, batch: int, length: int) -> float:
     """Of a training step of the dense model: two a weight and token, as many for scores and values, thrice with the
     gradients. A causal model needs half of the scores; both halves are counted here, as most kernels compute them.
@@ -88,10 +114,28 @@ def peak(name: str, batch: int, length: int) -> float:
 def main(n: int = 9) -> None:
     batch, length, turns = (64, 512, 20) if torch.cuda.is_available() else (16, 128, 1)
     models = dict(zip(("miniqwen", "Qwen2"), pair(), strict=True))
-    models["mixture"] = placed(MiniQwenForCausalLM(MiniQwenConfig(**SHAPE, **MIXTURE)))
     steps = {name: step(model, batch, length) for name, model in models.items()}
-    weight = models["miniqwen"].lm_head.weight
-    multiply = product(weight.device, weight.dtype)
+    print(f"B {batch}, T {length}, {turns} steps a round, {torch.get_num_threads()} threads")
+    against_qwen2("", models["miniqwen"], steps, batch, length, n, turns)
+    compiled = {name: step(torch.compile(model), batch, length) for name, model in models.items()}
+    against_qwen2(", compiled", models["miniqwen"], compiled, batch, length, n, turns)
+    of_products = [
+        rounds(each["miniqwen"], bare(models["miniqwen"], batch, length), n, turns) for each in (steps, compiled)
+    ]
+    told("share of a step's bare products", of_products[0].speed)
+    told("share of a step's bare products, compiled", of_products[1].speed)
+    mixture = step(placed(MiniQwenForCausalLM(MiniQwenConfig(**SHAPE, **MIXTURE))), batch, length)
+    told("mixture / dense at equal active parameters", rounds(mixture, steps["miniqwen"], n, turns).speed)
+    if not torch.cuda.is_available():
+        held = Rounds.of(*([peak(name, batch, length) for _ in range(3)] for name in ("miniqwen", "Qwen2")))
+        told("miniqwen / Qwen2, peak memory of training", held.times, "<= 1.0", round(held.times.median, 2) <= 1.0)
+
+
+def against_qwen2(
+    how: str, model: MiniQwenForCausalLM, steps: dict, batch: int, length: int, n: int, turns: int
+) -> None:
+    """Tokens a second of miniqwen and of Qwen2, and how much of the machine's rate the first one takes."""
+    multiply = product(model.device, model.dtype)
     rates: list[float] = []  # a product beside every step of ours, so that both meet the same machine
 
     def ours() -> float:
@@ -100,21 +144,14 @@ def main(n: int = 9) -> None:
 
     measured = rounds(ours, steps["Qwen2"], n, turns)
     rate = Series([sum(rates[i : i + turns]) / turns for i in range(1, len(rates), turns)])
-    work = operations(models["miniqwen"].config, batch, length)
+    work = operations(model.config, batch, length)
     share = Series([work / took / can for took, can in zip(measured.ours.values, rate.values, strict=True)])
-    mixed = rounds(steps["mixture"], steps["miniqwen"], n, turns)
     speeds = [batch * length / each.median for each in (measured.ours, measured.theirs)]
-    print(
-        f"tokens a second, B {batch}, T {length}, {turns} steps a round, {torch.get_num_threads()} threads: "
-        "miniqwen {:.0f}, Qwen2 {:.0f}".format(*speeds)
-    )
-    told("miniqwen / Qwen2, training tokens a second", measured.speed, ">= 1.0", measured.speed.median >= 1.0)
-    told("share of the matrix product's rate", share, f">= {SHARE}", share.median >= SHARE)
+    print("tokens a second{}: miniqwen {:.0f}, Qwen2 {:.0f}".format(how, *speeds))
+    speed, name = measured.speed, f"miniqwen / Qwen2, training tokens a second{how}"
+    told(name, speed, ">= 1.0", speed.median >= 1.0)
+    told(f"share of the matrix product's rate{how}", share, f">= {SHARE}", share.median >= SHARE)
     told("that rate, GFLOP a second", Series([value / 1e9 for value in rate.values]))
-    told("mixture / dense at equal active parameters", mixed.speed)
-    if not torch.cuda.is_available():
-        held = Rounds.of(*([peak(name, batch, length) for _ in range(3)] for name in ("miniqwen", "Qwen2")))
-        told("miniqwen / Qwen2, peak memory of training", held.times, "<= 1.0", round(held.times.median, 2) <= 1.0)
 
 
 if __name__ == "__main__":  # one of the two alone, for its memory
