@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 
-from suite import checkpoint, pins, turns
+from suite import checkpoint, child, pins, turns
 from suite.columns import text_of
 from suite.run import tokenizer as load_tokenizer
 
@@ -431,10 +431,10 @@ class VllmEngine(Engine):
     def __init__(self, name: str, *, dtype: str = "auto", **options):
         import vllm
 
-        from suite.model.vllm_plugin import OWNER, register
+        from suite.model.vllm_plugin import register
 
         register()
-        os.environ[OWNER] = str(os.getpid())
+        os.environ[child.OWNER] = str(os.getpid())
         self.tokenizer = load_tokenizer(name)
         dtype, settled = settled_for_cpu(name, dtype)
         options = {**settled, **options}

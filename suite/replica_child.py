@@ -13,16 +13,14 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import asdict
 
-from suite.model.vllm_plugin import OWNER, end_with_owner
+from suite import child
 
 
 def main() -> None:
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what a library prints is no reply
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # Slurm tells every process of a job; the end of stdin ends this one
-    owner = int(os.environ[OWNER])
-    end_with_owner()
-    if os.getppid() != owner:  # it was killed while this process began
+    if not child.is_owned():
         return
 
     def reply(**said) -> None:

@@ -16,9 +16,8 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 
-from suite.model.vllm_plugin import OWNER
+from suite import child
 
 CLOSE_SECONDS = 60  # for the children to end their engines, which takes vLLM up to 30
 SPARE = 4  # of so many prompts in work, one more waits in the child, so that a seat which gets free is taken at once
@@ -31,17 +30,15 @@ class Replica:
     """One child, and what it was asked and has not answered yet."""
 
     def __init__(self, which: str, asked: dict, environment: dict[str, str], heard: queue.SimpleQueue):
-        root = str(Path(__file__).parents[1])
-        path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
         self.which, self.load, self.seats, self.failure = which, 0, 0, None
         self.log = tempfile.TemporaryFile()  # noqa: SIM115 (it lives as long as the child)
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "suite.replica_child", json.dumps(asked)],
+        self.process = child.start(
+            "replica_child",
+            [json.dumps(asked)],
+            {**os.environ, **environment},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.log,
-            env={**os.environ, "PYTHONPATH": path, OWNER: str(os.getpid()), **environment},
-            process_group=0,  # Ctrl-C is for this process, which then ends the child in good order
         )
         threading.Thread(target=self._listen, args=(heard,), daemon=True).start()
 
@@ -61,7 +58,7 @@ class Replica:
     def hang_up(self) -> None:
         """Ask the child to end; one that is still loading would not hear it."""
         if not self.seats:
-            self._kill()
+            child.kill(self.process)
         with contextlib.suppress(BrokenPipeError):
             self.process.stdin.close()
 
@@ -69,19 +66,15 @@ class Replica:
         try:
             self.process.wait(max(0.1, until - time.monotonic()))
         except subprocess.TimeoutExpired:
-            self._kill()
+            child.kill(self.process)
             self.process.wait()
         self.log.close()
-
-    def _kill(self) -> None:
-        if self.process.poll() is None:
-            os.killpg(self.process.pid, signal.SIGKILL)
 
     def last_words(self) -> str:
         """Why it said no more, in one line; what its log ends with goes to stderr."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(10)
-        self._kill()
+        child.kill(self.process)
         code = self.process.wait()
         if self.failure is not None and self.failure.startswith("ValueError: "):  # it can be mended without the log
             return self.failure.removeprefix("ValueError: ")
@@ -90,10 +83,9 @@ class Replica:
         print("\n".join(f"[{self.which}] {line}" for line in lines), file=sys.stderr, flush=True)
         if self.failure is not None:
             return f"The vLLM of {self.which} failed: {self.failure}"
-        by = f"with code {code}" if code >= 0 else f"by {signal.Signals(-code).name}"
         short = " That is how a machine whose memory is full ends processes." if code == -signal.SIGKILL else ""
         when = f"with {self.load} prompts in work" if self.seats else "while it loaded"
-        return f"The vLLM of {self.which} was ended {by}, {when}.{short}"
+        return f"The vLLM of {self.which} was ended {child.how_it_ended(code)}, {when}.{short}"
 
 
 class Replicas:

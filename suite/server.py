@@ -3,7 +3,6 @@
 import contextlib
 import os
 import re
-import signal
 import subprocess
 import sys
 import threading
@@ -11,7 +10,7 @@ import time
 from collections import deque
 from pathlib import Path
 
-from suite.model.vllm_plugin import OWNER
+from suite import child
 from suite.server_child import KEY
 
 LOG_LINES, KEPT_LINES = 40, 1000  # of a server which died: how many are shown, and how many are looked through
@@ -28,20 +27,17 @@ class Server:
         self.by, self.secret = words[0], secret
         self.answered = self.shown = False
         self.log: deque[str] = deque(maxlen=KEPT_LINES)
-        root = str(Path(__file__).parents[1])
-        path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
         kept = {name: value for name, value in os.environ.items() if name != KEY}
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "suite.server_child", *words],
+        self.process = child.start(
+            "server_child",
+            words,
+            {**kept, "PYTHONUNBUFFERED": "1"} | ({KEY: secret} if secret else {}),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
             cwd=room,
-            env={**kept, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1", OWNER: str(os.getpid())}
-            | ({KEY: secret} if secret else {}),
-            process_group=0,  # Ctrl-C is for this process, which then ends the server in good order
         )
         self.reader = threading.Thread(target=self._read, daemon=True)
         self.reader.start()
@@ -79,15 +75,14 @@ class Server:
 
     def _last_words(self, when: str) -> str:
         """Why it ended, in one line; what its log ends with goes to stderr."""
-        self._kill()
+        child.kill(self.process)
         self.reader.join(10)
         if not self.answered:
             print("\n".join(f"| {line}" for line in list(self.log)[-LOG_LINES:]), file=sys.stderr, flush=True)
-        code = self.process.returncode
-        how = f"with code {code}" if code >= 0 else f"by {signal.Signals(-code).name}"
         told = [line for line in self.log if re.search(r"\b\w*[Ee]rror\b[:,] \S", line)]
         roots = [line for line in told if "root cause above" not in line] or told or [""]
         cause = re.sub(r"^\(\w+ pid=\d+\)\s*(ERROR .*?\[\S+\])?\s*", "", roots[-1])[:400]
+        how = child.how_it_ended(self.process.returncode)
         return f"The server ({self.by}) ended {how} {when}. {cause or 'The end of its log says more.'}"
 
     def __exit__(self, *caught) -> None:
@@ -98,11 +93,6 @@ class Server:
         except subprocess.TimeoutExpired:
             pass
         finally:  # a second Ctrl-C comes here, too
-            self._kill()
+            child.kill(self.process)
             self.process.wait()
             self.reader.join(10)
-
-    def _kill(self) -> None:
-        """End whatever of the server's group is left."""
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.process.pid, signal.SIGKILL)

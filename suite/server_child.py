@@ -8,7 +8,7 @@ import os
 import sys
 from functools import partial
 
-from suite.model.vllm_plugin import OWNER, end_with_owner
+from suite import child
 
 KEY = "VLLM_API_KEY"  # the environment variable in which a key travels, for `ps` shows command lines to everybody
 OPEN = ("/health",)  # for whoever watches over servers
@@ -17,11 +17,9 @@ STREAMS_END_SECONDS = 3  # for the last of an answer to go out, once vLLM's engi
 
 def main() -> None:
     which, *words = sys.argv[1:]
-    owner = int(os.environ[OWNER])
-    end_with_owner()
-    if os.getppid() != owner:  # it was killed while this process began
+    if not child.is_owned():
         return
-    os.environ[OWNER] = str(os.getpid())  # of the engine that is started here
+    os.environ[child.OWNER] = str(os.getpid())  # of the engine that is started here
     if which == "vllm":
         sys.argv = ["vllm", *words]
         by_vllm()

@@ -6,7 +6,7 @@ from pathlib import Path
 from tests.conftest import ROOT
 
 FLOORS = {
-    0: {"args", "ending", "columns", "reasoning", "registry", "whole", "machine", "model"},
+    0: {"args", "ending", "child", "columns", "reasoning", "registry", "whole", "machine", "model"},
     1: {
         "run",
         "source",

@@ -1,11 +1,6 @@
 """The `vllm.general_plugins` entry point: vLLM serves a miniqwen with its own classes, in every worker process."""
 
-import contextlib
-import ctypes
-import os
-import signal
-
-OWNER = "SUITE_VLLM_OWNER"  # an environment variable: the process that has started an engine and asks it
+from suite.child import end_with_owner
 
 
 def register() -> None:
@@ -15,17 +10,6 @@ def register() -> None:
 
     ModelRegistry.register_model("MiniQwenForCausalLM", "suite.model.vllm_forms:MiniQwenForCausalLM")
     end_with_owner()
-
-
-def end_with_owner() -> None:
-    """In the engine's process: have Linux end it with the one that asks it.
-
-    That one closes it in every other case; where it is killed, vLLM 0.31 would generate on, to nobody, and hold the
-    memory of the GPU that the next attempt needs.
-    """
-    if os.environ.get(OWNER) == str(os.getppid()):
-        with contextlib.suppress(AttributeError, OSError):
-            ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 def check_served(name: str, config: dict) -> None:
