@@ -1,4 +1,4 @@
-"""How a command ends: a mistake and Ctrl-C are one line each, and SIGTERM closes what was begun."""
+"""How a command ends: a mistake and Ctrl-C are one line each, and SIGTERM and SIGHUP close what was begun."""
 
 import contextlib
 import logging
@@ -26,7 +26,7 @@ def answer_for(main: Callable, argv: Sequence[str] | None = None) -> int:
         _leave_group()
         sys.stdout.flush()
     except BrokenPipeError:
-        if not _nobody_reads():
+        if not _nobody_reads(sys.stdout.fileno()):
             raise
         return 128 + signal.SIGPIPE
     except ValueError as error:
@@ -37,10 +37,11 @@ def answer_for(main: Callable, argv: Sequence[str] | None = None) -> int:
         print(f"suite: {' '.join(str(error).split())}{where}", file=sys.stderr, flush=True)
         return 2
     except KeyboardInterrupt as end:
-        told = "ended by SIGTERM" if isinstance(end, TerminatedError) else "interrupted"
+        by = end.by if isinstance(end, TerminatedError) else signal.SIGINT
+        told = "interrupted" if by == signal.SIGINT else f"ended by {by.name}"
         if int(os.environ.get("RANK", 0)) == 0:
             print(f"suite: {told}. {end}".rstrip(), file=sys.stderr, flush=True)
-        return 128 + (signal.SIGTERM if isinstance(end, TerminatedError) else signal.SIGINT)
+        return 128 + by
     return 0
 
 
@@ -52,25 +53,34 @@ def _leave_group() -> None:
         distributed.destroy_process_group()
 
 
-def _nobody_reads() -> bool:
-    """Whether it is what we print that nobody reads any more; then the rest of it goes nowhere."""
+def _nobody_reads(output: int) -> bool:
+    """Whether nobody reads any more what we print there; then the rest of it goes nowhere."""
     pipe = select.poll()
-    pipe.register(sys.stdout.fileno(), 0)
+    pipe.register(output, 0)
     if not any(what & (select.POLLERR | select.POLLHUP) for _, what in pipe.poll(0)):
         return False
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    os.dup2(os.open(os.devnull, os.O_WRONLY), output)
     return True
 
 
 class TerminatedError(KeyboardInterrupt):
     """A SIGTERM, where it ends a command as Ctrl-C does."""
 
+    by = signal.SIGTERM
+
+
+class HungUpError(TerminatedError):
+    """A SIGHUP. It is a kind of its own, because whoever adds to what is said raises the same kind anew."""
+
+    by = signal.SIGHUP
+
 
 @contextlib.contextmanager
 def orderly_end() -> Iterator[None]:
-    """Within it SIGTERM unwinds: what the command has begun it closes, and vLLM's processes do not outlive it.
+    """Within it SIGTERM and SIGHUP unwind: what the command has begun it closes, and no process of vLLM outlives it.
 
-    A second one ends at once. Training has its own way: it saves first.
+    A second SIGTERM ends at once. A second SIGHUP says nothing new: of a closed terminal the shell tells, and then the
+    kernel. Where SIGHUP is ignored (`nohup`), it stays so. Training has its own way with SIGTERM: it saves first.
     """
     if threading.current_thread() is not threading.main_thread():  # only there Python hears of signals
         yield
@@ -78,13 +88,21 @@ def orderly_end() -> Iterator[None]:
     process = os.getpid()
 
     def hear(number, frame):
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         if os.getpid() != process:  # a worker that was forked from here
-            os.kill(os.getpid(), signal.SIGTERM)
-        raise TerminatedError
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        for output in (1, 2):  # the terminal is gone, and a word to it would be an error of its own
+            _nobody_reads(output)
+        raise ends[number]
 
-    before = signal.signal(signal.SIGTERM, hear)
+    ends = {signal.SIGTERM: TerminatedError}
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        ends[signal.SIGHUP] = HungUpError
+    before = {number: signal.signal(number, hear) for number in ends}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
+        for number, was in before.items():
+            signal.signal(number, signal.SIG_DFL if was is None else was)
