@@ -6,10 +6,11 @@ VLLM_API_KEY=... suite serve Qwen/Qwen2.5-0.5B-Instruct --host 0.0.0.0
 
 vLLM serves, or transformers' own server where vLLM is missing. Chat template, stop tokens and sampling defaults are
 the checkpoint's. What is thought comes as `reasoning`, apart from the answer. An adapter is served as one, beside its
-base, which then answers by its own name. Ctrl-C or SIGTERM ends the server and its workers. docs/serving.md says how to
-call it.
+base, which then answers by its own name. Ctrl-C, SIGTERM or a closed terminal ends the server and its workers.
+docs/serving.md says how to call it.
 """
 
+import contextlib
 import errno
 import ipaddress
 import json
@@ -18,6 +19,7 @@ import re
 import socket
 import sys
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -115,9 +117,9 @@ def main(argv=None) -> None:
     keys, _ = args.parse(arguments(), words, needs_config=False)
     secret = _key(keys)
     port = _free_port(keys.host, keys.port)
-    checkpoint.check_whole(keys.model_name_or_path)
-    plan = planned(keys, secret)
-    with tempfile.TemporaryDirectory(prefix="suite-serve-") as room:
+    with _held(port), tempfile.TemporaryDirectory(prefix="suite-serve-") as room:
+        checkpoint.check_whole(keys.model_name_or_path)
+        plan = planned(keys, secret)
         words = (vllm_words if plan.by == "vllm" else transformers_words)(keys, plan, Path(room))
         words += ["--middleware", "suite.server_child.Guard"] if secret else []
         words = [plan.by, *words, "--host", keys.host, "--port", str(port)]
@@ -161,12 +163,31 @@ def _free_port(host: str, port: int) -> int:
             found.bind((host, port))
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
-                raise ValueError(
-                    f"port: {port} is taken on {host}. Take another one, such as {port % 65535 + 1}, or 0 for any that "
-                    "is free."
-                ) from None
+                raise _taken(port, f"on {host}") from None
             raise ValueError(f"host: cannot listen at {host}, port {port}: {error.strerror}.") from None
         return found.getsockname()[1]
+
+
+@contextlib.contextmanager
+def _held(port: int) -> Iterator[None]:
+    """Within it no other `suite serve` begins at this port. Raises `ValueError` where one has begun already.
+
+    A server listens once its model is loaded, and until then all others find the port free. What is held instead is a
+    name that lives in the kernel, where ports do, and ends with this process, whatever ends that.
+    """
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as name:
+        try:
+            name.bind(f"\0suite-serve-{port}")
+        except OSError as error:  # any other: only Linux has such names; elsewhere the server itself says it, later
+            if error.errno == errno.EADDRINUSE:
+                raise _taken(port, "by another `suite serve`, which may still be loading") from None
+        yield
+
+
+def _taken(port: int, how: str) -> ValueError:
+    return ValueError(
+        f"port: {port} is taken {how}. Take another one, such as {port % 65535 + 1}, or 0 for any that is free."
+    )
 
 
 def _reachable(host: str) -> str:

@@ -27,7 +27,7 @@ from hypothesis import strategies as st
 
 from suite import engine, reasoning, serve
 from suite.server_child import KEY, Guard
-from tests.conftest import HEADS_OF_32, base_flavoured, run_suite, save_model
+from tests.conftest import HEADS_OF_32, ROOT, base_flavoured, run_suite, save_model
 
 SECRET = "sk-known-to-nobody-0123456789"
 ENVIRONMENT = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1"}
@@ -217,6 +217,15 @@ def test_a_port_that_is_taken_is_told_before_anything_is_looked_at(no_key):
     refused("runs/missing", "--port", 70000, match="port: 70000 must lie between 0")
     refused("runs/missing", "--host", "192.0.2.1", "--api_key", SECRET, match="cannot listen at 192.0.2.1")
     refused("runs/missing", "--port", 0, match="no checkpoint directory 'runs/missing'")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the later of two servers says it when it listens")
+def test_a_port_at_which_another_server_still_loads_is_taken_and_free_again_when_that_has_ended(no_key):
+    port = serve._free_port("127.0.0.1", 0)
+    with serve._held(port):
+        refused("runs/missing", "--port", port, match=f"port: {port} is taken by another `suite serve`.*still be load")
+    for _ in range(2):  # one that is refused holds nothing
+        refused("runs/missing", "--port", port, match="no checkpoint directory 'runs/missing'")
 
 
 @pytest.mark.parametrize("name", ["host", "port", "uds", "ssl-keyfile"])
@@ -654,6 +663,45 @@ def test_transformers_serves_where_vllm_does_not_and_ctrl_c_ends_it(taught_miniq
         assert chat.returncode == 0 and "5 twice" in chat.stdout and "<answer>10</answer>" in chat.stdout, chat
         assert server.ends_by(signal.SIGINT) == 128 + signal.SIGINT
         assert "Traceback" not in server.log.read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the later of two servers says it when it listens")
+def test_while_a_server_loads_its_port_is_taken_and_a_closed_terminal_ends_it_with_nothing_left(miniqwen_dir, tmp_path):
+    import psutil
+
+    pytest.importorskip("openai")
+    port, rooms = serve._free_port("127.0.0.1", 0), tmp_path / "rooms"
+    rooms.mkdir()
+    words = ["serve", miniqwen_dir, "--use_vllm", "false", "--port", str(port)]
+    environment = {**{k: v for k, v in os.environ.items() if k != KEY}, "TMPDIR": str(rooms)}
+    how = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "start_new_session": True}
+    with subprocess.Popen([sys.executable, "-m", "suite.cli", *map(str, words)], env=environment, **how) as process:
+        try:
+            assert any("transformers starts" in line for line in process.stdout)
+            later = run_suite(*words)
+            assert (later.returncode, later.stdout) == (2, "") and f"port: {port} is taken by another" in later.stderr
+            family = psutil.Process(process.pid).children(recursive=True)
+            assert family and list(rooms.glob("suite-serve-*"))
+            process.send_signal(signal.SIGHUP)
+            said = process.communicate(timeout=60)[0]
+        finally:
+            process.kill()
+    assert process.returncode == 128 + signal.SIGHUP and said.splitlines()[-1] == "suite: ended by SIGHUP."
+    assert not list(rooms.glob("suite-serve-*")) and not psutil.wait_procs(family, timeout=10)[1]
+
+
+@pytest.mark.slow
+def test_it_is_told_of_a_mistake_before_torch_is_imported():
+    code = """
+import sys
+from suite import ending, serve
+code = ending.answer_for(serve.main, ["runs/missing", "--port", "0"])
+sys.exit([code, *{"torch", "transformers"} & set(sys.modules)] != [2])
+"""
+    done = subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=60,
+                          capture_output=True, text=True)  # fmt: skip
+    assert done.returncode == 0 and "no checkpoint directory 'runs/missing'" in done.stderr, done
 
 
 @pytest.mark.slow
