@@ -129,7 +129,7 @@ def main(argv=None) -> None:
         _evaluate(name, rows, prompts, evaluate, keys, about[name], asked)
     for name in evaluate.checkpoints:
         card.write(name)
-    print(record.results_table(results.results_of(Path(evaluate.output_dir))))
+    print(record.results_table(results.told_apart(results.results_of(Path(evaluate.output_dir)))))
 
 
 def _rows_and_prompts(evaluate: EvaluateArguments, script, mixture) -> tuple[list[dict], list]:
@@ -182,7 +182,8 @@ def _evaluate(name: str, rows: list[dict], prompts: list, evaluate: EvaluateArgu
         which |= {"before": None, "after": aim["value"], "ci95": aim["ci95"], "n": aim["n"]}
         results.collect(directory, {**which, **measured, "identity": identity}, said)
         heard.remove()
-    print(record.one_line(next(r for r in results.results_of(directory) if r["checkpoint"] == name)), flush=True)
+    there = results.told_apart(results.results_of(directory))
+    print(record.one_line(next(r for r in there if r["checkpoint"] == name)), flush=True)
 
 
 def compare(directory: Path, first: str, second: str, problems: int) -> str:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from suite import args, card, ending, record
+from suite.results import results_of, run_of, told_apart
 
 
 @dataclass
@@ -32,14 +33,16 @@ def main(argv=None) -> None:
     report, _ = args.parse(arguments(), words, needs_config=False)
     directory = Path(report.run_dir)
     runs = find_runs(directory)
-    results_path = directory / "results.json"
-    results = json.loads(results_path.read_text(encoding="utf-8")) if results_path.is_file() else []
+    results = told_apart(results_of(directory))
     if not runs and not results:
         raise ValueError(f"There is nothing to report in '{directory}': neither trainer_state.json nor results.json.")
     for path in (directory, *sorted(directory.glob("*/"))):
         card.write(path)
     pictures, about = draw(directory, runs, results)
     samples = record.sample_completions(directory / "rows.jsonl", report.completions)
+    called = {result["checkpoint"]: result["stage"] for result in results}
+    for row in (row for *_, group in samples for row in group):
+        row["stage"] = called[row["checkpoint"]]
     page = directory / "report.html"
     told = (f"Report on {directory}", results, pictures, samples, about)
     page.write_text(record.page(*told), encoding="utf-8")
@@ -99,8 +102,8 @@ def progress(results: list[dict]) -> dict[str, dict[str, list[dict]]]:
         if step is None or seconds is None or result["after"] is None or result["ci95"] is None:
             continue
         point = {"step": step, "seconds": seconds, "value": result["after"], "ci95": result["ci95"]}
-        run = path.parent if is_step else path
-        found.setdefault(result["metric"], {}).setdefault(run.name, []).append(point)
+        run = str(run_of(Path(result["stage"])))
+        found.setdefault(result["metric"], {}).setdefault(run, []).append(point)
     several = {m: {run: points for run, points in runs.items() if len(points) > 1} for m, runs in found.items()}
     for points in (points for runs in several.values() for points in runs.values()):
         points.sort(key=lambda point: point["step"])

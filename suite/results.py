@@ -4,6 +4,7 @@ results.json says which rows count: new ones are there before it names them, and
 """
 
 import json
+from collections.abc import Collection
 from pathlib import Path
 
 from suite import checkpoint, whole
@@ -16,6 +17,31 @@ def results_of(directory: Path) -> list[dict]:
         return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
     except ValueError:
         raise ValueError(f"{path} is cut off or broken. Choose another output_dir, or remove it.") from None
+
+
+def run_of(path: Path) -> Path:
+    """The run that a checkpoint belongs to; any other is its own."""
+    return path.parent if path.name.startswith("checkpoint-") else path
+
+
+def told_apart(results: list[dict]) -> list[dict]:
+    """The results, where runs of one name are called by the shortest ends of their paths that differ: a/sft, b/sft."""
+    paths = [Path(result["checkpoint"]) for result in results]
+    runs = {run_of(path) for path in paths}
+    told = []
+    for path, result in zip(paths, results, strict=True):
+        run = run_of(path)
+        name = _shortest(run, runs)
+        told.append({**result, "stage": str(name / path.relative_to(run))} if len(name.parts) > 1 else result)
+    return told
+
+
+def _shortest(path: Path, among: Collection[Path]) -> Path:
+    """The last parts of a path, as few as none of the others ends with; all of it where another ends with all of it."""
+    for n in range(1, len(path.parts)):
+        if [other.parts[-n:] for other in among].count(path.parts[-n:]) == 1:
+            return Path(*path.parts[-n:])
+    return path
 
 
 def rows_of(directory: Path, identity: str) -> list[dict]:
@@ -32,14 +58,15 @@ def find(directory: Path, name: str) -> tuple[Path, dict]:
     path = Path(name)
     around = [(parent, str(path.relative_to(parent))) for parent in path.parents[:2]]
     for place, asked in ((directory, name), (path, None), *around):
-        there = [r for r in results_of(place) if "accuracy" in r]
-        found = [r for r in there if asked is None or asked == r["stage"] or Path(r["checkpoint"]) == path]
+        every = results_of(place)
+        there = [(r, told["stage"]) for r, told in zip(every, told_apart(every), strict=True) if "accuracy" in r]
+        found = [r for r, called in there if asked in (None, r["stage"], called) or Path(r["checkpoint"]) == path]
         if len(found) == 1:
             return place, found[0]
         if found:
             told = ", ".join(r["checkpoint"] for r in found)
             raise ValueError(f"compare: {place} has {len(found)} evaluations of '{name}'. There are: {told}.")
-    told = ", ".join(r["stage"] for r in results_of(directory) if "accuracy" in r) or "none"
+    told = ", ".join(r["stage"] for r in told_apart(results_of(directory)) if "accuracy" in r) or "none"
     raise ValueError(
         f"compare: {directory} has 0 evaluations of '{name}'. There are: {told}. One that lies elsewhere is named with "
         "its directory, as runs/other/sft is; and `output_dir` says where to look first."

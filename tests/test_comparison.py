@@ -7,6 +7,7 @@ import pytest
 
 from suite import checkpoint, comparison, conditions, engine, evaluate
 from suite.comparison import Comparison
+from suite.results import told_apart
 
 
 def test_mcnemars_p_is_scipys():
@@ -135,6 +136,33 @@ def test_evaluations_in_two_directories_are_compared_and_what_sets_them_apart_is
         evaluate.main(["--compare", str(a), str(b), "--output_dir", str(tmp_path)])
     with pytest.raises(ValueError, match="has 0 evaluations of '.*other'.*named with its directory"):
         evaluate.main(["--compare", str(a / "other"), "grpo", "--output_dir", str(b)])
+
+
+def test_two_runs_of_one_name_are_told_apart_by_the_ends_of_their_paths_and_named_by_them():
+    def called(*checkpoints: str) -> list[str]:
+        told = told_apart([{"checkpoint": name, "stage": evaluate._stage(name)} for name in checkpoints])
+        return [each["stage"] for each in told]
+
+    assert called("runs/a/sft", "runs/b/sft", "runs/a/grpo") == ["a/sft", "b/sft", "grpo"]
+    assert called("a/x/sft", "b/x/sft", "b/y/sft") == ["a/x/sft", "b/x/sft", "y/sft"]
+    assert called("runs/a/sft/checkpoint-2", "runs/b/sft") == ["a/sft/checkpoint-2", "b/sft"]
+    assert called("runs/sft/checkpoint-2", "runs/sft/checkpoint-4") == ["sft/checkpoint-2", "sft/checkpoint-4"]
+    assert called("runs/sft", "sft", "/runs/sft") == ["runs/sft", "sft", "/runs/sft"]
+    assert called("Qwen/Qwen2.5-0.5B", "runs/Qwen2.5-0.5B@x", "mine/Qwen2.5-0.5B") == [
+        "Qwen/Qwen2.5-0.5B", "Qwen2.5-0.5B@x", "mine/Qwen2.5-0.5B"
+    ]  # fmt: skip
+
+
+def test_of_two_stages_of_one_name_either_can_be_compared_by_what_the_table_calls_it(tmp_path, capsys):
+    evaluated(tmp_path, **{"a/sft": [1.0, 0.0], "b/sft": [1.0, 1.0]})
+    path = tmp_path / "results.json"
+    checkpoint.write_json(path, [{**r, "stage": "sft"} for r in json.loads(path.read_text())])
+    evaluate.main(["--compare", "a/sft", "b/sft", "--output_dir", str(tmp_path)])
+    assert "a/sft: 50.0 %   b/sft: 100.0 %" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="has 2 evaluations of 'sft'. There are: runs/a/sft, runs/b/sft"):
+        evaluate.main(["--compare", "sft", "b/sft", "--output_dir", str(tmp_path)])
+    with pytest.raises(ValueError, match="has 0 evaluations of 'grpo'. There are: a/sft, b/sft"):
+        evaluate.main(["--compare", "grpo", "b/sft", "--output_dir", str(tmp_path)])
 
 
 def test_what_flipped_stands_on_a_line_however_long_a_program_is():

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from suite import evaluate, record, report
+from suite.results import told_apart
 
 
 def lay(name: str, **told) -> str:
@@ -35,6 +36,21 @@ def test_checkpoints_of_a_run_are_a_curve_over_steps_and_seconds_and_what_stands
     report.main(["runs"])
     assert "report/progress-bits-per-byte.png" in Path("runs/report.md").read_text()
     assert Path("runs/report/progress-bits-per-byte.png").stat().st_size > 5000
+
+
+def test_two_runs_of_one_name_have_lines_columns_and_answers_of_their_own():
+    names = [lay(f"runs/{run}/sft", steps=40, seconds=9.0) for run in "ab"]
+    results = [{**result(name, 0.5, "accuracy"), "dataset": "x"} for name in names]
+    results += [result(lay(f"{name}/checkpoint-9", step=9, spent=3.0), 0.4, "accuracy") for name in names]
+    rows = [{"checkpoint": name, "stage": "sft", "identity": name, "row": 0, "kind": "greedy", "prompt": "1+1",
+             "solution": "2", "completion": "2", "accuracy": 1.0} for name in names]  # fmt: skip
+    Path("runs/results.json").write_text(json.dumps(results))
+    Path("runs/rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert report.progress(told_apart(results))["accuracy"].keys() == {"a/sft", "b/sft"}
+    report.main(["runs"])
+    told = Path("runs/report.md").read_text()
+    assert all(line in told for line in ("| a/sft | accuracy", "| b/sft/checkpoint-9 | accuracy", "b/sft, right:"))
+    assert "| sft" not in told and json.loads(Path("runs/results.json").read_text()) == results
 
 
 def test_a_checkpoint_on_the_way_is_called_by_its_run_whose_purpose_is_its_own():
