@@ -26,14 +26,21 @@ def draw(train: Iterable[dict], rows: list[dict], number: int, seed: int) -> dic
             drawn[subject].append(row)
         elif (at := rng.randrange(seen[subject])) < number:  # each row so far has the same chance to be among them
             drawn[subject][at] = row
-    for subject, examples in drawn.items():
-        if len(examples) < number:
-            about = f" about '{subject}'" if subject is not None else ""
-            raise ValueError(
-                f"num_fewshot: {number} examples are asked for, and the training rows have {len(examples)}{about} that "
-                "are no test rows. Set it lower."
-            )
+    if short := {subject: len(examples) for subject, examples in drawn.items() if len(examples) < number}:
+        raise ValueError(_too_few(number, short))
     return drawn
+
+
+def _too_few(number: int, short: dict[str | None, int]) -> str:
+    """`short` are the subjects that have fewer, with how many each has."""
+    subject, there = min(short.items(), key=lambda entry: entry[1])
+    about = f" about '{subject}'" if subject is not None else ""
+    more = f"; {len(short)} subjects have too few" if len(short) > 1 else ""
+    others = " Or ask about another subject: `subset` of `suite prepare` keeps one." if subject is not None else ""
+    return (
+        f"num_fewshot: {number} examples are asked for, and the training rows have {there}{about} that are no test "
+        f"rows{more}. Set it to {there} at most, where 0 shows none.{others}"
+    )
 
 
 def prompts(rows: list[dict], examples: dict[str | None, list[dict]], system_prompt: str | None = None) -> list:

@@ -349,8 +349,18 @@ def test_examples_are_of_the_problems_own_subject():
     prompts = shots.prompts(tests, drawn)
     numbers = [{int(turn["content"].partition(" ")[0]) for turn in p[1:-1] if turn["role"] == "user"} for p in prompts]
     assert numbers == [{101, 103, 105, 107, 109}, {100, 102, 104, 106, 108}]
-    with pytest.raises(ValueError, match="num_fewshot: 1 examples .* have 0 about 'music'"):
-        shots.draw(train, [asked(3, "music")], 1, seed=0)
+
+
+def test_a_subject_with_too_few_examples_is_named_with_how_many_there_are_and_what_to_do():
+    train = [asked(n, "law") for n in range(100, 103)]
+    with pytest.raises(
+        ValueError, match="num_fewshot: 1 examples .* have 0 about 'music' .* Set it to 0 at most.*subset"
+    ):
+        shots.draw(train, [asked(3, "music"), asked(4, "law")], 1, seed=0)
+    with pytest.raises(ValueError, match="0 about 'music' that are no test rows; 2 subjects have too few. Set it to 0"):
+        shots.draw(train, [asked(4, "law"), asked(3, "music")], 5, seed=0)
+    with pytest.raises(ValueError, match="have 3 that are no test rows. Set it to 3 at most, where 0 shows none.$"):
+        shots.draw([asked(n) for n in range(3)], [asked(9)], 5, seed=0)
 
 
 # -- votes
