@@ -3,6 +3,7 @@
 suite rollouts runs/quickstart/grpo --step 40
 suite rollouts runs/quickstart/grpo --prompt "12 + 34"
 suite rollouts runs/quickstart/grpo --where "format == 1 and accuracy == 0"
+suite rollouts runs/quickstart/grpo --evaluation true
 """
 
 import os
@@ -14,6 +15,7 @@ from pathlib import Path
 
 from suite import args, ending, reasoning
 from suite.columns import text_of
+from suite.trainers.completions import EVALUATION, TRAINING
 
 # Columns of TRL's table that are no reward; what else is a number there was a reward's.
 THEIRS = ("step", "prompt", "completion", "advantage")
@@ -27,6 +29,9 @@ class RolloutsArguments:
     prompt: str | None = field(default=None, metadata={"help": "Only prompts with these words in them, step by step."})
     where: str | None = field(
         default=None, metadata={"help": "Only what fulfils this, such as 'format == 1 and accuracy == 0'."}
+    )
+    evaluation: bool = field(
+        default=False, metadata={"help": "What was sampled in the run's evaluations, and not what it was trained on."}
     )
     max_rows: int = field(default=200, metadata={"help": "Show so many completions at most; 0 = all."})
 
@@ -44,7 +49,7 @@ def main(argv=None) -> None:
     if words and not words[0].startswith("--"):
         words = ["--run_dir", *words]
     asked, _ = args.parse(arguments(), words, needs_config=False)
-    table = read(Path(asked.run_dir))
+    table = read(Path(asked.run_dir), EVALUATION if asked.evaluation else TRAINING)
     found = choose(table, asked.step, asked.prompt, asked.where)
     shown = found if asked.max_rows == 0 else found.head(asked.max_rows)
     colours = sys.stdout.isatty() and "NO_COLOR" not in os.environ
@@ -58,14 +63,16 @@ def main(argv=None) -> None:
         print("\n".join(lines))
 
 
-def read(run_dir: Path):
-    """Every logged completion as a data frame, in the order of the steps.
+def read(run_dir: Path, kind: str = TRAINING):
+    """Every logged completion of that kind as a data frame, in the order of the steps.
 
     Raises `ValueError` where a directory holds none.
     """
     import pandas
 
-    files = sorted((run_dir / "completions").glob("completions_*.parquet"))
+    files = sorted((run_dir / "completions").glob(f"{kind}_*.parquet"))
+    if not files and kind == EVALUATION:
+        raise ValueError(f"evaluation: '{run_dir}' has logged no completions of an evaluation.")
     if not files:
         near = sorted(str(p.parent) for p in run_dir.glob("*/completions") if any(p.iterdir()))
         raise ValueError(
@@ -126,8 +133,9 @@ def told(table, colours: bool) -> Iterator[str]:
             step = _in(BOLD, f"step {row['step']}", colours)
             yield f"\n{step}  {row['prompt'].strip()}"
             before = group
-        given = "  ".join(f"{name} {row[name]:g}" for name in names)
-        yield _in(DIM, f"  -- {given}  advantage {row['advantage']:+.3f}", colours)
+        given = [f"{name} {row[name]:g}" for name in names]
+        given += [f"advantage {row['advantage']:+.3f}"] if "advantage" in row else []  # distillation has neither
+        yield _in(DIM, f"  -- {'  '.join(given)}", colours)
         yield "\n".join(f"  {line}" for line in highlighted(row, colours).splitlines())
 
 

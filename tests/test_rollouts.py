@@ -1,11 +1,14 @@
 """`suite rollouts`: what a GRPO run said, found by step, by prompt and by condition."""
 
+from pathlib import Path
+
 import pandas
 import pytest
 
 from suite import reasoning, rollouts
 from suite.train import grpo
 from tests.conftest import ON_CPU, write_yaml
+from tests.rows import read_rows
 
 
 @pytest.fixture
@@ -75,6 +78,19 @@ def test_a_directory_without_completions_names_those_below_it_or_the_key(run_dir
         rollouts.main([str(run_dir)])
 
 
+def test_what_evaluations_sampled_is_shown_apart_and_only_where_it_is_asked_for(run_dir, capsys):
+    with pytest.raises(ValueError, match="evaluation: '.*run' has logged no completions of an evaluation"):
+        rollouts.main([str(run_dir), "--evaluation", "true"])
+    folder = run_dir / "completions"
+    frame = pandas.read_parquet(folder / "completions_00005.parquet").head(1)
+    frame.drop(columns=["accuracy_reward", "format_reward", "advantage"]).to_parquet(
+        folder / "evaluation_00005.parquet"
+    )
+    assert "8 of 8 completions" in page(run_dir, capsys)
+    told = page(run_dir, capsys, "--evaluation", "true")  # as distillation logs them: without rewards
+    assert "1 of 1 completions, 1 steps" in told and "<answer>[3]</answer>" in told and "advantage" not in told
+
+
 def test_colours_tell_right_answers_from_wrong_ones():
     right = {"completion": reasoning.write("so", "7"), "accuracy": 1.0}
     assert f"{rollouts.RIGHT}7{rollouts.PLAIN}" in rollouts.highlighted(right, colours=True)
@@ -87,8 +103,15 @@ def test_what_a_run_really_logs_can_be_paged_through(miniqwen_dir, arithmetic_di
     config = write_yaml(
         tmp_path / "grpo.yaml", model_name_or_path=str(miniqwen_dir), dataset_name=str(arithmetic_dir),
         output_dir="run", max_steps=2, logging_steps=1, num_generations=2, per_device_train_batch_size=4,
-        max_completion_length=8, log_completions=True, save_strategy="no",
+        max_completion_length=8, log_completions=True, save_strategy="no", eval_strategy="steps", eval_steps=1,
+        eval_on_start=True, per_device_eval_batch_size=2, num_generations_eval=1, eval_answers=7,
     )  # fmt: skip
     grpo.main(["--config", str(config), *ON_CPU])
     capsys.readouterr()
     assert "8 of 8 completions, 2 steps; mean accuracy 0.000, format 0.000" in page("run", capsys)
+    told = page("run", capsys, "--evaluation", "true")  # also what did not fit into TRL's buffer of one rollout
+    assert "21 of 21 completions, 3 steps; mean accuracy 0.000, format 0.000" in told
+    for kind, split in (("completions", "train"), ("evaluation", "test")):
+        asked = {row["prompt"][0]["content"] for row in read_rows(arithmetic_dir / f"{split}.parquet")}
+        logged = [row for path in Path("run/completions").glob(f"{kind}_*") for row in read_rows(path)]
+        assert {row["prompt"][0]["content"] for row in logged} <= asked, kind

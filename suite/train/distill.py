@@ -65,6 +65,7 @@ def main(argv=None) -> None:
 
     from trl import get_quantization_config
 
+    from suite.trainers import completions
     from suite.trainers.distillation import WhiteBoxTrainer, load_teacher
     from suite.trainers.exact import exact
 
@@ -87,6 +88,7 @@ def main(argv=None) -> None:
     if config.use_vllm and config.vllm_mode == "colocate":
         engine.seed_rollouts(trainer)
         engine.end_with_the_process(trainer)
+    completions.keep_apart(trainer)
     if asked:
         from suite.answering import Answering
 

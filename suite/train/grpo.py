@@ -36,7 +36,7 @@ def main(argv=None) -> None:
 
     from trl import GRPOTrainer, get_quantization_config
 
-    from suite.trainers import reward_models
+    from suite.trainers import completions, reward_models
     from suite.trainers.exact import exact
     from suite.trainers.reward_schedule import RewardSchedule
 
@@ -59,6 +59,7 @@ def main(argv=None) -> None:
     if config.use_vllm and config.vllm_mode == "colocate":
         engine.seed_rollouts(trainer)
         engine.end_with_the_process(trainer)
+    completions.keep_apart(trainer)
     if reward.reward_schedule:
         trainer.add_callback(RewardSchedule(trainer, reward.reward_funcs, reward.reward_schedule))
     if asked:
