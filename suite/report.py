@@ -33,14 +33,15 @@ def main(argv=None) -> None:
     report, _ = args.parse(arguments(), words, needs_config=False)
     directory = Path(report.run_dir)
     runs = find_runs(directory)
-    results = told_apart(results_of(directory))
+    own = told_apart(results_of(directory))
+    results = [*own, *measured_below(directory, {result["identity"] for result in own if "identity" in result})]
     if not runs and not results:
         raise ValueError(f"There is nothing to report in '{directory}': neither trainer_state.json nor results.json.")
     for path in (directory, *sorted(directory.glob("*/"))):
         card.write(path)
     pictures, about = draw(directory, runs, results)
     samples = record.sample_completions(directory / "rows.jsonl", report.completions)
-    called = {result["checkpoint"]: result["stage"] for result in results}
+    called = {result["checkpoint"]: result["stage"] for result in own}
     for row in (row for *_, group in samples for row in group):
         row["stage"] = called[row["checkpoint"]]
     page = directory / "report.html"
@@ -55,6 +56,16 @@ def find_runs(directory: Path) -> list[Path]:
     states = [*directory.glob("trainer_state.json"), *directory.glob("*/trainer_state.json")]
     found = [p.parent for p in states if not p.parent.name.startswith(("checkpoint-", "."))]
     return sorted(found, key=lambda p: (about_run(p).get("started", 0.0), p.name))
+
+
+def measured_below(directory: Path, known: set[str]) -> list[dict]:
+    """What evaluations on other rows left right below a directory, told by where: text/pretrain, pairs/dpo.
+
+    One that is `known` already is left out.
+    """
+    places = [path for path in sorted(directory.glob("*/")) if not path.name.startswith(".")]
+    found = [(path.name, result) for path in places for result in told_apart(results_of(path))]
+    return [{**r, "stage": f"{name}/{r['stage']}"} for name, r in found if r.get("identity") not in known]
 
 
 def about_run(run_dir: Path) -> dict:

@@ -53,6 +53,28 @@ def test_two_runs_of_one_name_have_lines_columns_and_answers_of_their_own():
     assert "| sft" not in told and json.loads(Path("runs/results.json").read_text()) == results
 
 
+def test_what_was_measured_on_other_rows_below_a_directory_is_on_its_page_and_told_by_where():
+    """As in configs/miniqwen-26m: sums in the directory itself, the text and the pairs each in one below it."""
+    dpo, pretrain = (lay(f"runs/life/{name}", steps=40, seconds=9.0) for name in ("dpo", "pretrain"))
+    sums = {**result(dpo, 0.5, "accuracy"), "dataset": "sums"}
+    below = {
+        "pairs": [{**result(dpo, 0.75, "preferred"), "identity": "pairs"}],
+        "text": [{**result(pretrain, 1.25), "identity": "text"}],
+        "dpo": [sums],  # the same evaluation once more
+        ".dpo": [result(dpo, 0.1, "format")],  # what a kill left
+    }
+    for name, results in {"": [sums], **below}.items():
+        Path("runs/life", name).mkdir(exist_ok=True)
+        Path("runs/life", name, "results.json").write_text(json.dumps(results))
+    report.main(["runs/life"])
+    table = Path("runs/life/report.md").read_text().split("\n\n")[1].splitlines()[2:]
+    assert [line.split(" | ")[:4] for line in table] == [
+        ["| dpo", "accuracy, %", "-", "50.0"],
+        ["| pairs/dpo", "preferred, %", "-", "75.0"],
+        ["| text/pretrain", "bits a byte", "-", "1.25"],
+    ]
+
+
 def test_a_checkpoint_on_the_way_is_called_by_its_run_whose_purpose_is_its_own():
     assert evaluate._stage("runs/sft/checkpoint-40") == "sft/checkpoint-40" and evaluate._stage("runs/sft") == "sft"
     keys = evaluate.EvaluateArguments(checkpoints=["runs/sft/checkpoint-40"], metrics={"sft": "format"})
