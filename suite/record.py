@@ -260,6 +260,7 @@ def draw_results(results: list[dict], path: Path, of: str | None = None) -> None
         for offset, (name, colour) in enumerate(zip(names, COLOURS, strict=False)):
             _draw_bars(axes, name, results, colour, (offset - (len(names) - 1) / 2) / (len(names) + 0.7), len(names))
         axes.set_xticks(range(len(results)), [r["stage"] for r in results])
+        axes.set_xlim(-0.6, len(results) - 0.4)  # one below the other, though the last has no bar in each
         if names[0] in QUANTITIES:
             axes.set_ylim(bottom=0)
             axes.set_ylabel(QUANTITIES[names[0]], fontsize=9)
