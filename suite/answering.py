@@ -29,11 +29,20 @@ class Answering(TrainerCallback):
         self.trainer, self.rows = trainer, rows
         self.sampling = engine.Sampling(max_new_tokens=longest)
         self.think_opened = run.opens_thinking(trainer.processing_class)
+        self._check_room()
         batch, ranks = trainer.args.per_device_eval_batch_size, trainer.args.world_size
         say(
             f"each evaluation: {len(rows)} test rows are answered greedily, {batch} at a time on "
             f"{ranks} {'process' if ranks == 1 else 'processes'}, with at most {longest:,} tokens each."
         )
+
+    def _check_room(self) -> None:
+        """Raise `ValueError` where a prompt is too long for the model, now and not at the first evaluation."""
+        ids = engine.rendered(self.trainer.processing_class, [row["prompt"] for row in self.rows])
+        try:
+            engine.require_room(ids, engine.positions_of(self.trainer.model.config))
+        except ValueError as error:
+            raise ValueError(f"eval_answers: {error}") from None
 
     def on_evaluate(self, args, state, control, metrics, **kwargs):
         """`metrics` is what the Trainer chooses the best model by, and what it has logged already."""

@@ -4,6 +4,7 @@ import atexit
 import contextlib
 import copy
 import gc
+import math
 import os
 import random
 from abc import ABC, abstractmethod
@@ -18,6 +19,7 @@ from suite.columns import text_of
 from suite.run import tokenizer as load_tokenizer
 
 WORTH_SHARING = 8  # tokens that all prompts begin with: reading them once costs a call of its own
+STRETCHED = ("linear", "dynamic")  # rope_types whose factor `max_position_embeddings` does not hold yet, as in vLLM
 
 
 @dataclass(frozen=True)
@@ -255,6 +257,29 @@ def asked_of(tokenizer, prompts: Sequence, done: Collection[int]) -> dict[int, l
     return dict(zip(numbers, rendered(tokenizer, [prompts[n] for n in numbers]), strict=True))
 
 
+def positions_of(config) -> int | None:
+    """How many tokens a model takes, its answer's among them, counted as vLLM does; None where its config is silent."""
+    text = config.get_text_config()
+    positions = getattr(text, "max_position_embeddings", None)  # some models know no such limit
+    rope = vars(text).get("rope_parameters") or {}
+    if positions is None or rope.get("rope_type") not in STRETCHED:
+        return positions
+    return int(positions * rope["factor"])
+
+
+def require_room(prompts: Collection[Sequence[int]], positions: int | None) -> None:
+    """Raise `ValueError` where a prompt, in token ids, leaves no position for the first token of its answer."""
+    lengths = [len(ids) for ids in prompts]
+    too_long = 0 if positions is None else sum(length >= positions for length in lengths)
+    if too_long:
+        raise ValueError(
+            f"{too_long} of {len(lengths)} prompts do not fit: the longest has {max(lengths)} tokens, and with at "
+            f"least one of its answer that is more than the {positions} positions of the model "
+            "(`max_position_embeddings`, or a lower `vllm_max_model_length`). Leave such rows out (`max_prompt_tokens` "
+            "of `suite prepare`), show fewer examples (`num_fewshot`), or take a model with more positions."
+        )
+
+
 def stop_ids(tokenizer, generation_config) -> list[int]:
     """Every id that ends a completion: those of the generation config and the tokenizer's own, as GRPO stops."""
     declared = generation_config.eos_token_id
@@ -278,7 +303,11 @@ def seed_of(sampling: Sampling, number: int) -> int:
 
 
 class Engine(ABC):
-    """What asks a model. Each kind says how completions come one by one; that all of them together follow from it."""
+    """What asks a model. Each kind says how completions come one by one; that all of them together follow from it.
+
+    A model that is loaded here is asked nothing where a prompt has no room (`require_room`), and an answer ends, cut
+    off, where the positions do.
+    """
 
     tokenizer = None  # where the prompts are rendered here
 
@@ -331,6 +360,7 @@ class TransformersEngine(Engine):
     def _take(self, model, tokenizer, batch_size: int) -> None:
         self.model, self.tokenizer, self.batch_size = model, tokenizer, batch_size
         self.stop_ids = stop_ids(tokenizer, model.generation_config)
+        self.positions = positions_of(model.config)
         self.pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.stop_ids[0]
 
     def stream(
@@ -340,6 +370,7 @@ class TransformersEngine(Engine):
         import torch
 
         ids = rendered(self.tokenizer, prompts)
+        require_room(ids, self.positions)
         order = sorted(range(len(ids)), key=lambda i: -len(ids[i]))
         beginning = self._beginning(ids)
         for first in range(0, len(order), self.batch_size):
@@ -373,6 +404,8 @@ class TransformersEngine(Engine):
 
         known = beginning[0][0].shape[2] if beginning else 0  # tokens; the padding stands behind them
         width = max(map(len, ids))
+        # Of each answer; the longest prompts of a batch go on with the others, and what is beyond is cut off.
+        room = [min(sampling.max_new_tokens, (self.positions or math.inf) - len(row)) for row in ids]
         padded = torch.tensor([row[:known] + [self.pad_id] * (width - len(row)) + row[known:] for row in ids])  # (B, T)
         mask = torch.tensor([[1] * known + [0] * (width - len(row)) + [1] * (len(row) - known) for row in ids])
         cache = HandedOver() if beginning else None
@@ -381,18 +414,18 @@ class TransformersEngine(Engine):
         how = {"do_sample": False}
         if sampling.temperature > 0:
             how = {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
-        with self._without_gradients(), _enough_memory(len(ids), width, sampling.max_new_tokens):
+        with self._without_gradients(), _enough_memory(len(ids), width, max(room)):
             out = self.model.generate(
                 input_ids=padded.to(self.model.device),
                 attention_mask=mask.to(self.model.device),
                 past_key_values=cache,
-                max_new_tokens=sampling.max_new_tokens,
+                max_new_tokens=max(room),
                 eos_token_id=self.stop_ids,
                 pad_token_id=self.pad_id,
                 repetition_penalty=1.0,  # Qwen2.5's generation config has one, which neither vLLM nor GRPO would apply
                 **how,
             )
-        return [self._completion(row) for row in out[:, width:].tolist()]
+        return [self._completion(row[:most]) for row, most in zip(out[:, width:].tolist(), room, strict=True)]
 
     def _without_gradients(self):
         import torch
@@ -442,6 +475,7 @@ class VllmEngine(Engine):
         self.asked: dict[str, tuple[int, str]] = {}  # vLLM's name of a request -> its number, and its name in full
         self.llm = vllm.LLM(model=repository, revision=revision, tokenizer_revision=revision, dtype=dtype, **options)
         self.vllm = vllm
+        self.positions = self.llm.llm_engine.vllm_config.model_config.max_model_len
 
     def stream(
         self, prompts: Sequence, sampling: Sampling, done: Collection[int] = ()
@@ -450,7 +484,9 @@ class VllmEngine(Engine):
 
         Each is sampled with a seed of its own; what else runs beside it may still move the last bit of a logit.
         """
-        self.take(asked_of(self.tokenizer, prompts, done), sampling)
+        asked = asked_of(self.tokenizer, prompts, done)
+        require_room(asked.values(), self.positions)
+        self.take(asked, sampling)
         try:
             while self.asked:
                 yield from self.step()
@@ -521,6 +557,7 @@ class VllmReplicas(Engine):
     ) -> Iterator[tuple[int, Completion]]:
         """Each completion as soon as an engine has it. Raises `ValueError` where one dies."""
         asked = asked_of(self.tokenizer, prompts, done)
+        require_room(asked.values(), self.replicas.positions)
         for number, said in self.replicas.answers(asked.items(), asdict(sampling)):
             yield number, Completion(**said)
 

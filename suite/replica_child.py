@@ -32,7 +32,7 @@ def main() -> None:
 
         how = json.loads(sys.argv[1])
         with closing(engine.VllmEngine(how.pop("name"), **how)) as model:
-            reply(seats=model.seats)
+            reply(seats=model.seats, positions=model.positions)
             serve(model, inbox(), reply)
     except Exception as error:  # vLLM's own, of many kinds: for the eyes of who started all this
         reply(failure=f"{type(error).__name__}: {error}")

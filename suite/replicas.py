@@ -96,6 +96,7 @@ class Replicas:
         self.heard: queue.SimpleQueue = queue.SimpleQueue()
         self.asking = 0  # the number of a call to `answers`: what comes of an earlier one is not heard
         self.members: list[Replica] = []
+        self.positions = 0
         begun = time.monotonic()
         try:
             for number, environment in enumerate(environments, 1):
@@ -103,7 +104,7 @@ class Replicas:
                 self.members.append(Replica(which, asked, environment, self.heard))
             while not all(member.seats for member in self.members):
                 member, said = self._next()
-                member.seats = said["seats"]
+                member.seats, self.positions = said["seats"], said["positions"]  # of the one model, alike in all
         except BaseException:  # Ctrl-C while they load
             self.close()
             raise

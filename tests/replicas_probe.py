@@ -1,7 +1,8 @@
 """What two vLLM engines say together, in a process of its own: `python -m tests.replicas_probe DIRECTORY PROMPTS.json`.
 
 Prints lines of JSON, each with its name: the greedy completions, the sampled ones, those of an asking that was broken
-off and went on, and what the death of one engine is. Then it sleeps, with the other in its hands, until it is killed.
+off and went on, how a prompt without room is refused, and what the death of one engine is. Then it sleeps, with the
+other in its hands, until it is killed.
 """
 
 import json
@@ -37,6 +38,10 @@ def main() -> None:
     answers.close()
     tell("rest", told(dict(model.stream(prompts, SAMPLED, {first[0]}))))
     tell("first", told(dict([first])))
+    try:
+        next(model.stream(["x" * model.replicas.positions], GREEDY))
+    except ValueError as error:
+        tell("refused", str(error))
     try:
         for _ in model.stream(prompts, SAMPLED):
             os.kill(model.replicas.members[1].process.pid, signal.SIGKILL)

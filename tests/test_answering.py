@@ -172,8 +172,13 @@ def test_every_stage_is_asked_learns_the_same_unasked_and_goes_on(stage, whole, 
     own = {
         "pretrain": {"dataset_name": str(data.parent / "text"), "max_length": 32, "eval_answers_dataset": few},
         "dpo": {"dataset_name": str(data.parent / "pairs"), "eval_answers_dataset": few},
-        "distill": {"dataset_name": few, "teacher_model_name_or_path": str(whole), "lmbda": 1.0},
-        "grpo": {"dataset_name": few, "num_generations": 2, "num_generations_eval": 2},
+        "distill": {
+            "dataset_name": few,
+            "teacher_model_name_or_path": str(whole),
+            "lmbda": 1.0,
+            "log_completions": True,
+        },
+        "grpo": {"dataset_name": few, "num_generations": 2, "num_generations_eval": 2, "log_completions": True},
     }[stage]
     short = {"max_steps": 4, "eval_steps": 2, "save_steps": 2, "logging_steps": 1, "learning_rate": 1e-4}
     keys = {"model_name_or_path": str(whole), **TRAINED, **ASKED, **own, **short, "eval_answers": FEW}
@@ -185,6 +190,9 @@ def test_every_stage_is_asked_learns_the_same_unasked_and_goes_on(stage, whole, 
     assert found.pop("log") > 0 and max(found.values()) == 0.0, found
     run(stage, resume.cut_off(asked, 2, tmp_path / "resumed"), "--resume_from_checkpoint", "true", **keys)
     assert resume.difference(asked, tmp_path / "resumed", 4) == 0.0
+    if "log_completions" in own:  # an evaluation's own are no longer where those of training are
+        logged = sorted(path.stem for path in (tmp_path / "resumed" / "completions").iterdir())
+        assert logged == ["completions_00003", "completions_00004", "evaluation_00004"]
 
 
 @pytest.mark.slow
@@ -227,6 +235,15 @@ def test_rows_that_cannot_be_answered_are_refused_before_a_model_is_loaded(keys,
     with pytest.raises(ValueError, match=message):
         sft.main(words("sft", "run", **{key: value for key, value in keys.items() if value is not None}))
     assert not Path("run").exists()
+
+
+def test_a_prompt_that_is_too_long_for_the_model_is_refused_before_the_first_step(miniqwen_dir, data, tmp_path):
+    rows = [{"prompt": [{"role": "user", "content": "x" * n}], "solution": "7"} for n in (9, 600)]
+    write_rows(tmp_path / "long" / "test.parquet", rows)
+    keys = {"model_name_or_path": str(miniqwen_dir), "dataset_name": str(data), **TRAINED, **ASKED}
+    with pytest.raises(ValueError, match="eval_answers: 1 of 2 prompts do not fit: the longest has 6.. tokens"):
+        sft.main(words("sft", "run", **keys, eval_answers_dataset=str(tmp_path / "long")))
+    assert not list(Path("run").glob("checkpoint-*"))
 
 
 def test_conversations_are_not_asked_of_a_tokenizer_without_a_template(tokenizer_dir, data, tmp_path):

@@ -128,6 +128,36 @@ def test_out_of_memory_is_one_line_that_names_the_way_out(loaded, monkeypatch):
             loaded.complete(PROMPTS, Sampling(max_new_tokens=12))
 
 
+@pytest.mark.parametrize(
+    ("rope", "positions"),
+    [
+        ({"rope_type": "default"}, 512),
+        ({"rope_type": "linear", "factor": 4.0}, 2048),
+        ({"rope_type": "yarn", "factor": 4.0}, 512),  # whoever sets it sets max_position_embeddings, too
+    ],
+)
+def test_positions_are_counted_as_vllm_counts_them(rope, positions):
+    from suite.model import MiniQwenConfig
+
+    config = MiniQwenConfig(max_position_embeddings=512, rope_parameters={"rope_theta": 1e4, **rope})
+    assert engine.positions_of(config) == positions
+
+
+def test_a_prompt_without_room_for_an_answer_is_refused_and_nothing_is_asked(loaded):
+    said = loaded.stream(["1+2", "x" * 511, "x" * 512], Sampling(max_new_tokens=4))
+    with pytest.raises(
+        ValueError, match="1 of 3 prompts do not fit: the longest has 512 tokens.* 512 positions .*max_prompt_tokens"
+    ):
+        next(said)
+
+
+def test_an_answer_ends_with_the_positions_whatever_stands_beside_its_prompt(loaded):
+    prompts, sampling = ["x" * 511, "x" * 509, "1+2"], Sampling(max_new_tokens=8)
+    (one,), (few,), (more,) = together = loaded.complete(prompts, sampling)
+    assert [one.tokens, few.tokens, more.tokens] == [1, 3, 8] and not one.finished
+    assert together == [loaded.complete([prompt], sampling)[0] for prompt in prompts]
+
+
 def test_the_longest_prompts_are_answered_first(loaded):
     order = [number for number, _ in loaded.stream(["1", "12+34=46", "1+2"] * 3, Sampling(max_new_tokens=2))]
     assert order == [1, 4, 7, 2, 5, 8, 0, 3, 6]

@@ -216,6 +216,18 @@ def test_completions_come_one_by_one_and_who_stops_listening_leaves_none_behind(
 
 
 @pytest.mark.slow
+def test_both_refuse_a_prompt_without_room_and_end_an_answer_with_the_positions(served, wide_miniqwen_dir):
+    model = engine.load(str(wide_miniqwen_dir))
+    assert (model.positions, served.positions) == (512, 128)
+    model.positions = served.positions
+    fitting = ["x" * n for n in (127, 126, 120)] + PROMPTS
+    found = served.complete(fitting, GREEDY)
+    assert found == model.complete(fitting, GREEDY) and found[0][0].tokens == 1
+    for each in (served, model):
+        with pytest.raises(ValueError, match="1 of 2 prompts do not fit: the longest has 128 tokens"):
+            next(each.stream(["1", "x" * 128], GREEDY))
+
+
 def test_vllm_samples_n_a_prompt_and_the_same_seed_repeats(served):
     def sample(seed):
         return served.complete(PROMPTS, Sampling(max_new_tokens=16, temperature=1.0, n=3, seed=seed))
@@ -265,7 +277,7 @@ def test_two_replicas_say_what_one_engine_says_and_end_with_who_asks_them(served
         found = {}
         while "died" not in found and (line := asked.stdout.readline()):
             name, _, rest = line.partition(" ")
-            if name in ("greedy", "sampled", "loads", "first", "rest", "died"):
+            if name in ("greedy", "sampled", "loads", "first", "rest", "refused", "died"):
                 found[name] = json.loads(rest)
         running = of_session(asked.pid)
         asked.kill()
@@ -282,6 +294,7 @@ def test_two_replicas_say_what_one_engine_says_and_end_with_who_asks_them(served
     assert all(found["loads"]), f"one of them had nothing to do: {found['loads']}"
     assert len(found["first"]) == 1 and found["first"] | found["rest"] == alone["sampled"]
     assert len(found["rest"]) == len(prompts) - 1
+    assert "the longest has 128 tokens" in found["refused"] and "the 128 positions" in found["refused"]
     assert "replica 2 of 2 was ended by SIGKILL, with" in found["died"]
     assert len(running) >= 3, f"the other replica and its engine were there to be ended: {running}"
     assert not left, f"processes outlive who started them: {left}"
