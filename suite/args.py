@@ -38,6 +38,28 @@ SUCCESSORS = {
         "TRL dropped the PPO trainer; `suite grpo` takes its place",
     ),
 }
+# What people write for a key whose name is not close to it.
+SHORT = {
+    "lr": "learning_rate",
+    "batch_size": "per_device_train_batch_size",
+    "epochs": "num_train_epochs",
+    "model": "model_name_or_path",
+    "dataset": "dataset_name",
+}
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+# Of training, the least that a number may be: below it TRL trains on nothing or something else without a word, or
+# stops where the model is loaded, and some of it with a traceback.
+LEAST = {
+    **dict.fromkeys(
+        ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps", "max_length",
+         "max_completion_length", "num_iterations", "steps_per_generation", "lora_r"),
+        1,
+    ),
+    **dict.fromkeys(
+        ("learning_rate", "weight_decay", "warmup_steps", "beta", "seed", "dataloader_num_workers"),
+        0,
+    ),
+}  # fmt: skip
 
 
 @dataclass
@@ -200,7 +222,9 @@ def _loader() -> type:
                 if key_node.tag == "tag:yaml.org,2002:merge":  # `<<: *anchor`, which SafeLoader unfolds itself
                     continue
                 key = self.construct_object(key_node, deep=True)
-                if isinstance(key, typing.Hashable) and key in seen:
+                if not isinstance(key, typing.Hashable):
+                    raise ValueError(f"a key must be text, and on line {key_node.start_mark.line + 1} it is {key}")
+                if key in seen:
                     raise ValueError(f"the key '{key}' stands twice (again on line {key_node.start_mark.line + 1})")
                 seen.add(key)
             return super().construct_mapping(node, deep)
@@ -223,6 +247,8 @@ def read_yaml(path: str | Path) -> dict:
         content = yaml.load(path.read_text(encoding="utf-8"), Loader=_loader())  # noqa: S506 (a SafeLoader)
     except (yaml.YAMLError, ValueError) as error:
         raise ValueError(f"{path}: {' '.join(str(error).split())}") from None
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}.") from None
     if not isinstance(content, dict):
         raise ValueError(f"{path} must hold a YAML mapping (`key: value` lines), and holds {_kind(content)}.")
     return content
@@ -385,12 +411,14 @@ def parse(
     _check_required(only or dataclasses, values)
     _check_mixture(values)
     _check_weights(values)
+    _check_dtype(values)
     if only:
         return (*(d(**{f.name: values[f.name] for f in fields(d) if f.init}) for d in only), values)
-    _check_precision(values)
-    _check_streaming(values)
-    _check_group_size(values)
-    filled = parser.parse_args_into_dataclasses(args=words, look_for_args_file=False)
+    _check_run(values)
+    try:
+        filled = parser.parse_args_into_dataclasses(args=words, look_for_args_file=False)
+    except OSError as error:  # a key that names a file, such as accelerator_config
+        raise ValueError(f"A key names a file that cannot be read: {error}.") from None
     for instance in filled:
         if "resume_from_checkpoint" in values and hasattr(instance, "resume_from_checkpoint"):
             said_resume = instance.resume_from_checkpoint  # the Trainer takes the text "true" for a path
@@ -410,7 +438,8 @@ def _check_key(key: str, keys, where, word: str | None = None) -> None:
     if key in SUCCESSORS:
         raise ValueError(f"The key '{key}' in {where} is no more: {SUCCESSORS[key]}.")
     if key not in keys:
-        raise ValueError(f"Unknown key '{key}' in {where}.{nearest(key, keys)}")
+        meant = f" Did you mean '{SHORT[key]}'?" if SHORT.get(key) in keys else nearest(key, keys)
+        raise ValueError(f"Unknown key '{key}' in {where}.{meant}")
 
 
 def _check_required(dataclasses, values: dict) -> None:
@@ -437,6 +466,61 @@ def _check_mixture(values: dict) -> None:
                 )
         if "path" not in entry:
             raise ValueError(f"An entry of `datasets:` has no `path`: {entry}.")
+
+
+def _check_run(values: dict) -> None:
+    """What is asked of the machine, and of the numbers of a training run."""
+    _check_precision(values)
+    _check_streaming(values)
+    if "learning_rate" in values:
+        _check_numbers(values)
+        _check_reports(values["report_to"])
+    _check_group_size(values)
+
+
+def _check_dtype(values: dict) -> None:
+    """The library finds out as the model is loaded, by an AttributeError."""
+    name = values.get("dtype")
+    if name is not None and name not in DTYPES:
+        raise ValueError(f"dtype: there is no '{name}' here. There are: {', '.join(DTYPES)}.{nearest(name, DTYPES)}")
+
+
+def _check_numbers(values: dict) -> None:
+    """Numbers of a training run that nothing good can come of."""
+    for key, least in LEAST.items():
+        value = values.get(key)
+        if value is not None and not least <= value < math.inf:  # nan is neither
+            raise ValueError(f"{key}: {value} must be at least {least}, and finite.")
+    if values["max_steps"] <= 0 and not 0 < values["num_train_epochs"] < math.inf:
+        raise ValueError(
+            f"num_train_epochs: {values['num_train_epochs']} trains nothing. Set it above 0, or `max_steps`."
+        )
+    for kind in ("save", "eval"):
+        every, strategy = values[f"{kind}_steps"], values[f"{kind}_strategy"]
+        if getattr(strategy, "value", strategy) == "steps" and every is not None and not every > 0:
+            raise ValueError(f"{kind}_steps: {every} must be above 0; `{kind}_strategy: 'no'` means never.")
+    if "generation_batch_size" in values and not values["temperature"] > 0:
+        raise ValueError(f"temperature: {values['temperature']} must be above 0, for a group is sampled.")
+    if not 0 < values.get("top_p", 1) <= 1:
+        raise ValueError(f"top_p: {values['top_p']} must be above 0 and at most 1.")
+
+
+def _check_reports(report_to) -> None:
+    """Who is to be told of the metrics and cannot be, for the Trainer finds out when the model is loaded."""
+    from transformers.integrations.integration_utils import (
+        INTEGRATION_TO_CALLBACK,
+        get_available_reporting_integrations,
+    )
+
+    asked = [report_to] if isinstance(report_to, str) else report_to or []
+    for name in asked:
+        if name in ("none", "all"):
+            continue
+        if name not in INTEGRATION_TO_CALLBACK:
+            there = ["none", *sorted(INTEGRATION_TO_CALLBACK)]
+            raise ValueError(f"report_to: there is no '{name}'. There are: {', '.join(there)}.{nearest(name, there)}")
+        if name not in get_available_reporting_integrations():
+            raise ValueError(f"report_to: '{name}' needs a package that is not installed here: `pip install {name}`.")
 
 
 def _check_precision(values: dict) -> None:

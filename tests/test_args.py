@@ -57,6 +57,17 @@ def test_values_reach_the_fields_they_name_and_the_command_line_wins(tmp_path):
         ({"learning_rate": None}, "learning_rate: None"),
         ({"lr_scheduler_type": "cosin"}, "cosin"),
         ({"max_seconds": "soon"}, "max_seconds: 'soon'"),
+        ({"lr": 1e-3}, "Unknown key 'lr' .* Did you mean 'learning_rate'"),
+        ({"learning_rate": -1e-3}, "learning_rate: -0.001 must be at least 0, and finite"),
+        ({"learning_rate": float("nan")}, "learning_rate: nan must be at least 0"),
+        ({"per_device_train_batch_size": 0}, "per_device_train_batch_size: 0 must be at least 1"),
+        ({"gradient_accumulation_steps": 0}, "gradient_accumulation_steps: 0 must be at least 1"),
+        ({"max_length": 0}, "max_length: 0 must be at least 1"),
+        ({"num_train_epochs": 0}, "num_train_epochs: 0.0 trains nothing"),
+        ({"save_steps": 0}, "save_steps: 0.* must be above 0"),
+        ({"dtype": "bf16"}, "no 'bf16' here.* Did you mean 'bfloat16'"),
+        ({"report_to": "wand"}, "no 'wand'.* Did you mean 'wandb'"),
+        ({"accelerator_config": "nowhere.json"}, "a file that cannot be read: .*nowhere.json"),
         ({"datasets": [{"path": "x", "splt": "train"}]}, "'splt' inside `datasets:`.*Did you mean 'split'"),
         ({"datasets": [{"name": "x"}]}, "no `path`"),
     ],
@@ -81,6 +92,34 @@ def test_a_wrong_word_on_the_command_line_is_refused(tmp_path, words, message):
         parse(tmp_path, SFT, words)
 
 
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"temperature": 0.0}, "temperature: 0.0 must be above 0"),
+        ({"top_p": 2.0}, "top_p: 2.0 must be above 0 and at most 1"),
+        ({"beta": -0.1}, "beta: -0.1 must be at least 0"),
+        ({"num_iterations": 0}, "num_iterations: 0 must be at least 1"),
+        ({"steps_per_generation": 0}, "steps_per_generation: 0 must be at least 1"),
+        ({"max_completion_length": 0}, "max_completion_length: 0 must be at least 1"),
+    ],
+)
+def test_a_number_that_no_group_could_be_sampled_by_is_refused(tmp_path, keys, message):
+    with pytest.raises(ValueError, match=message):
+        parse(tmp_path, {**SFT, **keys}, classes=grpo_classes)
+
+
+def test_metrics_for_somebody_who_is_not_installed_are_refused_before_a_model_is_loaded(tmp_path):
+    from transformers.integrations.integration_utils import (
+        INTEGRATION_TO_CALLBACK,
+        get_available_reporting_integrations,
+    )
+
+    missing = sorted(INTEGRATION_TO_CALLBACK.keys() - set(get_available_reporting_integrations()))[0]
+    with pytest.raises(ValueError, match=f"report_to: '{missing}' needs a package"):
+        parse(tmp_path, {**SFT, "report_to": missing})
+    assert parse(tmp_path, {**SFT, "report_to": "none"})[1].report_to == []
+
+
 def test_every_dropped_key_is_really_gone_from_trl():
     there = {key for c in (*sft_classes(), *grpo_classes()) for key in typing.get_type_hints(c)}
     assert not there & args.SUCCESSORS.keys()
@@ -99,6 +138,7 @@ def test_max_prompt_length_names_what_to_do_instead(tmp_path):
         ("", "holds nothing"),
         ("a: [1, 2\n", "run.yaml"),
         ("model_init_kwargs:\n  a: 1\n  a: 2\n", "'a' stands twice"),
+        ("? [a, b]\n: 1\n", "a key must be text, and on line 1 it is"),
     ],
 )
 def test_yaml_that_is_no_clean_mapping_is_refused(tmp_path, text, message):
