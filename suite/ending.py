@@ -1,6 +1,7 @@
 """How a command ends: a mistake and Ctrl-C are one line each, and SIGTERM and SIGHUP close what was begun."""
 
 import contextlib
+import errno
 import logging
 import os
 import select
@@ -10,10 +11,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 
+REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)  # a file that this user may not read, or write
+
 
 def answer_for(main: Callable, argv: Sequence[str] | None = None) -> int:
-    """Run a command at the front door: a `ValueError` becomes one line and exit code 2, Ctrl-C one line and 130. Who
-    reads no further (`suite list data | head -1`) ends it in silence, with 141 as a shell counts it.
+    """Run a command at the front door: a `ValueError` becomes one line and exit code 2, as a file does that one may not
+    read; Ctrl-C one line and 130. Who reads no further (`suite list data | head -1`) ends it in silence, with 141 as a
+    shell counts it.
 
     Under a launcher all ranks make the same mistake. Rank 0 says it and ends, and then the launcher ends the others;
     a rank that ended first would have rank 0 killed before it spoke. One that is still there after a while was alone
@@ -30,12 +34,11 @@ def answer_for(main: Callable, argv: Sequence[str] | None = None) -> int:
             raise
         return 128 + signal.SIGPIPE
     except ValueError as error:
-        rank = int(os.environ.get("RANK", 0))
-        if rank > 0:
-            time.sleep(60)
-        where = f" (rank {rank})" if rank > 0 else ""
-        print(f"suite: {' '.join(str(error).split())}{where}", file=sys.stderr, flush=True)
-        return 2
+        return _mistaken(str(error))
+    except OSError as error:
+        if error.errno not in REFUSED or error.filename is None:
+            raise
+        return _mistaken(f"'{error.filename}': {error.strerror}. Whose it is and what others may, `ls -l` says.")
     except KeyboardInterrupt as end:
         by = end.by if isinstance(end, TerminatedError) else signal.SIGINT
         told = "interrupted" if by == signal.SIGINT else f"ended by {by.name}"
@@ -43,6 +46,15 @@ def answer_for(main: Callable, argv: Sequence[str] | None = None) -> int:
             print(f"suite: {told}. {end}".rstrip(), file=sys.stderr, flush=True)
         return 128 + by
     return 0
+
+
+def _mistaken(said: str) -> int:
+    rank = int(os.environ.get("RANK", 0))
+    if rank > 0:
+        time.sleep(60)
+    where = f" (rank {rank})" if rank > 0 else ""
+    print(f"suite: {' '.join(said.split())}{where}", file=sys.stderr, flush=True)
+    return 2
 
 
 def _leave_group() -> None:

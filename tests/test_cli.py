@@ -100,3 +100,17 @@ def test_a_command_that_ends_leaves_its_process_group(tmp_path):
 
     assert ending.answer_for(begin) == 0
     assert not distributed.is_initialized()
+
+
+def test_a_file_that_one_may_not_read_is_one_line_and_any_other_fault_of_the_machine_is_a_traceback(capsys):
+    def refused(argv):
+        raise PermissionError(13, "Permission denied", "weights.safetensors")
+
+    def gone(argv):
+        raise ConnectionResetError(104, "Connection reset by peer")
+
+    assert ending.answer_for(refused) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("suite: 'weights.safetensors': Permission denied. ") and said.count("\n") == 1
+    with pytest.raises(ConnectionResetError):
+        ending.answer_for(gone)
