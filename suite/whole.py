@@ -137,8 +137,11 @@ def remove(path: Path) -> None:
 
 def sync(path: Path) -> None:
     """Bring a file, or a directory and all in it, to the disk. Else a power cut may keep the name and lose what it
-    names; and some disks say only now that they are full."""
+    names; and some disks say only now that they are full. Weights, which safetensors writes for their owner alone, may
+    then be read by whoever may look into the directory, as all that lies beside them."""
     for folder, _, names in os.walk(path):
+        for weights in Path(folder).glob("*.safetensors"):
+            weights.chmod(Path(folder).stat().st_mode & 0o666)
         for there in (Path(folder), *(Path(folder) / name for name in names)):
             if not there.is_symlink():
                 _sync_one(there)

@@ -256,3 +256,18 @@ def test_a_link_to_another_disk_is_followed(tmp_path):
     write_directory("new")
     assert whole.Path("out").is_symlink() and versions() == {"new"}
     assert [path.name for path in whole.Path("disk").iterdir()] == ["real"]
+
+
+@pytest.mark.parametrize("mask, mode", [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
+def test_weights_may_be_read_by_whoever_may_read_what_lies_beside_them(mask, mode, tmp_path):
+    import numpy
+    from safetensors.numpy import save_file
+
+    before = os.umask(mask)
+    try:
+        with whole.directory(tmp_path / "model") as partial:
+            save_file({"x": numpy.zeros(2)}, partial / "model.safetensors")
+            (partial / "config.json").write_text("{}")
+    finally:
+        os.umask(before)
+    assert {path.stat().st_mode & 0o777 for path in (tmp_path / "model").iterdir()} == {mode}
