@@ -5,10 +5,10 @@ suite prepare arithmetic --digits 2 --size 5000
 suite prepare files --source chats.json --output_dir data/chats
 suite prepare numina_math_r1_cot --tokenizer_name_or_path Qwen/Qwen2.5-1.5B --max_length 8192
 
-`source` may be a Hub repository (its commit is noted; `owner/name@revision` is a certain state of it), a file (.jsonl,
-.json, .parquet, .txt, each also as .gz or .zst) or a directory of files. Rows that are empty, there twice, unclosed in
-their thinking or known from the test set are left out, as lines that cannot be read are, and a table says how many of
-each. A gold answer that does not prove itself is an error until `drop_unproven` allows it.
+`source` may be a Hub repository (its commit is noted, and the tokenizer's; `owner/name@revision` is a certain state of
+it), a file (.jsonl, .json, .parquet, .txt, each also as .gz or .zst) or a directory of files. Rows that are empty,
+there twice, unclosed in their thinking or known from the test set are left out, as lines that cannot be read are, and a
+table says how many of each. A gold answer that does not prove itself is an error until `drop_unproven` allows it.
 
 A benchmark, which is there to be asked, may have no training rows; then there is no train.parquet.
 
@@ -117,26 +117,39 @@ def write(prepare: PrepareArguments, load, knobs: dict) -> Path:
         return target
     if target.exists() and _identity(target) is None and (not target.is_dir() or any(target.iterdir())):
         raise ValueError(f"{target} holds something that `suite prepare` did not write. Choose another output_dir.")
-    read = _pinned(knobs)
+    read, tokenizer = _pinned(knobs), _tokenizer(prepare, whole.journal_of(target))
     at = {**knobs, "source": f"{read['name']}@{read['commit']}"} if read else knobs
-    with whole.Journal(whole.journal_of(target), target, _decided_by(prepare)) as journal:
+    with whole.Journal(whole.journal_of(target), target, _decided_by(prepare, tokenizer)) as journal:
         if journal.lines:
             print(f"Going on from an earlier attempt, which has checked {len(journal.lines)} batches.", flush=True)
         with whole.directory(target) as partial:
-            counts = _write_splits(prepare, lambda split: load(split, **at), partial, journal)
+            counts = _write_splits(prepare, lambda split: load(split, **at), tokenizer, partial, journal)
             told = {split: counts[split].as_dict() for split in reversed(counts)}
             record = {"identity": identity, "settings": settings, "splits": told, **({"source": read} if read else {})}
+            if pins.is_on_hub(tokenizer):
+                record["tokenizer"] = _noted(prepare.tokenizer_name_or_path, pins.split(tokenizer)[1])
             checkpoint.write_json(partial / "prepare.json", record)
         journal.remove()
     print(_table(str(target), counts))
     return target
 
 
-def _decided_by(prepare: PrepareArguments) -> dict:
+def _tokenizer(prepare: PrepareArguments, journal: Path) -> str | None:
+    """Whose tokens are counted, if any are; of a model on the Hub as of one commit: the first attempt's, or today's."""
+    if not (prepare.max_length or prepare.max_prompt_tokens):
+        return None
+    head = next(iter(whole.read_lines(journal)), {})
+    before, known = head.get("tokenizer", (None, None))
+    name = prepare.tokenizer_name_or_path
+    return pins.at_commit(name, known if before == name else None)
+
+
+def _decided_by(prepare: PrepareArguments, tokenizer: str | None) -> dict:
     """What the verdicts of the slow checks depend on, beside the rows."""
-    counted = [prepare.max_length, prepare.max_prompt_tokens, prepare.tokenizer_name_or_path]
+    counted = checkpoint.fingerprint(tokenizer) if tokenizer else None
     return {
-        "tokens": [*counted, checkpoint.fingerprint(counted[-1]) if counted[-1] else None],
+        "tokens": [prepare.max_length, prepare.max_prompt_tokens, counted],
+        "tokenizer": [prepare.tokenizer_name_or_path, tokenizer],
         "rewards": rewards.version("accuracy", rewards.load("accuracy")),
     }
 
@@ -162,13 +175,13 @@ def _remembered(name: str, check: cleaning.Check, journal: whole.Journal) -> cle
 
 
 def _write_splits(
-    prepare: PrepareArguments, load, directory: Path, journal: whole.Journal
+    prepare: PrepareArguments, load, tokenizer: str | None, directory: Path, journal: whole.Journal
 ) -> dict[str, cleaning.Count]:
     """The parquet file of each split, a batch at a time; split -> what became of its rows, where it has any."""
     counts = {split: cleaning.Count() for split in SPLITS}
     limits = []
-    if prepare.max_length or prepare.max_prompt_tokens:
-        too_long = cleaning.too_long(prepare.tokenizer_name_or_path, prepare.max_length, prepare.max_prompt_tokens)
+    if tokenizer:
+        too_long = cleaning.too_long(tokenizer, prepare.max_length, prepare.max_prompt_tokens)
         limits = [_remembered("too long", too_long, journal)]
     wrong = _remembered("wrong", cleaning.wrong_completion, journal)
     unproven = _remembered("unproven", cleaning.unproven, journal)
@@ -229,7 +242,12 @@ def _pinned(knobs: dict) -> dict | None:
     if not knobs.get("source") or not reading.is_on_hub(knobs["source"]):
         return None
     name, revision = pins.split(knobs["source"])
-    return {"name": name, "revision": revision or "main", "commit": pins.commit_of(name, "dataset", revision)}
+    return _noted(knobs["source"], pins.commit_of(name, "dataset", revision))
+
+
+def _noted(asked: str, commit: str) -> dict:
+    name, revision = pins.split(asked)
+    return {"name": name, "revision": revision or "main", "commit": commit}
 
 
 def _identity(target: Path) -> str | None:

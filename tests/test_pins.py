@@ -247,6 +247,34 @@ def test_prepare_notes_the_commit_it_read_and_reads_that_one_again_where_it_is_n
     assert rows[0] == rows[2] != rows[1]
 
 
+def test_prepare_counts_by_the_tokenizer_of_one_commit_and_so_does_an_attempt_that_goes_on(hub, tokenizer_dir, capsys):
+    from suite import prepare
+
+    def write(gold: str) -> None:
+        for split in ("train", "test"):
+            row = {"prompt": f"{split}: 2+2?", "solution": gold}
+            Path(f"raw/{split}.jsonl").write_text(f"{json.dumps(row)}\n")
+
+    def made(directory: str, name: str = "me/words") -> dict:
+        words = ["--source", "raw", "--tokenizer_name_or_path", name, "--max_length", "50"]
+        prepare.main(["files", *words, "--output_dir", directory])
+        return json.loads(Path(directory, "prepare.json").read_text())["tokenizer"]
+
+    Path("raw").mkdir()
+    write("4")
+    files = {path.name: path.read_bytes() for path in tokenizer_dir.iterdir()} | {"config.json": b"{}"}
+    first = hub.put("me/words", files)
+    assert made("a") == {"name": "me/words", "revision": "main", "commit": first}
+    write("")
+    with pytest.raises(ValueError, match="do not prove themselves"):
+        made("b")
+    hub.put("me/words", {**files, "tokenizer.json": b"broken"})
+    write("4")
+    capsys.readouterr()
+    assert made("b")["commit"] == first and "Going on from an earlier attempt" in capsys.readouterr().out
+    assert made("c", f"me/words@{first}") == {"name": "me/words", "revision": first, "commit": first}
+
+
 def moved_base(hub, qwen2_dir) -> tuple[str, Path]:
     """(the commit of me/base that `qwen2_dir` is; the same weights shaken, which `main` has moved to)."""
     from transformers import AutoModelForCausalLM
