@@ -6,8 +6,11 @@ has), the name may carry one: `owner/name@v1.0`, `owner/name@0123abc...`. Withou
 knows which commit it holds.
 """
 
+import functools
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 
@@ -227,6 +230,33 @@ def _tokenizer_at(name: str, commit: str) -> str:
         return HfApi().snapshot_download(name, revision=commit, allow_patterns=list(_TOKENIZER))
     except OSError as error:  # the network and the Hub's own refusals
         raise ValueError(f"chat_template_path: cannot load the tokenizer of '{name}': {error}") from error
+
+
+@contextmanager
+def in_vllm(config, model) -> Iterator[None]:
+    """In this block the vLLM that TRL starts beside a trainer reads the model at the commit of the run.
+
+    TRL gives it the name alone, and so the newest config, tokenizer and stop tokens beside the weights of the policy.
+    A vLLM server was started by somebody else; what it has to serve is said.
+    """
+    if not config.use_vllm or not is_on_hub(model.model_name_or_path):
+        yield
+        return
+    if config.vllm_mode == "server":
+        say(
+            "the vLLM server gets nothing but weights from this run. It must have been started with "
+            f"`vllm serve {model.model_name_or_path} --revision {model.model_revision}`."
+        )
+        yield
+        return
+    from unittest.mock import patch
+
+    from trl.generation import vllm_generation
+
+    commit = model.model_revision
+    pinned = functools.partial(vllm_generation.LLM, revision=commit, tokenizer_revision=commit)
+    with patch.object(vllm_generation, "LLM", pinned):
+        yield
 
 
 def load_dataset(path: str, **how):

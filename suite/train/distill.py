@@ -72,19 +72,20 @@ def main(argv=None) -> None:
     with run.every_rank_reads_weights():
         teacher = load_teacher(config, model.attn_implementation, student_rows)
     config.teacher_model_init_kwargs = None  # TRL takes them for a teacher that is still to be loaded
-    trainer = exact(WhiteBoxTrainer)(
-        model=model.model_name_or_path,
-        teacher_model=teacher,
-        args=config,
-        train_dataset=train_rows,
-        eval_dataset=test_rows,
-        processing_class=tokenizer,
-        quantization_config=get_quantization_config(model),
-        peft_config=run.adapter_config(model),
-        callbacks=callbacks,
-        lmbda=distill.lmbda,
-        rows_of_teacher=teacher_rows,
-    )
+    with pins.in_vllm(config, model):
+        trainer = exact(WhiteBoxTrainer)(
+            model=model.model_name_or_path,
+            teacher_model=teacher,
+            args=config,
+            train_dataset=train_rows,
+            eval_dataset=test_rows,
+            processing_class=tokenizer,
+            quantization_config=get_quantization_config(model),
+            peft_config=run.adapter_config(model),
+            callbacks=callbacks,
+            lmbda=distill.lmbda,
+            rows_of_teacher=teacher_rows,
+        )
     if config.use_vllm and config.vllm_mode == "colocate":
         engine.seed_rollouts(trainer)
         engine.end_with_the_process(trainer)

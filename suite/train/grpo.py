@@ -42,7 +42,7 @@ def main(argv=None) -> None:
 
     opened = run.opens_thinking(tokenizer, config.chat_template_kwargs)
     funcs = rewards.load_all(reward.reward_funcs, reward.reward_kwargs, think_opened=opened)
-    with run.every_rank_reads_weights():
+    with run.every_rank_reads_weights(), pins.in_vllm(config, model):
         funcs, tokenizers = reward_models.load(funcs, record["pins"], config)
         trainer = exact(GRPOTrainer)(
             model=model.model_name_or_path,
