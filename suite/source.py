@@ -11,6 +11,7 @@ from suite.data import files, lines
 from suite.rewards.wording import gold_answer
 
 LOOKED_AT = 200  # of the rows, to say what becomes of them
+SQUARE = 8192  # tokens end to end, from which on their mask is worth a word: 0.2 GB in bf16
 
 
 def names(script, mixture) -> list[str | None]:
@@ -128,6 +129,22 @@ def say_what_is_cut_off(rows, tokenizer, config) -> None:
             f"note: {share:.0%} of the tokens of the first {LOOKED_AT} texts are cut off: `max_length` is "
             f"{config.max_length}. `packing: true` with `packing_strategy: wrapped` keeps them all."
         )
+
+
+def say_what_packing_costs(config, attention: str | None) -> None:
+    """Say that rows laid end to end are kept apart by a mask of their whole square, where that is a large one."""
+    batch, packed = config.per_device_train_batch_size, config.packing and config.packing_strategy != "wrapped"
+    tokens = batch * (config.max_length or 0)
+    if not packed or tokens < SQUARE or attention not in (None, "sdpa", "eager"):
+        return
+    if batch > 1:
+        way = f"`per_device_train_batch_size: 1` and {batch} times the accumulation make the same step for less."
+    else:
+        way = "Of rows that are nearly so long `packing: false` costs less: one at a time has no padding."
+    say(
+        f"note: `packing` lays the rows of a batch end to end. {attention or 'sdpa'} masks, and pays for, the whole "
+        f"square of {tokens:,} x {tokens:,} tokens. {way}"
+    )
 
 
 def share_cut_off(rows, tokenizer, max_length: int) -> float:

@@ -5,10 +5,11 @@ import re
 import shlex
 from dataclasses import MISSING, fields
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from suite import args, cli, rewards
+from suite import args, cli, rewards, source
 from tests.conftest import ROOT
 
 CONFIGS = sorted(p.relative_to(ROOT) for p in (ROOT / "configs").rglob("*.yaml"))
@@ -120,6 +121,26 @@ def test_the_memory_of_a_gpu_config_adds_up_and_fits(path):
     for parts, total in sums:
         assert sum(map(float, re.findall(r"(\d+\.\d)(?: \+|$)", parts))) == pytest.approx(float(total), abs=0.01)
         assert float(total) < 1.07 * int(GPUS.match(lines_of(path)[1])["size"])  # a card's GB are GiB
+
+
+def test_no_config_pays_for_a_square_of_packed_rows_and_who_does_is_told_the_way_out(capsys):
+    packed = [p for p in CONFIGS if trains(p) and written_in(p).get("packing")]
+    assert len(packed) > 5
+    for path in packed:
+        values, _ = parsed(path)
+        source.say_what_packing_costs(SimpleNamespace(**values), values["attn_implementation"])
+        assert capsys.readouterr().out == "", path
+    keys = {"packing": True, "packing_strategy": "bfd", "max_length": 4096, "per_device_train_batch_size": 4}
+    for changed, attention, told in (
+        ({}, None, "sdpa masks, and pays for, .* 16,384 x 16,384 tokens. `per_device_train_batch_size: 1` and 4 times"),
+        ({"packing_strategy": "bfd_split"}, "eager", "eager masks, .* and 4 times"),
+        ({"per_device_train_batch_size": 1, "max_length": 16384}, "sdpa", "nearly so long `packing: false` costs less"),
+        ({}, "flash_attention_2", None),
+        ({"packing": False}, None, None),
+    ):
+        source.say_what_packing_costs(SimpleNamespace(**{**keys, **changed}), attention)
+        said = capsys.readouterr().out
+        assert re.search(told, said) and said.count("\n") == 1 if told else not said
 
 
 @pytest.mark.parametrize("path", [p for p in CONFIGS if command_of(p) == "grpo"], ids=str)

@@ -53,6 +53,7 @@ def main(argv=None) -> None:
         start = new_model(tokenizer, scratch.model_config, config.seed, model.attn_implementation)
 
     source.say_what_is_cut_off(train_rows, tokenizer, config)
+    source.say_what_packing_costs(config, model.attn_implementation)
     trainer = exact(SFTTrainer)(
         model=start,
         args=config,

@@ -43,6 +43,7 @@ def main(argv=None) -> None:
     tokenizer = run.starting_point(
         model, config, train_rows, eos_token=config.eos_token, chat_template_path=config.chat_template_path
     )
+    source.say_what_packing_costs(config, model.attn_implementation)
     asked = source.to_answer(answers, config, script, mixture, tokenizer)
     config.eos_token = tokenizer.eos_token  # TRL carries it to the model's configs
     if config.assistant_only_loss:
