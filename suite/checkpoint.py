@@ -69,6 +69,19 @@ def refuse_adapter(path: str | Path | None) -> None:
         )
 
 
+def check_base(path: str | Path, base: str | None = None) -> None:
+    """Raise `ValueError` for an adapter whose base, by what it says itself or as given, is a directory that is gone."""
+    adapter = Path(path) / "adapter_config.json"
+    if not adapter.is_file():
+        return
+    name = base or read_json(adapter).get("base_model_name_or_path")
+    if is_local(name) and not Path(name).is_dir():
+        raise ValueError(
+            f"The base of '{path}', '{name}', is not there. Put it there, or say where: `suite export {path}` and "
+            "`suite serve` by --base DIRECTORY, all others by base_model_name_or_path in its adapter_config.json."
+        )
+
+
 def read_json(path: Path) -> dict:
     """The object in a JSON file of a checkpoint. Raises `ValueError` where it is cut off."""
     try:

@@ -219,6 +219,7 @@ def load(
     """The engine for a checkpoint directory or a model on the Hub. Raises `ValueError` for a broken directory, and
     where vLLM or the GPUs are missing."""
     checkpoint.check_whole(name)
+    checkpoint.check_base(name)
     if not use_vllm:
         return TransformersEngine(name, batch_size=batch_size, dtype=dtype)
     require_vllm("use_vllm: true", model=name)

@@ -120,6 +120,7 @@ def main(argv=None) -> None:
     engine.require_asked(keys)
     for name in evaluate.checkpoints:
         checkpoint.check_whole(name)
+        checkpoint.check_base(name)
     rows, prompts = _rows_and_prompts(evaluate, script, mixture)
     about = {name: _purpose(name, rows, evaluate) for name in evaluate.checkpoints}
     named = ", ".join(filter(None, source.names(script, mixture)))

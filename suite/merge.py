@@ -26,8 +26,7 @@ def base_of(source: Path, given: str | None = None) -> str | None:
     name = given or trained_on
     if not name:
         raise ValueError(f"'{source}' does not say which model it adapts. Name it: --base DIRECTORY.")
-    if checkpoint.is_local(name) and not Path(name).is_dir():
-        raise ValueError(f"The base of '{source}', '{name}', is not there. Where is it? --base DIRECTORY.")
+    checkpoint.check_base(source, name)
     checkpoint.check_whole(name)
     checkpoint.refuse_adapter(name)
     if "quantization_config" in config_of(name):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from suite import checkpoint
+from suite import checkpoint, engine
 
 
 @pytest.fixture
@@ -101,3 +101,12 @@ def test_a_finished_model_becomes_a_checkpoint_with_its_last_file(copy, tmp_path
     checkpoint.pour(copy, tmp_path / "run")
     assert moved[-1] == "config.json" and not list(copy.iterdir())
     checkpoint.check_whole(tmp_path / "run")
+
+
+def test_an_adapter_whose_base_is_gone_is_refused_before_anybody_asks_the_hub_for_it(copy, tmp_path):
+    (copy / "model.safetensors").rename(tmp_path / "adapter_model.safetensors")
+    (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "runs/gone"}')
+    for open_it in (checkpoint.check_base, engine.load):
+        with pytest.raises(ValueError, match="'runs/gone', is not there. Put it there"):
+            open_it(str(tmp_path))
+    checkpoint.check_base(tmp_path, base=str(tmp_path))  # where it is, was said
