@@ -93,13 +93,15 @@ class EvaluateArguments:
             raise ValueError(f"compare: takes two names, and these are {', '.join(self.compare)}.")
         if len(set(self.checkpoints)) < len(self.checkpoints):
             raise ValueError(f"checkpoints names one twice: {', '.join(self.checkpoints)}.")
-        for key, least in (("num_generations", 0), ("max_completion_length", 1), ("num_fewshot", 0)):
+        for key, least in (("num_generations", 0), ("max_completion_length", 1), ("num_fewshot", 0), ("max_flips", 0)):
             if getattr(self, key) < least:
                 raise ValueError(f"{key}: {getattr(self, key)} must be at least {least}.")
         if self.max_rows is not None and self.max_rows < 1:
             raise ValueError(f"max_rows: {self.max_rows} must be at least 1.")
         if self.num_generations > 0 and self.temperature <= 0:
             raise ValueError("temperature: samples need one above 0; set num_generations: 0 for greedy only.")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p: {self.top_p} must be above 0 and at most 1.")
         self.metrics = args.as_mapping("metrics", self.metrics)
         for stage, metric in self.metrics.items():
             pick(f"metric (of {stage})", metric, [name for names in MEASURED.values() for name in names])

@@ -94,7 +94,7 @@ def main(argv=None) -> None:
         name = words[0]
         words = ["--name", *words]
     if "--name" in words:
-        name = words[words.index("--name") + 1]
+        name = next(iter(words[words.index("--name") + 1 :]), None)
     if name is None:
         raise ValueError(f"Which data set? `suite prepare NAME`. There are: {', '.join(data.names())}.")
     words = [*(["--config", path] if path else []), *words]

@@ -7,12 +7,11 @@ The card of each run, its README.md, is written anew with what is known by now.
 suite report runs/quickstart
 """
 
-import json
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from suite import args, card, ending, record
+from suite import args, card, checkpoint, ending, record
 from suite.results import results_of, run_of, told_apart
 
 
@@ -20,6 +19,10 @@ from suite.results import results_of, run_of, told_apart
 class ReportArguments:
     run_dir: str = field(metadata={"help": "A run, or a directory of runs."})
     completions: int = field(default=3, metadata={"help": "How many problems to show with their completions."})
+
+    def __post_init__(self):
+        if self.completions < 0:
+            raise ValueError(f"completions: {self.completions} must be at least 0.")
 
 
 def arguments() -> tuple[type, ...]:
@@ -70,7 +73,7 @@ def measured_below(directory: Path, known: set[str]) -> list[dict]:
 
 def about_run(run_dir: Path) -> dict:
     path = run_dir / "run.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return checkpoint.read_json(path) if path.is_file() else {}
 
 
 def draw(directory: Path, runs: list[Path], results: list[dict]) -> tuple[dict[str, list[Path]], dict[str, str]]:
@@ -88,7 +91,7 @@ def draw(directory: Path, runs: list[Path], results: list[dict]) -> tuple[dict[s
         record.draw_progress(metric, checkpoints_of, path)
         pictures.setdefault("Checkpoint by checkpoint", []).append(path)
     for run_dir in runs:
-        history = json.loads((run_dir / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
+        history = checkpoint.read_json(run_dir / "trainer_state.json")["log_history"]
         for panel, lines in record.curves(history, record.has_rewards(history)).items():
             path = folder / f"{run_dir.name}-{panel}.png"
             record.draw_curves(panel, lines, f"{run_dir.name}: {panel.replace('-', ' ')}", path)

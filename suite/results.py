@@ -14,9 +14,12 @@ def results_of(directory: Path) -> list[dict]:
     """What results.json holds. Raises `ValueError` where it is broken."""
     path = directory / "results.json"
     try:
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+        found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
     except ValueError:
         raise ValueError(f"{path} is cut off or broken. Choose another output_dir, or remove it.") from None
+    if not isinstance(found, list) or not all(isinstance(row, dict) and "checkpoint" in row for row in found):
+        raise ValueError(f"{path} is not of `suite evaluate`. Choose another output_dir, or move it away.")
+    return found
 
 
 def run_of(path: Path) -> Path:

@@ -356,6 +356,6 @@ def _sync_one(path: Path) -> None:
 def _is_about(error: OSError, target: Path) -> bool:
     """Whether an error names the target, what is written beside it, or a directory that holds it."""
     names = [os.fspath(name) for name in (error.filename, error.filename2) if isinstance(name, str | Path)]
-    hidden = (str(partial_of(target)), str(_aside(target)))
+    hidden = (str(partial_of(target)), str(_aside(target)), str(journal_of(target)))
     ours = [str(path) for path in (target, *target.parents)]
     return any(name in ours or name.startswith(hidden) for name in names)

@@ -251,6 +251,8 @@ def test_what_an_earlier_attempt_has_proven_is_not_proven_again(tmp_path, monkey
         (["gsm8k", "--source", "./nowhere.jsonl"], "no file or directory './nowhere.jsonl'"),
         (["reasoning_gym", "--task", "countdwn"], "no reasoning-gym task 'countdwn'"),
         (["arithmetic", "--size", "0"], "has no rows"),
+        (["arithmetic", "--size", "-1"], "neither size: -1 nor"),
+        (["--name"], "Which data set"),
         (["arithmetic", "--max_length", "100"], "count tokens. Whose\\? Set tokenizer_name_or_path"),
         (["arithmetic", "--overlap_ngram", "-1"], "overlap_ngram: -1 must be at least 0"),
         (["arithmetic", "--max_rows", "0"], "max_rows: 0 must be at least 1"),

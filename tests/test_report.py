@@ -3,8 +3,10 @@
 import json
 from pathlib import Path
 
+import pytest
+
 from suite import evaluate, record, report
-from suite.results import told_apart
+from suite.results import results_of, told_apart
 
 
 def lay(name: str, **told) -> str:
@@ -97,3 +99,20 @@ def test_a_picture_is_drawn_again_only_where_it_would_show_something_else(tmp_pa
     whole = path.read_bytes()
     path.write_bytes(whole[:-100])  # cut off by a kill
     assert drawn(one) and path.read_bytes() == whole
+
+
+@pytest.mark.parametrize("content", ["[1]", '{"a": 1}', '[{"accuracy": 1}]', "[{"])
+def test_results_that_are_nobodys_are_named(content):
+    Path("results.json").write_text(content)
+    with pytest.raises(ValueError, match="results.json is (not of `suite evaluate`|cut off or broken)"):
+        results_of(Path())
+
+
+def test_a_page_of_a_run_whose_record_is_cut_off_names_it():
+    with pytest.raises(ValueError, match="completions: -1 must be at least 0"):
+        report.main([".", "--completions", "-1"])
+    run = Path("runs/sft")
+    run.mkdir(parents=True)
+    (run / "trainer_state.json").write_text('{"log_history": ')
+    with pytest.raises(ValueError, match="'runs/sft/trainer_state.json' is cut off or broken"):
+        report.main(["runs"])

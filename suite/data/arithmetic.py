@@ -82,6 +82,8 @@ def load(
         raise ValueError(f"arithmetic.digits: {digits} must be at least {1 + pairs}{' for pairs' * pairs}.")
     if not 0 <= forgets <= 1:
         raise ValueError(f"arithmetic.forgets: {forgets} is a share, from 0 to 1.")
+    if min(size, test_size) < 0:
+        raise ValueError(f"arithmetic: neither size: {size} nor test_size: {test_size} may be below 0.")
     if turns < 1:
         raise ValueError(f"arithmetic.turns: {turns} must be at least 1, which is the question itself.")
     # About: the split goes by a hash, and a - b and b - a are one problem.
