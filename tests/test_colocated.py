@@ -1,5 +1,5 @@
 """GRPO on two processes, each with a vLLM of its own inside: both sample from the weights both have just trained, and a
-run that goes on samples what it would have sampled."""
+run that goes on samples, and answers test rows with, what it would have."""
 
 import functools
 from pathlib import Path
@@ -48,6 +48,11 @@ def runs(cpu_vllm, start, arithmetic_dir, tmp_path_factory):  # noqa: F811
             logging_steps=1,
             save_steps=1,
             log_completions=True,
+            eval_strategy="steps",
+            eval_steps=1,
+            eval_answers=4,
+            num_generations_eval=2,
+            per_device_eval_batch_size=4,
         )
         launch(engine, home, "grpo.yaml")
         return home
@@ -79,6 +84,7 @@ def test_a_run_that_goes_on_samples_the_completions_it_would_have_sampled(runs):
     cut_off(out / "grpo", 1, out / "grpo-resumed")
     launch("ddp", out, "grpo-resumed.yaml", "--resume_from_checkpoint", "true")
     assert sampled(out / "grpo-resumed", 2) == second
+    assert len(logged(out / "grpo", "eval_accuracy")) == 2  # answered by those vLLMs, on the way
     found = differences(out / "grpo", out / "grpo-resumed", 2)
     assert max(found.values()) < 1e-6, found
 
