@@ -53,11 +53,22 @@ def _check_files(path: Path) -> None:
         files = [name for name in WEIGHTS if (path / name).is_file()]
         if not files:
             raise ValueError(f"'{path}' holds no weights ({' or '.join(WEIGHTS)}). Was it cut off while saving?")
-    for name in files:
-        _check_safetensors(path / name)
+    shapes = {name: shape for file in files for name, shape in _check_safetensors(path / file).items()}
     for name in ("config.json", "adapter_config.json", "tokenizer.json", "generation_config.json"):
         if (path / name).is_file():
-            read_json(path / name)
+            told = read_json(path / name)
+            if name == "config.json":
+                _check_width(path, told, shapes.get("model.embed_tokens.weight"))
+
+
+def _check_width(path: Path, config: dict, embeddings: list[int] | None) -> None:
+    """What is wrong with one tensor is wrong with all: then config.json is that of another model."""
+    asked = [config.get("vocab_size"), config.get("hidden_size")]
+    if embeddings and None not in asked and "quantization_config" not in config and embeddings != asked:
+        raise ValueError(
+            f"'{path}' does not fit together: config.json has vocab_size {asked[0]} and hidden_size {asked[1]}, where "
+            f"the weights' are {embeddings}. Take another checkpoint, or the config.json that it had."
+        )
 
 
 def refuse_adapter(path: str | Path | None) -> None:
@@ -90,8 +101,8 @@ def read_json(path: Path) -> dict:
         raise ValueError(f"'{path}' is cut off or broken: it is not JSON. Take another checkpoint.") from None
 
 
-def _check_safetensors(path: Path) -> None:
-    """The header says how long the file must be. https://huggingface.co/docs/safetensors (Format)"""
+def _check_safetensors(path: Path) -> dict[str, list[int]]:
+    """Tensor -> shape. The header says how long the file must be. https://huggingface.co/docs/safetensors (Format)"""
     if not path.is_file():
         raise ValueError(f"'{path.parent}' is not whole: {path.name} is missing. Take another checkpoint.")
     size = path.stat().st_size
@@ -108,6 +119,7 @@ def _check_safetensors(path: Path) -> None:
             f"'{path}' is cut off or broken: {size} bytes, where its header asks for "
             f"{8 + length + max(ends) if ends else 'more'}. Take another checkpoint."
         )
+    return {name: tensor["shape"] for name, tensor in header.items() if name != "__metadata__"}
 
 
 def fingerprint(path: str | Path) -> str:

@@ -10,6 +10,7 @@ its adapter, and stops where a turn ends. `--as` is short for `--model_type`. Wo
 parameter.
 """
 
+import re
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -71,6 +72,8 @@ class ExportArguments:
             there = ", ".join(forms.STOCK)
             raise ValueError(f"--as: a model cannot be written as '{self.model_type}'. There are: {there}.")
         self._check_upcycle()
+        if not re.fullmatch(r"[1-9]\d*[KMGT]B", self.max_shard_size):
+            raise ValueError(f"max_shard_size: '{self.max_shard_size}' must be a size like 500MB or 5GB.")
         if self.output_dir is None and self.push is None:
             raise ValueError("output_dir is missing: where is the plain directory to go? (Or `push` what is there.)")
         if self.output_dir is None and (self.model_type or self.upcycle or self.push_adapter):

@@ -110,3 +110,10 @@ def test_an_adapter_whose_base_is_gone_is_refused_before_anybody_asks_the_hub_fo
         with pytest.raises(ValueError, match="'runs/gone', is not there. Put it there"):
             open_it(str(tmp_path))
     checkpoint.check_base(tmp_path, base=str(tmp_path))  # where it is, was said
+
+
+def test_weights_of_another_width_than_the_config_says_are_refused_unread(copy):
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps({**config, "hidden_size": 2 * config["hidden_size"]}))
+    with pytest.raises(ValueError, match="does not fit together: config.json has vocab_size .* and hidden_size"):
+        checkpoint.check_whole(copy)

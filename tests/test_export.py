@@ -306,6 +306,7 @@ def test_what_cannot_be_exported_is_one_line_before_a_model_is_loaded(lora_dir, 
     (tmp_path / "there").mkdir()
     assert "is there already" in told(lora_dir, "--output_dir", "there")
     assert "output_dir is missing" in told(lora_dir)
+    assert "max_shard_size: 'big' must be a size" in told(lora_dir, "--output_dir", "new", "--max_shard_size", "big")
     assert "no checkpoint directory 'nowhere'" in told("nowhere", *out)
     assert "There are: qwen2, qwen2_moe, deepseek_v2" in told(lora_dir, *out, "--as", "llama")
     assert "this model is a qwen2 already" in told(lora_dir, *out, "--as", "qwen2")
