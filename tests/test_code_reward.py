@@ -260,6 +260,302 @@ def test_one_hash_seed_makes_one_verdict():
     assert score(program, {"input": "", "output": order}) == 1.0
 
 
+# -- cheats: a wrong program passes nothing, whatever it returns and wherever it looks
+
+
+def returning(body: str) -> str:
+    """A program whose f returns one object of a class with this body, whatever it is given."""
+    return f"class Any:\n{textwrap.indent(body, '    ')}\nanything = Any()\ndef f(*given): return anything"
+
+
+YES = "lambda self, *other: True"
+UNITTEST = "import unittest\nunittest.TestCase().assertEqual(f(2), 4)"
+CLOSE = "import math\nassert math.isclose(f(2), 4)"
+EQUAL = returning(
+    f"__eq__ = __lt__ = __le__ = __gt__ = __ge__ = __contains__ = __bool__ = {YES}\n__hash__ = lambda self: 4"
+)
+NUMBER = returning(
+    "__sub__ = __rsub__ = __abs__ = __mod__ = __round__ = lambda self, *other: 0\n__float__ = lambda self: float('nan')"
+)
+WAVERS = """
+    import itertools
+    answers = itertools.cycle((9, 0))
+    class Wavers(int):
+        __int__ = __float__ = __index__ = __trunc__ = lambda self: next(answers)
+        __lt__ = __gt__ = __eq__ = lambda self, other: True
+    def f(*given): return Wavers(9)
+"""
+LOOK = """
+    import gc, glob, os, re, sys
+    def texts():
+        frame = sys._getframe()
+        while frame:
+            yield repr((frame.f_locals.keys(), frame.f_code.co_consts, frame.f_globals.keys()))
+            yield from (repr(held)[:1 << 16] for held in list(frame.f_locals.values()) if type(held) is not type(frame))
+            frame = frame.f_back
+        for held in gc.get_objects():
+            if type(held) in (dict, list, tuple):
+                for value in held.values() if type(held) is dict else held:
+                    if type(value) in (str, bytes, int):
+                        yield repr(value)
+        for end in range(3, 64):
+            for read in (lambda: os.pread(end, 1 << 20, 0), lambda: os.read(end, 1 << 20) if end > 5 else b""):
+                try:
+                    yield repr(read())
+                except OSError:
+                    pass
+        pids = range(os.getppid(), os.getpid() + 3)
+        near = [f"/proc/{pid}/{name}" for pid in pids for name in ("fd/0", "fd/4", "mem")]
+        for path in near + glob.glob("../*") + glob.glob("*"):
+            try:
+                yield repr(os.read(os.open(path, os.O_RDONLY | os.O_NONBLOCK), 1 << 20))
+            except OSError:
+                pass
+    def f(*given):
+        return next((int(found[0]) for text in texts() if (found := re.search("7[3]519", text))), None)
+"""
+MEMORY = """
+    import ctypes, gc, os, re
+    def f(*given):
+        dump = os.open("dump", os.O_RDWR | os.O_CREAT)
+        for arena in {id(held) >> 20 for held in gc.get_objects()}:
+            os.lseek(dump, 0, os.SEEK_SET)
+            for page in range(arena << 8, arena + 1 << 8):
+                ctypes.CDLL(None).write(dump, ctypes.c_void_p(page << 12), 4096)  # no crash where there is no page
+            if found := re.search(b"7[3]519", os.pread(dump, 1 << 20, 0)):
+                return int(found[0])
+"""
+PATCHED = """
+    import builtins, math, unittest
+    for name in ("sorted", "abs", "float", "any", "all", "round", "sum", "len", "isinstance"):
+        globals()[name] = lambda *given, **named: 4
+        if name not in ("len", "isinstance"):  # without which it could not even answer
+            setattr(builtins, name, globals()[name])
+    math.isclose = lambda *given, **named: True
+    for name in dir(unittest.TestCase):
+        if name.startswith("assert"):
+            setattr(unittest.TestCase, name, lambda *given, **named: None)
+    def f(*given): return 5
+"""
+WRITES = """
+    import marshal, os, struct
+    def f(*given):
+        words = [b".passed", b"passed", b"1 0 0\\n"]
+        for message in (("value", 4, ([], "")), ("value", True, ((), ""))):
+            data = marshal.dumps(message)
+            words.append(struct.pack("=Q", len(data)) + data)
+        for end in (1, 2, 3, *range(6, 64)):
+            for word in words:
+                try: os.write(end, word)
+                except OSError: pass
+        os._exit(0)
+"""
+
+
+@pytest.mark.parametrize(
+    ("program", "tests"),
+    [
+        (EQUAL, ["assert f(2) == 4", "assert 4 == f(2)", "assert f(2) in {4}", "assert f(2) >= 4", "assert 4 < f(2)"]),
+        (EQUAL, ["assert f(2) == [4]", "assert 4 in f(2)", "assert [f(2)] == [4]", "assert {4: f(2)} == {4: 5}"]),
+        (EQUAL, ["assert isinstance(f(2), int)", "assert f(2) is True", UNITTEST]),
+        (NUMBER, ["assert abs(f(2) - 4) < 1e-6", "assert abs(4 - f(2)) < 1e-6", "assert f(2) % 4 == 0"]),
+        (NUMBER, [CLOSE, "assert round(f(2), 3) == 0"]),
+        (returning("__class__ = int\n__eq__ = " + YES), ["assert f(2) == 4", "assert isinstance(f(2), int)"]),
+        ("class int(int):\n    __eq__ = lambda self, other: True\ndef f(*given): return int(5)", ["assert f(2) == 4"]),
+        ("class s(str):\n    __eq__ = lambda self, other: True\ndef f(*given): return s('a')", ["assert f(2) == 'b'"]),
+        ("class l(list):\n    __eq__ = lambda self, other: True\ndef f(*given): return l()", ["assert f(2) == ['b']"]),
+        (WAVERS, ["r = f(2)\nassert 3 < r < 5", "r = f(2)\nassert 3 < float(r)\nassert r < 5", "assert f(2) == 3"]),
+        (LOOK, ["assert f(2) == 73519", "wanted = 73519\nassert f(2) == wanted"]),
+        (MEMORY, ["assert f(2) == 73519", "wanted = '73519'\nassert str(f(2)) == wanted"]),
+        (PATCHED, ["assert len(f(2)) == 4", "assert abs(f(2)) == 4", "assert isinstance(f(2), str)"]),
+        (PATCHED, ["assert math.isclose(f(2), 4)", CLOSE, "assert all([f(2) == 4])"]),
+        (PATCHED, [UNITTEST, "assert sorted([f(2)]) == 4"]),
+        (WRITES, ["assert f(2) == 4", "def check(g):\n    assert g(2) == 4\ncheck(f)"]),
+        ("import sys\ndef f(*given): sys.exit(0)", ["assert f(2) == 4", "try:\n    f(2)\nexcept Exception:\n    pass"]),
+        ("import os\ndef f(*given): os._exit(0)", ["assert f(2) == 4", "try:\n    f(2)\nexcept:\n    pass"]),
+        ("class math:\n    isclose = lambda *given: True\ndef f(*given): return 5", ["assert math.isclose(f(2), 4)"]),
+    ],
+)  # fmt: skip
+def test_a_wrong_program_that_cheats_passes_nothing(program, tests):
+    assert score(program, *tests) == 0.0
+
+
+def test_whatever_comes_over_the_wire_is_no_pass():
+    """A program that answers by itself, in whatever words: what it says is data, or the test fails."""
+    answers = [
+        "('kept', 0)", "('type', 'object')", "('made', 'os.abort', ('tuple', []))", "('made', 'builtins.eval', '4')",
+        "('exception', 0, 'E', ('type', 'int'))", "('exception', [], 'E', ('type', 'ValueError'))", "('function', 0)",
+        "('array', 'O', [1], b'12345678')", "('list', 7)", "('dict', [[]], [1])", "say.__code__", "()", "[4]", "...",
+    ]  # fmt: skip
+    speak = """
+    import marshal, os, struct
+    def say(*message):
+        data = marshal.dumps(message)
+        os.write(5, struct.pack("=Q", len(data)) + data)
+    while os.read(4, 1 << 16):
+        {}
+    """
+    said = [speak.format(f"say('value', {answer}, ([], ''))") for answer in answers]
+    said += [speak.format(way) for way in ("say()", "say('value')", "say('error', 4, ())", "os.write(5, b'x' * 99)")]
+    said += [
+        speak.format("say('ask', 'call', [0, ('tuple', []), ('dict', [], [])])\n        say('value', 5, ([], ''))")
+    ]
+    given = code_reward([fenced(program) for program in said], tests=[["assert f == 4"]] * len(said), seconds=1)
+    assert given == [0.0] * len(said)
+    assert score(speak.format("say('value', 4, ([], ''))"), "assert f == 4") == 1.0
+
+
+def test_tests_mean_the_functions_that_the_prompt_gives_and_not_what_a_program_makes_of_them():
+    starter = (
+        "def encode(s):\n    return s[::-1]\n\ndef stub(s):\n    '''To do.'''\n\ndef decode(s):\n    '''Undo it.'''\n"
+    )
+    tests = ["assert decode(encode('abc')) == 'abc'", "assert stub('a') == 'b'"]
+    for program, share in {
+        "def stub(s):\n    return 'b'\ndef decode(s):\n    return s[::-1]": 1.0,
+        "def encode(s):\n    return s\ndef decode(s):\n    return s": 0.0,
+    }.items():
+        assert code_reward([fenced(program)], tests=[tests], starter_code=[starter]) == [share], program
+
+
+# -- two processes: what tests may do with a program as if there was one
+
+
+STACK = """
+    import collections, contextlib, enum
+    class Stack:
+        limit = 3
+        def __init__(self, *items): self.items = list(items)
+        def push(self, item): self.items.append(item)
+        def __len__(self): return len(self.items)
+        def __eq__(self, other): return isinstance(other, Stack) and self.items == other.items
+        def __hash__(self): return len(self.items)
+        def __getitem__(self, n): return self.items[n]
+        def __add__(self, other): return Stack(*self.items, *other.items)
+        def __str__(self): return f"<{self.items}>"
+    class Many(Stack): pass
+    class Full(ValueError): pass
+    class Colour(enum.Enum):
+        RED = 1
+    class Level(enum.IntEnum):
+        HIGH = 2
+    class Words(list):
+        def long(self): return [word for word in self if len(word) > 2]
+    Point = collections.namedtuple("Point", "x y")
+    count = 0
+    def fill(stack, n):
+        if n > stack.limit: raise Full(f"{n} is too many")
+        for item in range(n): stack.push(item)
+    def up():
+        global count
+        count += 1
+    @contextlib.contextmanager
+    def opened():
+        yield 7
+"""
+STACK_TESTS = """
+    s = Stack()
+    s.push(4); s.push([5])
+    assert len(s) == 2 and s[0] == 4 and s.items == [4, [5]] and list(s) == [4, [5]] and str(s) == "<[4, [5]]>" and s
+    assert Stack(1) == Stack(1) != Stack(2) and Stack(1) + Stack(2) == Stack(1, 2) and len({Stack(1), Stack(1)}) == 1
+    assert isinstance(Many(), Stack) and not isinstance(3, Stack) and issubclass(Many, Stack)
+    s.limit = 1
+    try:
+        fill(s, 2)
+    except Full as error:
+        assert isinstance(error, ValueError) and str(error) == "2 is too many"
+    else:
+        assert False
+    assert Colour.RED is Colour.RED and Colour(1) == Colour.RED and Colour.RED.value == 1 and Colour.RED != 1
+    assert Level.HIGH == 2 and Level.HIGH > 1 and 3 > Level.HIGH and Level.HIGH + 1 == 3 == 1 + Level.HIGH
+    assert Words(["a", "long"]) == ["a", "long"] and Words(["a", "long"]).long() == ["long"]
+    p = Point(1, 2)
+    assert p == (1, 2) and p.x == 1 and tuple(p) == (1, 2)
+    up(); up()
+    assert count == 2
+    with opened() as seven:
+        assert seven == 7
+    """
+PLAIN = """
+    import collections, datetime, decimal, fractions
+    import numpy as np
+    class Odd(Exception): pass
+    def same(value): return value
+    def in_place(values): values.sort(); values.append(0)
+    def rename(table, *, into): table.clear(); into.update(a=1)
+    def grouped(words):
+        found = collections.defaultdict(list)
+        for word in words: found[len(word)].append(word)
+        return found
+    def squares():
+        n = 0
+        while True:
+            yield n * n
+            n += 1
+    def apply(function, *values): return [function(value) for value in values]
+    def add(n): return lambda m: n + m
+    def odd(): raise Odd("odd")
+    def say(what): print(what)
+    async def later(n): return n
+    def kinds(): return {"n": np.float64(0.5), "b": np.bool_(True), "i": [np.int64(3)], "e": np.array([[1, 2]]), 3: {4}}
+"""
+PLAIN_TESTS = """
+    import asyncio, collections, contextlib, datetime, decimal, fractions, io, itertools, math
+    values = [None, True, 2**200, -0.5, 1j, "né\\ud800", b"x", [1, [2]], (1,), {1: [2]}, {1}, frozenset({(1, 2)})]
+    values += [fractions.Fraction(1, 3), decimal.Decimal("1.10"), datetime.date(2024, 2, 29), ..., int]
+    values += [collections.deque([1], 2), collections.Counter("aab"), collections.OrderedDict(a=1)]
+    values += [datetime.datetime(2024, 1, 1, 2), datetime.timedelta(1), range(3), bytearray(b"x")]
+    for value in values:
+        assert same(value) == value and type(same(value)) is type(value), value
+    assert math.isnan(same(math.nan))
+    numbers = [3, 1, 2]
+    assert in_place(numbers) is None and numbers == [1, 2, 3, 0]
+    table, new = {1: 2}, {}
+    rename(table, into=new)
+    assert table == {} and new == {"a": 1}
+    assert grouped(["a", "bc", "d"]) == {1: ["a", "d"], 2: ["bc"]}
+    assert list(itertools.islice(squares(), 4)) == [0, 1, 4, 9] and next(squares()) == 0
+    assert apply(lambda n: n + 1, 1, 2) == [2, 3] and apply(str, 1) == ["1"] and apply(len, "ab") == [2]
+    assert apply(add(1), 1) == [2] and add(2)(3) == 5 and apply(lambda n: apply(add(n), n), 4) == [[8]]
+    assert sorted([3, 1], key=lambda n: same(-n)) == [3, 1] and same(x for x in "ab") is not None
+    assert list(same(iter([1, 2]))) == [1, 2]
+    def fails(n):
+        raise KeyError(n)
+    for call, kind in ((lambda: apply(fails, 1), KeyError), (odd, Odd), (lambda: same(), TypeError)):
+        try:
+            call()
+        except kind:
+            continue
+        assert False
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        say("é")
+    assert said.getvalue() == "é\\n"
+    assert asyncio.run(later(3)) == 3
+    async def both():
+        return await asyncio.gather(later(1), later(2))
+    assert asyncio.run(both()) == [1, 2]
+    found = kinds()
+    assert found["n"] == 0.5 and found["b"] is True and found["i"] == [3] and found[3] == {4}
+    assert found["e"].shape == (1, 2) and (same(found["e"]) == np.array([[1, 2]])).all()
+    many = list(range(50_000))
+    assert same(many) == many and same([[n] for n in many[:5000]]) == [[n] for n in many[:5000]]
+    """
+
+
+@pytest.mark.parametrize(("program", "tests"), [(STACK, STACK_TESTS), (PLAIN, PLAIN_TESTS)])
+def test_tests_use_a_program_over_there_as_if_it_was_here(program, tests):
+    assert score(program, textwrap.dedent(tests)) == 1.0
+
+
+def test_a_builtin_that_a_program_calls_its_own_is_meant_where_a_test_names_nothing_else():
+    assert (
+        score("def sum(a, b): return a + b", "assert sum(10, 15) == 25", "assert sum([1, 2], [3]) == [1, 2, 3]") == 1.0
+    )
+    assert (
+        score("def len(x): return 3\ndef f(x): return x", "assert len(f([1])) == 3", "assert len(f([1])) == 1") == 0.5
+    )
+
+
 # -- limits: what one program does costs that program only
 
 
@@ -457,7 +753,7 @@ def test_nothing_is_left_running():
     helper = wait_for(lambda: helper_of(os.getpid()))
     seen = session(helper)
     judge.join()
-    assert len(seen) == 2
+    assert len(seen) == 3  # it, the program and its tests
     assert not session(helper) and not [pid for pid in seen if pid in processes()]
 
 
@@ -507,7 +803,7 @@ def test_killing_the_trainer_takes_the_sandbox_and_its_directory_along(tmp_path)
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)}
     trainer = subprocess.Popen([sys.executable, "-c", script], env=environment)
     helper = wait_for(lambda: helper_of(trainer.pid), 30)
-    assert len(session(helper)) == 2 and list(tmp_path.iterdir())
+    assert wait_for(lambda: len(session(helper)) == 3) and list(tmp_path.iterdir())
     trainer.send_signal(signal.SIGKILL)
     trainer.wait()
     wait_for(lambda: not session(helper) and not list(tmp_path.iterdir()), 5)

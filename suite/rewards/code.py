@@ -68,10 +68,11 @@ def code_reward(
     program runs behind it and may go on in the middle of its function; of several blocks the last is taken that has
     that function, and with neither block nor <answer> all that is said.
 
-    `tests` of a row: a list, or JSON text of one, of statements ("assert f(2) == 3", run behind the program in its own
-    namespace) and of {"input", "output"} (the program runs as a script; its stdout must be the output, but for spaces
-    at the ends of lines and blank lines at the end, and its exit status 0). A text that is no JSON is one test: a whole
-    test program, as HumanEval has it. Every test starts the program anew.
+    `tests` of a row: a list, or JSON text of one, of statements ("assert f(2) == 3", f being the program's; they run in
+    a process of their own) and of {"input", "output"} (the program runs as a script; its stdout must be the output, but
+    for spaces at the ends of lines and blank lines at the end, and its exit status 0). A text that is no JSON is one
+    test: a whole test program, as HumanEval has it; functions that come whole with the `starter_code` are meant as they
+    stand there. Every test starts the program anew.
 
     seconds: for each test, and four times that for all tests of one completion. memory_mb: address space, MiB.
     Logs code/timeouts, code/unreadable_tests and code/crashes, as shares of the batch, through TRL's `log_metric`.
@@ -107,7 +108,9 @@ def judge(
     programs = [program_of(text, starter) for text, starter in zip(said, starters, strict=True)]
     cases = [read_tests(held) for held in tests]
     jobs = [
-        (ways_to_run(program, starter), read) if program is not None and read is not None else None
+        (ways_to_run(program, starter), _with_what_is_given(read, starter))
+        if program is not None and read is not None
+        else None
         for program, starter, read in zip(programs, starters, cases, strict=True)
     ]
     outcomes = _run_all(set(jobs) - {None}, seconds, memory_mb << 20)
@@ -135,6 +138,28 @@ def ways_to_run(program: str, starter: str) -> tuple[str, ...]:
     rest = program.strip("\n")
     ways = (rest, indent + rest, textwrap.indent(rest, indent))
     return (*(f"{starter.rstrip()}\n{way}" for way in ways), program)
+
+
+def _with_what_is_given(tests: tuple[Test, ...], starter: str) -> tuple[Test, ...]:
+    """Statements that call a function of the prompt's own mean that one, and not what a program makes of it."""
+    given = _given(starter)
+    return tuple(given + test if isinstance(test, str) else test for test in tests) if given else tests
+
+
+@functools.lru_cache(maxsize=4096)
+def _given(starter: str) -> str:
+    """The program that a prompt begins, without what is left to write, where it has whole functions besides; "" where
+    it has classes, of which the objects belong to the program."""
+    try:
+        body = ast.parse(starter).body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return ""
+    functions = [node for node in body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    to_write = [node for node in functions if all(isinstance(part, ast.Expr | ast.Pass) for part in node.body)]
+    to_write += functions[-1:]
+    if any(isinstance(node, ast.ClassDef) for node in body) or all(node in to_write for node in functions):
+        return ""
+    return "".join(ast.unparse(node) + "\n" for node in body if node not in to_write)
 
 
 def blocks(text: str) -> list[str]:

@@ -1,15 +1,22 @@
 """Run a program that a model wrote against its tests, in processes that can do little harm; the trainer's side of it.
 
 How: each run starts a fresh interpreter (`sandbox_child`) with an empty environment, its own session and a scratch
-directory; that forks a child for each test, which puts up its walls (`sandbox_walls`) before it reads the program.
+directory; that forks for each test, behind walls (`sandbox_walls`) that are put up before the program is read. Asserts
+run in a process of their own (`sandbox_judge`), where no line of the program runs, and get from the program's
+(`sandbox_program`) by a pipe (`sandbox_wire`) nothing but data: it has neither their text nor their verdict, and what
+it makes of Python's builtins and modules stays with it. What a script prints is compared here.
+
+Asserts may do with a program what they could in one process, but for this: they hand it plain data, functions and
+iterators, and no object of a class of their own; `in` asks an object for its items; and they neither set the program's
+globals nor give it input.
 
 What this does NOT protect against:
 - **Reading.** The program reads every file that the user may read: data with gold answers, keys, caches. It has no
   network to send them over, but it can put them into what it prints.
-- **Cheating on asserts.** Program and asserts share one process. A program can define an object that equals
-  everything, replace a builtin that the asserts use, read the asserts, or search the frames above it for the token
-  that means "passed". Tests by stdin and stdout are compared outside, where it has no hand; prefer them where a model
-  learns against the tests.
+- **Tests that leave room.** The program answers for itself, and what it says is believed: `isclose` without an import
+  is its own, `undo(do(x)) == x` holds for two functions that do nothing, `sorted(f(x)) == sorted(x)` for one that
+  empties `x`, `f(x) != 3` for any object, and an object may say one thing now and another later. A value that a test
+  states, with `==`, `in`, `<` or `math.isclose`, is compared where the program has no hand.
 - **Load.** Limits are per test: files of 16 MiB each but as many as fit into the time, memory of the page cache, 64
   threads, every core it gets. It can slow the machine down, and fill the disk until its directory is deleted. Times
   are wall clock: on a crowded machine a slow right program can fail.
@@ -21,7 +28,10 @@ What this does NOT protect against:
 For programs by somebody who means harm, put the whole training into a virtual machine.
 """
 
+import ast
+import builtins
 import functools
+import itertools
 import logging
 import marshal
 import os
@@ -30,18 +40,19 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
-from suite.rewards.sandbox_child import TESTS_IN_FULL
+from suite.rewards.sandbox_child import SIZE_BYTES, TESTS_IN_FULL
 
 WALLS = {
     "memory": "no limit on memory",
     "seccomp": "network, new processes and signals to others are open to it",
     "landlock": "it may write and delete outside its scratch directory",
 }
+ALIASES = {"np": "numpy", "pd": "pandas"}  # what modules are called that are no part of Python
 GRACE = 10.0  # seconds for starting, forking and reporting on a crowded machine, beyond what the tests may take
 
-# A test: statements to run behind the program, or (stdin, expected stdout) of the program as a script.
+# A test: statements about what the program defines, or (stdin, expected stdout) of the program as a script.
 Test = str | tuple[str, str]
 
 _log = logging.getLogger(__name__)
@@ -75,7 +86,6 @@ def run(programs: tuple[str, ...], tests: tuple[Test, ...], seconds: float, memo
     scratch = tempfile.mkdtemp(prefix="sandbox-")
     job = {
         "programs": programs,
-        "tests": [(test, "") if isinstance(test, str) else (None, test[0]) for test in tests],
         "seconds": seconds,
         "memory_bytes": memory_bytes,
         "parent": os.getpid(),
@@ -83,7 +93,8 @@ def run(programs: tuple[str, ...], tests: tuple[Test, ...], seconds: float, memo
         "packages": [path for path in sys.path if path.endswith("-packages")],  # numpy, where it is installed
     }
     try:
-        told, error, late = _talk(marshal.dumps(job), scratch, seconds * min(len(tests), TESTS_IN_FULL) + GRACE)
+        patience = seconds * min(len(tests), TESTS_IN_FULL) + GRACE
+        told, error, late = _talk(_handed(job, tests), scratch, patience)
         ready, *endings = told.decode(errors="replace").splitlines() or [""]
         if ready != "ready" or any(ending.startswith("broken") for ending in endings):
             why = " ".join(endings) + error.decode(errors="replace").strip()[-500:]
@@ -169,22 +180,56 @@ def _environment(scratch: str) -> dict[str, str]:
     return environment
 
 
-def _talk(job: bytes, scratch: str, patience: float) -> tuple[bytes, bytes, bool]:
+def _handed(job: dict, tests: tuple[Test, ...]) -> IO[bytes]:
+    """A nameless file with the job behind its length, and behind it the tests, which only what runs them reads."""
+    texts = [marshal.dumps((test, *_from_outside(test))) if isinstance(test, str) else b"" for test in tests]
+    places = itertools.accumulate(map(len, texts), initial=0)
+    job["tests"] = [
+        ((place, len(text)), "") if isinstance(test, str) else (None, test[0])
+        for place, text, test in zip(places, texts, tests, strict=False)
+    ]
+    packed = marshal.dumps(job)
+    file = tempfile.TemporaryFile()
+    file.write(len(packed).to_bytes(SIZE_BYTES, "little") + packed + b"".join(texts))
+    file.seek(0)
+    return file
+
+
+@functools.lru_cache(maxsize=4096)
+def _from_outside(statements: str) -> tuple[tuple[tuple[str, str], ...], tuple[str, ...]]:
+    """(name, module) of what these tests look into and do not define, which they import themselves; and the builtins
+    that they mean from the program: those they name, where they name nothing else that could be the program's."""
+    nodes = list(ast.walk(ast.parse(statements)))
+    own = {node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)}
+    own |= {node.arg for node in nodes if isinstance(node, ast.arg)}
+    own |= {(node.asname or node.name).split(".")[0] for node in nodes if isinstance(node, ast.alias)}
+    names = [node for node in nodes if isinstance(node, ast.Name)]
+    own |= {node.id for node in names if not isinstance(node.ctx, ast.Load)}
+    looked_into = {node.value.id for node in nodes if isinstance(node, ast.Attribute) and node.value in names} - own
+    modules = {name: name for name in looked_into & sys.stdlib_module_names}
+    modules |= {name: module for name, module in ALIASES.items() if name in looked_into}
+    others = {node.id for node in names} - own - set(modules)
+    theirs = others if others <= set(dir(builtins)) else set()
+    return tuple(sorted(modules.items())), tuple(sorted(theirs))
+
+
+def _talk(job: IO[bytes], scratch: str, patience: float) -> tuple[bytes, bytes, bool]:
     """Start the helper, hand it the job -> (its stdout, its stderr, whether it had to be killed).
 
     Popen without preexec_fn starts it by vfork and exec: safe beside threads and CUDA, and quick beside much memory.
     """
-    helper = subprocess.Popen(
-        _command("sandbox_child.py"),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        cwd=scratch,
-        env=_environment(scratch),
-        start_new_session=True,
-    )
+    with job:
+        helper = subprocess.Popen(
+            _command("sandbox_child.py"),
+            stdin=job,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            cwd=scratch,
+            env=_environment(scratch),
+            start_new_session=True,
+        )
     try:
-        return *helper.communicate(job, timeout=patience), False
+        return *helper.communicate(timeout=patience), False
     except subprocess.TimeoutExpired:
         os.killpg(helper.pid, signal.SIGKILL)
         return *helper.communicate(), True
