@@ -8,6 +8,7 @@ SHAPES = {
     "prompt+solution": ("prompt", "solution"),
     "prompt": ("prompt",),
 }
+_TURNS = "a list of {role, content}"
 
 
 def shape_of(columns, wanted) -> str | None:
@@ -25,6 +26,60 @@ def check(columns, wanted, where: str) -> str:
             "Rename the columns, or let `suite prepare` write them."
         )
     return shape
+
+
+def check_cells(dataset, first: dict, names: tuple[str, ...], where: str) -> None:
+    """Raise `ValueError` where cells are neither text nor turns, as TRL would find out on the way, by a traceback.
+
+    What kind a column is the `first` row says, for a column has one type. Cells that are missing are looked for in all
+    rows where these lie on a disk; of rows that stream only the first is seen.
+    """
+    kinds = {name: _kind(first[name]) for name in names if name != "solution"}
+    for name, kind in kinds.items():
+        needed = {"text": ("text",), "messages": ("turns",)}.get(name, ("text", "turns"))
+        if kind not in needed:
+            need = " or ".join(needed).replace("turns", f"turns ({_TURNS})")
+            raise ValueError(f"{where}, row 1: `{name}` must be {need}, and is {first[name]!r:.60}.")
+    if len(set(kinds.values())) > 1:
+        told = ", ".join(f"`{name}` {kind}" for name, kind in kinds.items())
+        raise ValueError(f"{where}: all of a row must be text, or all of it turns ({_TURNS}), and here is {told}.")
+    if not hasattr(dataset, "data"):
+        return
+    for name, kind in kinds.items():
+        _check_none_missing(dataset, name, kind, where)
+    judged_by_it = "solution" in names and not {"tests", "task"} & first.keys()
+    if judged_by_it and dataset.data.column("solution").null_count == dataset.data.num_rows:
+        raise ValueError(f"{where}: `solution` is None in every row, so no answer could be judged.")
+
+
+def _kind(cell) -> str:
+    if isinstance(cell, str):
+        return "text"
+    turns = isinstance(cell, list) and all(
+        isinstance(turn, dict) and "role" in turn and isinstance(turn.get("content"), str | None) for turn in cell
+    )
+    return "turns" if turns else "neither"
+
+
+def _check_none_missing(dataset, name: str, kind: str, where: str) -> None:
+    """By Arrow's own counts, which read no text."""
+    import pyarrow.compute
+
+    column = dataset.data.column(name)
+    missing = column.null_count
+    if kind == "turns" and not missing:
+        turns = pyarrow.compute.list_flatten(column)
+        there = [field.name for field in turns.type] if pyarrow.types.is_struct(turns.type) else []
+        if "content" in there and "tool_calls" not in there:  # beside calls there may be no content
+            missing = pyarrow.compute.struct_field(turns, "content").null_count
+    if missing:
+        cells = enumerate(column.to_pylist(), 1)
+        at = next(n for n, cell in cells if cell is None or kind == "turns" and any(t["content"] is None for t in cell))
+        told = "is None, or has a turn without content" if kind == "turns" else "is None"
+        raise ValueError(
+            f"{where}, row {at}: `{name}` {told}; there are {missing} such. Leave these rows out: `suite prepare files "
+            "--source FILE --output_dir DIRECTORY` does."
+        )
 
 
 def is_conversational(row: dict) -> bool:

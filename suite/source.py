@@ -226,6 +226,7 @@ def _shaped(dataset, shapes: tuple[str, ...], where: str, every_column: bool):
     if first is None:
         raise ValueError(f"{where} has no rows.")
     shape = columns.check(first.keys(), shapes, where)
+    columns.check_cells(dataset, first, columns.SHAPES[shape], where)
     if every_column:
         return dataset
     if shape == "prompt+solution":
