@@ -23,6 +23,8 @@ def begin(stage: str, config, written: dict, *inputs: str | None) -> dict | None
     Nothing is written yet: a run whose rows or model turn out to be wrong leaves no trace.
     """
     if hasattr(config, "push_to_hub"):  # what makes a tokenizer has no such key
+        if written.get("output_dir") is None:  # TRL would take one that every other run takes, too
+            raise ValueError("output_dir is missing: where are the checkpoints and the model to go?")
         _check_hub(config, written)
         config.enable_jit_checkpoint = False  # `stopping.StopOnSigterm` does it, and says why
     record = {
@@ -40,12 +42,26 @@ def begin(stage: str, config, written: dict, *inputs: str | None) -> dict | None
             pass
     record["found"] = resume.stamp(directory)
     what, config.resume_from_checkpoint = resume.look(directory, record, config)
+    if what != "complete":
+        _check_place(directory)
     if what == "go on":
         record["spent"] = checkpoint.record_of(config.resume_from_checkpoint)["spent"]
     has_model = any((directory / name).is_file() for name in checkpoint.MARKERS)
     if what == "complete" and has_model and not (directory / card.NAME).is_file():
         _tell(directory)  # the one thing the disk had no room for
     return None if what == "complete" else record
+
+
+def _check_place(directory: Path) -> None:
+    """Find out now, and not when the model is loaded, that nothing can be written there."""
+    there = next(path for path in (directory, *directory.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise ValueError(f"output_dir {directory}: '{there}' is a file and no directory. Choose another output_dir.")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise ValueError(
+            f"output_dir {directory}: nothing can be written in '{there}'. Choose another output_dir, or make it "
+            "writable."
+        )
 
 
 def _check_hub(config, written: dict) -> None:
@@ -268,6 +284,10 @@ def _train_and_save(trainer, config, record: dict) -> None:
     trainer.add_callback(told)
     try:
         trainer.train(resume_from_checkpoint=config.resume_from_checkpoint)
+    except ValueError:  # a mistake that shows at the first step leaves no trace either
+        if is_main and trainer.state.global_step == 0 and not checkpoint.steps(config.output_dir):
+            whole.remove(Path(config.output_dir) / "run.json")
+        raise
     finally:
         told.restore()
     if told.stopped:

@@ -4,8 +4,8 @@ import shutil
 
 import pytest
 
-from suite import engine
-from suite.train import grpo, pretrain, sft
+from suite import columns, engine
+from suite.train import dpo, grpo, pretrain, sft
 from tests.conftest import ON_CPU, write_yaml
 
 
@@ -81,6 +81,90 @@ def test_a_field_that_miniqwen_does_not_have(attempt, keys, miniqwen_dir):
     scratch = {"dataset_name": keys["dataset_name"], "tokenizer_name_or_path": str(miniqwen_dir)}
     attempt(pretrain, {**scratch, "model_config": {"hiden_size": 64}}, "no field 'hiden_size'.*'hidden_size'")
     attempt(pretrain, {"dataset_name": keys["dataset_name"]}, "tokenizer_name_or_path")
+
+
+def test_a_shape_that_is_none_or_is_not_asked_for(attempt, keys, miniqwen_dir):
+    scratch = {"dataset_name": keys["dataset_name"], "tokenizer_name_or_path": str(miniqwen_dir)}
+    attempt(pretrain, {**scratch, "model_config": {"hidden_size": "wide"}}, "model_config.hidden_size: 'wide' is a str")
+    attempt(pretrain, {**scratch, "model_config": {"num_hidden_layers": 0}}, "num_hidden_layers 0 must be at least 1")
+    attempt(pretrain, {**keys, "model_config": {"num_hidden_layers": 4}}, "model_config is the shape of a new model")
+
+
+@pytest.mark.parametrize(
+    ("name", "rows", "message"),
+    [
+        ("text", [{"text": "a"}, {"text": None}], "row 2: `text` is None"),
+        ("text", [{"text": 5}], "row 1: `text` must be text, and is 5"),
+        ("messages", [{"messages": "hello"}], "`messages` must be turns"),
+        ("messages", [{"messages": [{"from": "human", "value": "hello"}]}], "`messages` must be turns"),
+        (
+            "messages",
+            [{"messages": [{"role": "user", "content": c}]} for c in ("a", None)],
+            "row 2: .* without content",
+        ),
+        (
+            "prompt+completion",
+            [{"prompt": "a", "completion": "b"}, {"prompt": "a", "completion": None}],
+            "row 2: `comp",
+        ),
+        ("prompt+completion", [{"prompt": [{"role": "user", "content": "a"}], "completion": "b"}], "all of it turns"),
+        ("prompt+solution", [{"prompt": "a", "solution": None}], "`solution` is None in every row"),
+    ],
+)
+def test_cells_that_are_neither_text_nor_turns(name, rows, message):
+    from datasets import Dataset
+
+    with pytest.raises(ValueError, match=message):
+        columns.check_cells(Dataset.from_list(rows), rows[0], columns.SHAPES[name], "data/x (train)")
+
+
+def test_cells_that_may_be_empty_are_no_mistake():
+    from datasets import Dataset
+
+    called = {"role": "assistant", "content": None, "tool_calls": "add(1, 2)"}
+    for name, row in (
+        ("messages", {"messages": [{"role": "user", "content": "a", "tool_calls": None}, called]}),
+        ("messages", {"messages": []}),
+        ("prompt+solution", {"prompt": "a", "solution": 5}),
+        ("prompt+completion", {"prompt": "", "completion": "b"}),
+    ):
+        columns.check_cells(Dataset.from_list([row]), row, columns.SHAPES[name], "data/x (train)")
+
+
+def test_rows_with_a_hole(attempt, keys, tmp_path):
+    import pyarrow
+    import pyarrow.parquet
+
+    (tmp_path / "rows").mkdir()
+    table = pyarrow.table({"prompt": ["1+1", None], "chosen": ["2", "2"], "rejected": ["3", "3"]})
+    pyarrow.parquet.write_table(table, tmp_path / "rows" / "train.parquet")
+    attempt(dpo, {**keys, "dataset_name": str(tmp_path / "rows")}, "row 2: `prompt` is None.*suite prepare")
+
+
+def test_an_output_dir_that_is_none_or_cannot_be_one(keys, tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    for place in (tmp_path / "notes.txt", tmp_path / "notes.txt" / "below"):
+        config = write_yaml(tmp_path / "run.yaml", output_dir=str(place), **keys)
+        with pytest.raises(ValueError, match="notes.txt' is a file and no directory. Choose another output_dir"):
+            sft.main(["--config", str(config), *ON_CPU])
+    with pytest.raises(ValueError, match="output_dir is missing"):
+        sft.main(["--config", str(write_yaml(tmp_path / "run.yaml", **keys)), *ON_CPU])
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.slow
+def test_a_mistake_that_shows_at_the_first_step_leaves_the_directory_free(keys, tmp_path):
+    import pyarrow
+    import pyarrow.parquet
+
+    (tmp_path / "rows").mkdir()
+    table = pyarrow.table({"prompt": ["1+1="], "chosen": ["2"], "rejected": ["3"]})
+    pyarrow.parquet.write_table(table, tmp_path / "rows" / "train.parquet")
+    wrong = {**keys, "dataset_name": str(tmp_path / "rows"), "loss_type": "sigmoidd"}
+    config = write_yaml(tmp_path / "run.yaml", output_dir=str(tmp_path / "out"), **wrong)
+    for _ in range(2):  # the second attempt is not told of a run that is there already
+        with pytest.raises(ValueError, match="sigmoidd"):
+            dpo.main(["--config", str(config), *ON_CPU, "--max_steps", "1"])
 
 
 def test_a_second_run_in_the_same_directory(keys, tmp_path, miniqwen_dir):
