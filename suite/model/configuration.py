@@ -79,6 +79,9 @@ class MiniQwenConfig(PreTrainedConfig):
         for name in ("num_experts", "kv_lora_rank", "q_lora_rank"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name} {getattr(self, name)} must be at least 1; without the form, leave it away.")
+        for name in ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} {getattr(self, name)} must be at least 1.")
         if self.num_experts:
             self._fill_in_mixture(kwargs)
         else:
@@ -89,6 +92,8 @@ class MiniQwenConfig(PreTrainedConfig):
             self._refuse_without("kv_lora_rank", _OF_LATENT_ATTENTION, kwargs)
         if self.num_key_value_heads is None:
             self.num_key_value_heads = self.num_attention_heads
+        if self.num_key_value_heads < 1:
+            raise ValueError(f"num_key_value_heads {self.num_key_value_heads} must be at least 1.")
         self._check_heads()
         kwargs.pop("model_type", None)  # read from a checkpoint of Qwen2 or Qwen2MoE it is a miniqwen all the same
         # Where transformers notes on saving which class lies in which file beside the weights. TRL reads it of a model

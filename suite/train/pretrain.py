@@ -37,6 +37,10 @@ def main(argv=None) -> None:
     from suite.trainers.exact import exact
 
     if model.model_name_or_path:
+        if scratch.model_config:
+            raise ValueError(
+                f"model_config is the shape of a new model, and '{model.model_name_or_path}' has its own. Remove one."
+            )
         checkpoint.check_whole(model.model_name_or_path)
         config.model_init_kwargs = run.model_init_kwargs(model, config)
         tokenizer = run.tokenizer(model.model_name_or_path, model.model_revision)
@@ -78,10 +82,11 @@ def new_model(tokenizer, shape: dict, seed: int, attn_implementation: str | None
 
     from suite.model import MiniQwenConfig, MiniQwenForCausalLM
 
-    there = [f.name for f in fields(MiniQwenConfig)]
+    there = {f.name: f.type for f in fields(MiniQwenConfig)}
     for key in shape:
         if key not in there:
             raise ValueError(f"model_config has no field '{key}'.{nearest(key, there)}")
+    shape = {key: args.coerce(f"model_config.{key}", value, there[key]) for key, value in shape.items()}
     set_seed(seed)
     model = MiniQwenForCausalLM._from_config(
         MiniQwenConfig(
