@@ -183,3 +183,9 @@ def test_the_stage_says_its_bytes_a_token_beside_another_tokenizers(tmp_path, ca
     assert 2.5 < measured["english"]["here"] < measured["english"]["other"] < 5
     assert 1 <= measured["digits"]["here"] <= measured["digits"]["other"] < 1.2, "one by one in both"
     assert all(kind in said for kind in measured) and other in said
+
+
+def test_plain_prompts_conversations_and_rows_without_words_are_all_read():
+    turn = {"role": "user", "content": "seven"}
+    rows = [{"prompt": "one", "completion": "two"}, {"prompt": [turn], "completion": None}, {"text": None}]
+    assert list(stage.corpus(rows)) == ["one\ntwo", "user\nseven\n", ""]

@@ -106,9 +106,15 @@ def corpus(rows) -> Iterator[str]:
         if "text" in row:
             text = row["text"] or ""
         else:
-            turns = row["messages"] if "messages" in row else [*row["prompt"], *row["completion"]]
-            text = "\n".join(f"{turn['role']}\n{columns.text_of([turn])}" for turn in turns)
+            parts = [row[name] or "" for name in ("messages", "prompt", "completion") if name in row]
+            text = "\n".join(map(_written, parts))
         yield _TAGS.sub(" ", text)
+
+
+def _written(part: str | list[dict]) -> str:
+    if isinstance(part, str):
+        return part
+    return "\n".join(f"{turn['role']}\n{columns.text_of([turn])}" for turn in part)
 
 
 def _progress(texts: Iterable[str]) -> Iterator[str]:
