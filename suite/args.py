@@ -520,7 +520,9 @@ def _check_reports(report_to) -> None:
             there = ["none", *sorted(INTEGRATION_TO_CALLBACK)]
             raise ValueError(f"report_to: there is no '{name}'. There are: {', '.join(there)}.{nearest(name, there)}")
         if name not in get_available_reporting_integrations():
-            raise ValueError(f"report_to: '{name}' needs a package that is not installed here: `pip install {name}`.")
+            raise ValueError(
+                f"report_to: '{name}' needs a package that is not installed here. Install it, or say none."
+            )
 
 
 def _check_precision(values: dict) -> None:

@@ -30,7 +30,7 @@ def nearest(name: str, choices) -> str:
 
 def pick(kind: str, name: str, choices) -> str:
     """`name` itself, or a `ValueError` that lists the choices and names the nearest."""
-    if name not in choices:
+    if not isinstance(name, str) or name not in choices:
         listed = ", ".join(choices) or "none"
         raise ValueError(f"There is no {kind} '{name}'. There are: {listed}.{nearest(name, choices)}")
     return name

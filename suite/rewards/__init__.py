@@ -64,7 +64,7 @@ def _find(name: str) -> Callable:
         module, _, function = name.rpartition(".")
         try:
             reward = getattr(importlib.import_module(module), function)
-        except (ImportError, AttributeError, ValueError) as error:
+        except (ImportError, AttributeError, ValueError, SyntaxError) as error:
             raise ValueError(f"reward_funcs: cannot import '{name}': {error}.") from None
         if not inspect.isroutine(reward):
             raise ValueError(f"reward_funcs: '{name}' is no function, but {reward!r:.60}.")
