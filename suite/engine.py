@@ -268,14 +268,17 @@ def positions_of(config) -> int | None:
     return int(positions * rope["factor"])
 
 
-def require_room(prompts: Collection[Sequence[int]], positions: int | None) -> None:
-    """Raise `ValueError` where a prompt, in token ids, leaves no position for the first token of its answer."""
+def require_room(prompts: Collection[Sequence[int]], positions: int | None, of: int | None = None) -> None:
+    """Raise `ValueError` where a prompt, in token ids, leaves no position for the first token of its answer.
+
+    `of` how many prompts these are the longest, where they are not all.
+    """
     lengths = [len(ids) for ids in prompts]
     too_long = 0 if positions is None else sum(length >= positions for length in lengths)
     if too_long:
         raise ValueError(
-            f"{too_long} of {len(lengths)} prompts do not fit: the longest has {max(lengths)} tokens, and with at "
-            f"least one of its answer that is more than the {positions} positions of the model "
+            f"{too_long} of {of or len(lengths)} prompts do not fit: the longest has {max(lengths)} tokens, and with "
+            f"one of its answer that is more than the {positions} positions of the model "
             "(`max_position_embeddings`, or a lower `vllm_max_model_length`). Leave such rows out (`max_prompt_tokens` "
             "of `suite prepare`), show fewer examples (`num_fewshot`), or take a model with more positions."
         )

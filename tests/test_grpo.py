@@ -170,3 +170,13 @@ def test_a_base_model_stops_its_rollouts_at_the_end_of_a_turn(tokenizer_dir, ari
     trainer = built_by(grpo.main, words(model, arithmetic_dir), monkeypatch)
     turn, text = trainer.processing_class.convert_tokens_to_ids(["<|im_end|>", "<|endoftext|>"])
     assert trainer.eos_token_ids == [turn, text] == trainer.generation_config.eos_token_id
+
+
+@pytest.mark.slow
+def test_a_prompt_beyond_the_models_positions_is_refused_before_the_first_rollout(miniqwen_dir, tmp_path):
+    rows = [{"prompt": [{"role": "user", "content": "1+1" * n}], "solution": "2"} for n in (1, 1, 1, 2000)]
+    (tmp_path / "rows").mkdir()
+    (tmp_path / "rows" / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(ValueError, match="1 of 4 prompts do not fit: the longest has .* positions of the model"):
+        grpo.main(words(miniqwen_dir, tmp_path / "rows", "--max_steps", "1"))
+    assert not Path("run/run.json").exists()

@@ -1,9 +1,14 @@
 """Reinforcement learning by GRPO: sample a group per prompt, score it, make what beat its group likelier."""
 
+import itertools
+import json
 import math
 import sys
 
 from suite import args, ending, engine, pins, rewards, run, source, turns
+
+TEMPLATE = 256  # tokens that a chat template adds at most to what a prompt holds
+LOOKED_AT = 1000  # rows of a stream
 
 
 def arguments() -> tuple[type, ...]:
@@ -56,6 +61,7 @@ def main(argv=None) -> None:
             peft_config=run.adapter_config(model),
             callbacks=callbacks,
         )
+    check_room(trainer, train_rows)
     if config.use_vllm and config.vllm_mode == "colocate":
         engine.seed_rollouts(trainer)
         engine.end_with_the_process(trainer)
@@ -95,6 +101,18 @@ def arithmetic(config, rows) -> str:
         f"the run: {steps:,} steps, {generated:,} completions, at most {generated * config.max_completion_length:,} "
         f"generated tokens ({config.max_completion_length:,} each)"
     )
+
+
+def check_room(trainer, rows) -> None:
+    """Raise `ValueError` where a prompt is too long for the model, which would be sampled past its positions.
+
+    A token is one byte at least, so all that are short enough in bytes are known to fit, and not looked at.
+    """
+    positions = engine.positions_of(trainer.model.config)
+    there = rows["prompt"] if hasattr(rows, "__len__") else [row["prompt"] for row in itertools.islice(rows, LOOKED_AT)]
+    if positions is not None:
+        long = [prompt for prompt in there if len(json.dumps(prompt)) + TEMPLATE > positions]
+        engine.require_room(engine.rendered(trainer.processing_class, long), positions, of=len(there))
 
 
 def doubts(config, model) -> list[str]:
