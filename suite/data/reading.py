@@ -179,7 +179,7 @@ def _draw(digests: Iterable[bytes], test_size: int, seed: int) -> set[bytes]:
     if len(questions) < 2:
         raise ValueError(
             f"The source has one split, of {len(questions)} different questions: too few to divide it into a training "
-            "and a test set."
+            "and a test set. An empty file looks like that, and so do rows of which nothing can be read."
         )
     if not 0 < test_size < len(questions):
         raise ValueError(
