@@ -4,6 +4,7 @@ What a terminal and a page have in common lives here: who answers, what was said
 """
 
 import json
+import math
 import os
 import threading
 from abc import ABC, abstractmethod
@@ -37,7 +38,13 @@ class Checkpoint(Talker):
         from transformers import StoppingCriteriaList, TextIteratorStreamer
 
         here, stop = self.engine, threading.Event()
-        ids = torch.tensor([engine.render(here.tokenizer, messages)], device=here.model.device)  # (1, T)
+        prompt = engine.render(here.tokenizer, messages)
+        longest = min(sampling.max_new_tokens, (here.positions or math.inf) - len(prompt))
+        if longest < 1:
+            raise ValueError(
+                f"This conversation has {len(prompt)} tokens, and the model {here.positions} positions: `/reset`."
+            )
+        ids = torch.tensor([prompt], device=here.model.device)  # (1, T)
         streamer = TextIteratorStreamer(here.tokenizer, skip_prompt=True, skip_special_tokens=True)
         how = {"do_sample": False}
         if sampling.temperature > 0:
@@ -53,7 +60,7 @@ class Checkpoint(Talker):
                 with torch.inference_mode():
                     here.model.generate(
                         input_ids=ids, attention_mask=torch.ones_like(ids), streamer=streamer,
-                        max_new_tokens=sampling.max_new_tokens, eos_token_id=here.stop_ids, pad_token_id=here.pad_id,
+                        max_new_tokens=longest, eos_token_id=here.stop_ids, pad_token_id=here.pad_id,
                         repetition_penalty=1.0, stopping_criteria=StoppingCriteriaList([stopped]), **how,
                     )  # fmt: skip
             except Exception as error:  # it is raised where the words are read

@@ -119,6 +119,9 @@ def test_a_checkpoint_streams_what_it_generates_at_once_and_stops_when_told(mini
     pieces = model.answer(asked, engine.Sampling(max_new_tokens=100_000, temperature=1.0))
     next(pieces)
     pieces.close()  # as Ctrl-C does: the thread ends with the next token, else this would not return
+    model.engine.positions = 64
+    with pytest.raises(ValueError, match="tokens, and the model 64 positions: `/reset`"):
+        list(model.answer([{"role": "user", "content": "1+2" * 64}], greedy))
 
 
 @pytest.mark.slow
