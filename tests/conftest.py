@@ -1,6 +1,7 @@
 """What many tests need: a tiny tokenizer, tiny models of both kinds, prepared rows, and the command line."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -36,6 +37,14 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture(autouse=True)
 def _in_a_directory_of_its_own(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def hears_sighup():
+    """Behind nohup a run of tests ignores SIGHUP, and every process that it starts would, too."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
 
 
 @pytest.fixture(scope="session")
