@@ -412,6 +412,7 @@ def parse(
     _check_mixture(values)
     _check_weights(values)
     _check_dtype(values)
+    _check_top_p(values)
     if only:
         return (*(d(**{f.name: values[f.name] for f in fields(d) if f.init}) for d in only), values)
     _check_run(values)
@@ -485,6 +486,12 @@ def _check_dtype(values: dict) -> None:
         raise ValueError(f"dtype: there is no '{name}' here. There are: {', '.join(DTYPES)}.{nearest(name, DTYPES)}")
 
 
+def _check_top_p(values: dict) -> None:
+    top_p = values.get("top_p")
+    if top_p is not None and not 0 < top_p <= 1:
+        raise ValueError(f"top_p: {top_p} must be above 0 and at most 1.")
+
+
 def _check_numbers(values: dict) -> None:
     """Numbers of a training run that nothing good can come of."""
     for key, least in LEAST.items():
@@ -501,8 +508,6 @@ def _check_numbers(values: dict) -> None:
             raise ValueError(f"{kind}_steps: {every} must be above 0; `{kind}_strategy: 'no'` means never.")
     if "generation_batch_size" in values and not values["temperature"] > 0:
         raise ValueError(f"temperature: {values['temperature']} must be above 0, for a group is sampled.")
-    if not 0 < values.get("top_p", 1) <= 1:
-        raise ValueError(f"top_p: {values['top_p']} must be above 0 and at most 1.")
 
 
 def _check_reports(report_to) -> None:

@@ -43,10 +43,9 @@ class ChatArguments:
     web: bool = field(default=False, metadata={"help": "Talk on a page instead of in the terminal."})
 
     def __post_init__(self):
-        if self.max_new_tokens < 1 or self.temperature < 0 or not 0 < self.top_p <= 1:
+        if self.max_new_tokens < 1 or self.temperature < 0:
             raise ValueError(
-                f"max_new_tokens: {self.max_new_tokens} must be at least 1, temperature: {self.temperature} at least "
-                f"0, top_p: {self.top_p} above 0 and at most 1."
+                f"max_new_tokens: {self.max_new_tokens} must be at least 1, temperature: {self.temperature} at least 0."
             )
 
 

@@ -386,6 +386,10 @@ class TransformersEngine(Engine):
             said = self._generate([ids[i] for i in batch], sampling, beginning)
             yield from [(number, one) for number, one in zip(batch, said, strict=True) if number not in done]
 
+    def room(self, prompt: Sequence[int], sampling: Sampling) -> int:
+        """How many tokens the answer to a prompt may have; below 1 where that fills the model's positions."""
+        return min(sampling.max_new_tokens, (self.positions or math.inf) - len(prompt))
+
     def _beginning(self, ids: list[list[int]]) -> list[tuple]:
         """The keys and values, per layer, of what all prompts begin with: a system prompt, examples. (1, K, S, D)"""
         import torch
@@ -409,7 +413,7 @@ class TransformersEngine(Engine):
         known = beginning[0][0].shape[2] if beginning else 0  # tokens; the padding stands behind them
         width = max(map(len, ids))
         # Of each answer; the longest prompts of a batch go on with the others, and what is beyond is cut off.
-        room = [min(sampling.max_new_tokens, (self.positions or math.inf) - len(row)) for row in ids]
+        room = [self.room(row, sampling) for row in ids]
         padded = torch.tensor([row[:known] + [self.pad_id] * (width - len(row)) + row[known:] for row in ids])  # (B, T)
         mask = torch.tensor([[1] * known + [0] * (width - len(row)) + [1] * (len(row) - known) for row in ids])
         cache = HandedOver() if beginning else None

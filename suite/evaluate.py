@@ -100,8 +100,6 @@ class EvaluateArguments:
             raise ValueError(f"max_rows: {self.max_rows} must be at least 1.")
         if self.num_generations > 0 and self.temperature <= 0:
             raise ValueError("temperature: samples need one above 0; set num_generations: 0 for greedy only.")
-        if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p: {self.top_p} must be above 0 and at most 1.")
         self.metrics = args.as_mapping("metrics", self.metrics)
         for stage, metric in self.metrics.items():
             pick(f"metric (of {stage})", metric, [name for names in MEASURED.values() for name in names])

@@ -17,8 +17,6 @@ from pathlib import Path
 
 from suite import args, card, checkpoint, ending, forms, hub, look, merge, pins, run, turns, whole
 
-DTYPES = ("auto", "float32", "bfloat16", "float16")
-
 
 @dataclass
 class ExportArguments:
@@ -26,7 +24,7 @@ class ExportArguments:
     output_dir: str | None = field(default=None, metadata={"help": "Where the plain directory goes; must not exist."})
     base: str | None = field(default=None, metadata={"help": "The adapter's base model, where it has moved."})
     dtype: str = field(
-        default="auto", metadata={"help": f"Of the weights: {', '.join(DTYPES)}. auto: as the (base) model is stored."}
+        default="auto", metadata={"help": f"Of the weights: {', '.join(args.DTYPES)}; auto is as the (base) model's."}
     )
     model_type: str | None = field(
         default=None,
@@ -66,8 +64,6 @@ class ExportArguments:
     hub_replace: bool = field(default=False, metadata={"help": "Put it in the place of what the repository holds."})
 
     def __post_init__(self):
-        if self.dtype not in DTYPES:
-            raise ValueError(f"dtype: there is no '{self.dtype}' here. There are: {', '.join(DTYPES)}.")
         if self.model_type not in (None, *forms.STOCK):
             there = ", ".join(forms.STOCK)
             raise ValueError(f"--as: a model cannot be written as '{self.model_type}'. There are: {there}.")

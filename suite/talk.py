@@ -4,7 +4,6 @@ What a terminal and a page have in common lives here: who answers, what was said
 """
 
 import json
-import math
 import os
 import threading
 from abc import ABC, abstractmethod
@@ -39,7 +38,7 @@ class Checkpoint(Talker):
 
         here, stop = self.engine, threading.Event()
         prompt = engine.render(here.tokenizer, messages)
-        longest = min(sampling.max_new_tokens, (here.positions or math.inf) - len(prompt))
+        longest = here.room(prompt, sampling)
         if longest < 1:
             raise ValueError(
                 f"This conversation has {len(prompt)} tokens, and the model {here.positions} positions: `/reset`."

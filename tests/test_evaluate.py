@@ -137,8 +137,8 @@ def test_examples_need_training_rows(tmp_path, line):
     (tasks(tmp_path / "tasks") / "train.parquet").unlink()
     with pytest.raises(ValueError, match="num_fewshot takes its examples from the training rows. .* no split 'train'"):
         measured(line[0], dataset_name=tmp_path / "tasks", num_fewshot=1)
-    with pytest.raises(ValueError, match="top_p: 2 must be above 0 and at most 1"):
-        evaluate.EvaluateArguments(["a"], top_p=2)
+    with pytest.raises(ValueError, match="top_p: 2.* must be above 0 and at most 1"):
+        measured(line[0], dataset_name=tmp_path / "tasks", top_p=2)
     with pytest.raises(ValueError, match="num_fewshot: -1 must be at least 0"):
         measured(line[0], dataset_name=tmp_path / "tasks", num_fewshot=-1)
 

@@ -8,7 +8,6 @@ import sys
 from suite import args, ending, engine, pins, rewards, run, source, turns
 
 TEMPLATE = 256  # tokens that a chat template adds at most to what a prompt holds
-LOOKED_AT = 1000  # rows of a stream
 
 
 def arguments() -> tuple[type, ...]:
@@ -109,8 +108,9 @@ def check_room(trainer, rows) -> None:
     A token is one byte at least, so all that are short enough in bytes are known to fit, and not looked at.
     """
     positions = engine.positions_of(trainer.model.config)
-    there = rows["prompt"] if hasattr(rows, "__len__") else [row["prompt"] for row in itertools.islice(rows, LOOKED_AT)]
     if positions is not None:
+        streams = not hasattr(rows, "__len__")
+        there = [row["prompt"] for row in itertools.islice(rows, source.LOOKED_AT)] if streams else rows["prompt"]
         long = [prompt for prompt in there if len(json.dumps(prompt)) + TEMPLATE > positions]
         engine.require_room(engine.rendered(trainer.processing_class, long), positions, of=len(there))
 
