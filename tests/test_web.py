@@ -107,17 +107,21 @@ def taught(target: Path, tokenizer_dir: Path, says: dict[str, str]) -> Path:
 
     from suite.model import MiniQwenConfig, MiniQwenForCausalLM
 
-    save_model(MiniQwenForCausalLM, MiniQwenConfig, tokenizer_dir, target)
+    room = {"max_position_embeddings": 8192}  # so that ENDLESS lasts as long as a test looks at it
+    save_model(MiniQwenForCausalLM, MiniQwenConfig, tokenizer_dir, target, **room)
     tokenizer = AutoTokenizer.from_pretrained(target)
     model = MiniQwenForCausalLM.from_pretrained(target)
     rows = []
     for question, answer in says.items():
-        ids = engine.render(tokenizer, [{"role": "user", "content": question}]) + tokenizer(answer)["input_ids"]
-        rows.append(torch.tensor([ids + [tokenizer.eos_token_id] * (answer != ENDLESS)]))  # (1, T)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    for _ in range(200):
-        for row in rows:
-            model(input_ids=row, labels=row).loss.backward()
+        asked = engine.render(tokenizer, [{"role": "user", "content": question}])
+        said = tokenizer(answer)["input_ids"] + [tokenizer.eos_token_id] * (answer != ENDLESS)
+        rows.append({"input_ids": torch.tensor([asked + said]), "labels": torch.tensor([[-100] * len(asked) + said])})
+    optimizer = torch.optim.AdamW(model.parameters(), lr=6e-3, betas=(0.9, 0.95))
+    surprise = float("inf")
+    while surprise > 0.5:  # of all tokens together, less than log 2: each is likelier than all others
+        losses = [model(**row).loss * (row["labels"] != -100).sum() for row in rows]
+        surprise = sum(losses).item()
+        sum(losses).backward()
         optimizer.step()
         optimizer.zero_grad()
     model.save_pretrained(target)
@@ -217,6 +221,9 @@ class Shown:
         assert len(found) == 1, f"{len(found)} of {selector}"
         return found[0]
 
+    def click(self, selector: str) -> None:
+        self.until(lambda: self.one(selector).click() or True)  # again, where it was drawn anew in that moment
+
     def until(self, true, seconds: float = 60):
         from selenium.common.exceptions import StaleElementReferenceException
 
@@ -239,7 +246,7 @@ class Shown:
 
     def open_settings(self) -> None:
         shut = self.one(".sidebar").rect["x"]
-        self.one(".sidebar .toggle-button").click()
+        self.click(".sidebar .toggle-button")
         self.until(lambda: self.one(".sidebar").rect["x"] <= shut - self.one(".sidebar").rect["width"])  # it slides in
 
     def column(self, number: int) -> str:
@@ -257,15 +264,15 @@ def test_two_checkpoints_answer_one_message_with_thinking_folded_until_a_click(p
     assert page.column(1).endswith("2+2?\nIt is 5.")
     told = page.column(0)
     assert "Thought\n<answer>4</answer>\nSure, and <b>not</b> bold" in told and "two and two" not in told
-    page.one("#model-0 .thought-group .title").click()
+    page.click("#model-0 .thought-group .title")
     page.until(lambda: "two and two" in page.column(0))
-    page.one("#again").click()
+    page.click("#again")
     page.until(lambda: not page.all(".talker .message"))
     page.ask("2+2?")
     assert "two and two" not in page.column(0)
     page.open_settings()
-    page.one("#thinking input").click()
-    page.one("#again").click()
+    page.click("#thinking input")
+    page.click("#again")
     page.until(lambda: not page.all(".talker .message"))
     page.ask("2+2?")
     page.until(lambda: "two and two" in page.column(0))
@@ -295,11 +302,11 @@ def test_an_answer_streams_is_stopped_and_counts_and_a_new_conversation_is_empty
         page.until(lambda length=length: len(page.column(0)) > length)
         assert page.all("#message .stop-button")
     page.send("not yet")  # stays in the box while somebody is answering
-    page.one("#message .stop-button").click()
+    page.click("#message .stop-button")
     page.until(lambda: page.all("#message .submit-button"))
     assert all("and on and on" in page.column(n) and "Stopped" in page.column(n) for n in (0, 1))
     assert page.one("#message textarea").get_attribute("value").strip() == "not yet"
-    page.one("#save").click()
+    page.click("#save")
     saved = browser.downloads / "chat.jsonl"
     page.until(saved.is_file)
     rows = [json.loads(line) for line in saved.read_text().splitlines()]
@@ -308,11 +315,11 @@ def test_an_answer_streams_is_stopped_and_counts_and_a_new_conversation_is_empty
     for row in rows:
         assert [turn["role"] for turn in row["messages"]] == ["user", "assistant"]
         assert row["messages"][1]["content"].startswith("and on and on")
-    page.one("#again").click()
+    page.click("#again")
     page.until(lambda: not page.all(".talker .message"))
     page.send("\b" * 10 + "on")
     page.until(lambda: len(page.column(1)) > 200)
-    page.one("#again").click()  # in the middle of an answer
+    page.click("#again")  # in the middle of an answer
     page.until(lambda: page.all("#message .submit-button"))
     time.sleep(0.3)
     assert not page.all(".talker .message")
@@ -409,7 +416,7 @@ def test_an_address_beside_an_adapter_behind_a_password_and_an_error_ends_only_i
         page.until(lambda: page.all("input[type=password]"))
         for field, word in zip(page.all("input"), ("anybody", "open"), strict=True):
             field.send_keys(word)
-        page.one("button").click()
+        page.click("button")
         page.until(lambda: page.all("#message .submit-button"))
         page.ask("2+2?")
         assert page.column(0).endswith("Thought\n4 by 2+2?") and page.column(1).endswith("It is 5.")
