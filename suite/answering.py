@@ -19,7 +19,8 @@ from transformers import Trainer, TrainerCallback
 from trl.models import unwrap_model_for_generation
 
 from suite import engine, judging, run
-from suite.args import ANSWERS, say
+from suite.args import say
+from suite.keys import ANSWERS
 
 
 class Answering(TrainerCallback):

@@ -10,8 +10,8 @@ import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from suite import args
 from suite.engine import Completion, Engine, Sampling, seed_of
+from suite.values import as_mapping
 
 # Of one request: how often it is sent, and seconds between, doubled each time.
 ATTEMPTS, FIRST_WAIT, LONGEST_WAIT = 10, 1.0, 60.0
@@ -38,7 +38,7 @@ class EndpointArguments:
     )
 
     def __post_init__(self):
-        self.request_kwargs = args.as_mapping("request_kwargs", self.request_kwargs)
+        self.request_kwargs = as_mapping("request_kwargs", self.request_kwargs)
         # Whoever writes the key itself here must not read it in an error message, which logs keep.
         if not re.fullmatch(r"[A-Z][A-Z0-9_]*", self.api_key_env):
             raise ValueError("api_key_env must be the name of an environment variable, such as OPENAI_API_KEY.")

@@ -42,6 +42,7 @@ from suite import (
 )
 from suite.asking import Heard
 from suite.registry import pick
+from suite.values import as_mapping
 from suite.whole import digest
 
 # Shape of the rows -> what it lets one measure, what a stage is there for in want of another word first.
@@ -91,6 +92,7 @@ class EvaluateArguments:
             raise ValueError("Name `checkpoints` to evaluate, or two that were evaluated to `compare`.")
         if self.compare and len(set(self.compare)) != 2:
             raise ValueError(f"compare: takes two names, and these are {', '.join(self.compare)}.")
+        self.checkpoints = [name.rstrip("/") or name for name in self.checkpoints]  # a shell completes them so
         if len(set(self.checkpoints)) < len(self.checkpoints):
             raise ValueError(f"checkpoints names one twice: {', '.join(self.checkpoints)}.")
         for key, least in (("num_generations", 0), ("max_completion_length", 1), ("num_fewshot", 0), ("max_flips", 0)):
@@ -100,7 +102,7 @@ class EvaluateArguments:
             raise ValueError(f"max_rows: {self.max_rows} must be at least 1.")
         if self.num_generations > 0 and self.temperature <= 0:
             raise ValueError("temperature: samples need one above 0; set num_generations: 0 for greedy only.")
-        self.metrics = args.as_mapping("metrics", self.metrics)
+        self.metrics = as_mapping("metrics", self.metrics)
         for stage, metric in self.metrics.items():
             pick(f"metric (of {stage})", metric, [name for names in MEASURED.values() for name in names])
 
@@ -213,7 +215,7 @@ def compare(directory: Path, first: str, second: str, problems: int) -> str:
 
 def _stage(name: str) -> str:
     """What a checkpoint is called: its run, and one on the way by its own name behind that."""
-    path = Path(name)
+    path = Path(name) if Path(name).name.strip(".") else Path(name).resolve()  # . and .. have no name of their own
     return f"{path.parent.name}/{path.name}" if path.name.startswith("checkpoint-") else path.name
 
 

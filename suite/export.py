@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from suite import args, card, checkpoint, ending, forms, hub, look, merge, pins, run, turns, whole
+from suite.keys import DTYPES
 
 
 @dataclass
@@ -24,7 +25,7 @@ class ExportArguments:
     output_dir: str | None = field(default=None, metadata={"help": "Where the plain directory goes; must not exist."})
     base: str | None = field(default=None, metadata={"help": "The adapter's base model, where it has moved."})
     dtype: str = field(
-        default="auto", metadata={"help": f"Of the weights: {', '.join(args.DTYPES)}; auto is as the (base) model's."}
+        default="auto", metadata={"help": f"Of the weights: {', '.join(DTYPES)}; auto is as the (base) model's."}
     )
     model_type: str | None = field(
         default=None,

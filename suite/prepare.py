@@ -27,6 +27,7 @@ from pathlib import Path
 from suite import args, checkpoint, cleaning, columns, data, ending, pins, reasoning, rewards, whole
 from suite.data import reading
 from suite.registry import pick
+from suite.values import knob_class
 
 SPLITS = ("test", "train")  # the test set first: the training set may not repeat it
 
@@ -83,7 +84,7 @@ def arguments(name: str) -> tuple[type, ...]:
         for key, value in own.items()
     ]
     ours = make_dataclass("PrepareArguments", changed, bases=(PrepareArguments,))
-    return ours, args.knob_class(f"{name} knobs", load)
+    return ours, knob_class(f"{name} knobs", load)
 
 
 @ending.orderly_end()

@@ -22,8 +22,10 @@ from pathlib import Path
 
 from suite import args, checkpoint, ending, endpoint, engine, rewards, run, source, whole
 from suite.answers import Answers, record_of
+from suite.keys import RewardArguments
 from suite.registry import nearest
 from suite.rewards import proof, scoring
+from suite.values import as_mapping, coerce
 from suite.whole import digest
 
 
@@ -57,8 +59,8 @@ class SampleArguments:
         if self.temperature == 0 and self.num_generations > 1:
             raise ValueError(f"temperature: 0 gives the same answer {self.num_generations} times (num_generations).")
         if self.min_reward is not None:
-            given = args.as_mapping("min_reward", self.min_reward)
-            self.min_reward = {name: args.coerce(f"min_reward.{name}", v, float) for name, v in given.items()}
+            given = as_mapping("min_reward", self.min_reward)
+            self.min_reward = {name: coerce(f"min_reward.{name}", v, float) for name, v in given.items()}
 
 
 def arguments() -> tuple[type, ...]:
@@ -68,7 +70,7 @@ def arguments() -> tuple[type, ...]:
         SampleArguments,
         endpoint.EndpointArguments,
         engine.EngineArguments,
-        args.RewardArguments,
+        RewardArguments,
         ScriptArguments,
         DatasetMixtureConfig,
     )
@@ -134,7 +136,7 @@ def _scores(said: "Said", funcs: dict, reward, settings: dict, target: Path) -> 
         return scoring.score_rows(said.rows, _callable(funcs), progress=True, journal=journal)
 
 
-def _check(sample: SampleArguments, there, keys, reward: args.RewardArguments) -> None:
+def _check(sample: SampleArguments, there, keys, reward: RewardArguments) -> None:
     """What can be known to be wrong before any row is read."""
     if reward.reward_schedule:
         raise ValueError("reward_schedule moves weights from step to step of a training run; sampling has no steps.")

@@ -15,8 +15,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from suite import args, checkpoint, columns, ending, rewards, whole
+from suite.keys import RewardArguments, grpo_arguments
 from suite.rewards import proof
 from suite.rewards.scoring import score_rows, table
+from suite.values import as_mapping
 
 
 @dataclass
@@ -46,7 +48,7 @@ class WithoutConfig:
 
 
 def arguments(with_config: bool = True) -> tuple[type, ...]:
-    theirs = args.grpo_arguments() if with_config else (WithoutConfig, args.RewardArguments)
+    theirs = grpo_arguments() if with_config else (WithoutConfig, RewardArguments)
     return ScoreArguments, *theirs
 
 
@@ -57,7 +59,7 @@ def main(argv=None) -> None:
         words = ["--rows", *words]
     words += ["--config", path] if path else []
     # Only read, not made ready to train: a config for eight GPUs is scored on a laptop.
-    wanted = (ScoreArguments, args.RewardArguments)
+    wanted = (ScoreArguments, RewardArguments)
     score, reward, values = args.parse(arguments(bool(path)), words, needs_config=False, only=wanted)
     model = values["model_name_or_path"]
     tokenizer = _tokenizer(model)
@@ -93,10 +95,10 @@ def _tokenizer(model: str | None):
 def _opens_thinking(tokenizer, template_kwargs: dict | str | None) -> bool:
     from suite import run
 
-    return run.opens_thinking(tokenizer, args.as_mapping("chat_template_kwargs", template_kwargs))
+    return run.opens_thinking(tokenizer, as_mapping("chat_template_kwargs", template_kwargs))
 
 
-def _funcs(reward: args.RewardArguments, opened: bool) -> dict[str, Callable]:
+def _funcs(reward: RewardArguments, opened: bool) -> dict[str, Callable]:
     """Name -> reward, those of models loaded."""
     funcs = rewards.load_all(reward.reward_funcs, reward.reward_kwargs, think_opened=opened)
     if any(isinstance(func, str) for func in funcs):

@@ -26,6 +26,7 @@ from pathlib import Path
 
 from suite import args, checkpoint, ending, engine, merge, pins, reasoning, run, server
 from suite.server_child import KEY
+from suite.values import as_mapping
 
 SAMPLING = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")  # of a generation config
 NEUTRAL = {"do_sample": True, "temperature": 1.0, "top_p": 1.0, "top_k": 0}  # vLLM's own, for transformers
@@ -70,7 +71,7 @@ class ServeArguments:
     )
 
     def __post_init__(self):
-        self.vllm_kwargs = args.as_mapping("vllm_kwargs", self.vllm_kwargs)
+        self.vllm_kwargs = as_mapping("vllm_kwargs", self.vllm_kwargs)
         given = {key.replace("-", "_").strip("_") for key in self.vllm_kwargs}  # vLLM takes either
         if "api_key" in given:
             raise ValueError(f"vllm_kwargs: a key there is one that `ps` shows. Set the environment variable {KEY}.")

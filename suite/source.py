@@ -6,8 +6,9 @@ from itertools import islice
 from pathlib import Path
 
 from suite import checkpoint, columns, pins
-from suite.args import ANSWERS, say
+from suite.args import say
 from suite.data import files, lines
+from suite.keys import ANSWERS
 from suite.rewards.wording import gold_answer
 
 LOOKED_AT = 200  # of the rows, to say what becomes of them

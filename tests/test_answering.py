@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from suite.args import ANSWERS
+from suite.keys import ANSWERS
 from suite.train import grpo, sft
 from tests import resume
 from tests.conftest import ON_CPU, built_by, write_yaml
@@ -266,10 +266,11 @@ def test_streamed_rows_are_taken_as_far_as_they_are_asked_for(data):
 
     from trl import DatasetMixtureConfig, ScriptArguments
 
-    from suite import args, source
+    from suite import source
+    from suite.keys import AnswerArguments
 
     script = ScriptArguments(dataset_name=str(data), dataset_streaming=True)
     config = SimpleNamespace(eval_strategy="steps", metric_for_best_model=None)
-    asked = args.AnswerArguments(eval_answers=3)
+    asked = AnswerArguments(eval_answers=3)
     found = source.to_answer(asked, config, script, DatasetMixtureConfig(), SimpleNamespace(chat_template="x"))
     assert [row["solution"] for row in found] == ["7", "7", "8"] and "completion" not in found[0]

@@ -6,6 +6,8 @@ import pytest
 import yaml
 
 from suite import args
+from suite.keys import RewardArguments, RunArguments
+from suite.values import check_knobs
 from tests.conftest import run_suite, write_yaml
 
 SFT = {"model_name_or_path": "m", "dataset_name": "d", "output_dir": "o", "bf16": False, "use_cpu": True}
@@ -14,13 +16,13 @@ SFT = {"model_name_or_path": "m", "dataset_name": "d", "output_dir": "o", "bf16"
 def sft_classes():
     from trl import DatasetMixtureConfig, ModelConfig, ScriptArguments, SFTConfig
 
-    return (ScriptArguments, SFTConfig, ModelConfig, DatasetMixtureConfig, args.RunArguments)
+    return (ScriptArguments, SFTConfig, ModelConfig, DatasetMixtureConfig, RunArguments)
 
 
 def grpo_classes():
     from trl import DatasetMixtureConfig, GRPOConfig, ModelConfig, ScriptArguments
 
-    return (ScriptArguments, GRPOConfig, ModelConfig, DatasetMixtureConfig, args.RewardArguments, args.RunArguments)
+    return (ScriptArguments, GRPOConfig, ModelConfig, DatasetMixtureConfig, RewardArguments, RunArguments)
 
 
 def parse(tmp_path, keys: dict, words=(), classes=sft_classes):
@@ -196,13 +198,13 @@ def test_knobs_are_checked_against_the_signature():
     def brevity(completions, *, longest: int = 5, soft: bool = False):
         pass
 
-    assert args.check_knobs("brevity", brevity, {"longest": "7"}) == {"longest": 7}
+    assert check_knobs("brevity", brevity, {"longest": "7"}) == {"longest": 7}
     with pytest.raises(
         ValueError, match="brevity has no knob 'longst'. There are: longest, soft. Did you mean 'longest'"
     ):
-        args.check_knobs("brevity", brevity, {"longst": 7})
+        check_knobs("brevity", brevity, {"longst": 7})
     with pytest.raises(ValueError, match="brevity.longest: 'x' is a str"):
-        args.check_knobs("brevity", brevity, {"longest": "x"})
+        check_knobs("brevity", brevity, {"longest": "x"})
 
 
 def test_knobs_of_a_reward_that_is_not_used_are_refused(tmp_path):

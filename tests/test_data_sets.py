@@ -5,8 +5,9 @@ from dataclasses import fields
 
 import pytest
 
-from suite import args, columns, data, prepare, reasoning, rewards
+from suite import columns, data, prepare, reasoning, rewards
 from suite.data.reading import Dropped
+from suite.values import knobs
 from tests.rows import read_rows, write_rows
 
 TRACE = "<think>\nTwo and {n} make {m}. Wait, again: yes.\n</think>\n\nWe add.\n\n**Answer:** $\\boxed{{{m}}}$"
@@ -171,7 +172,7 @@ def test_a_source_with_another_schema_is_refused_by_its_place_and_columns(name, 
 def test_no_knob_of_a_data_set_has_the_name_of_a_key_that_all_have():
     ours = {f.name for f in fields(prepare.PrepareArguments)}
     for name in data.names():
-        assert not ours & set(args.knobs(data.load(name))), name
+        assert not ours & set(knobs(data.load(name))), name
         assert set(data.defaults(name)) <= ours, name
 
 

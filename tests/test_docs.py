@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from suite import args, cli, data, rewards
+from suite.values import as_mapping
 from tests.conftest import ROOT
 from tests.pages import CHINESE, ENGLISH, Command, Page, every_page, is_said_in
 from tests.test_configs import CONFIGS, parsed, prepared_by, processes, written_in
@@ -125,7 +126,7 @@ def read_suite(words: list[str], known: frozenset[str]) -> None:
     rest = ["--model_type" if word == "--as" else word for word in rest]
     ours = [d for d in classes if d.__module__.startswith("suite.") or "knobs" in d.__name__]
     *_, values = args.parse(classes, rest, needs_config=False, only=ours)
-    knobs = args.as_mapping("reward_kwargs", values.get("reward_kwargs"))
+    knobs = as_mapping("reward_kwargs", values.get("reward_kwargs"))
     for name in values.get("reward_funcs") or []:
         assert name in reward_names() or "." in name or "/" in name, name
         if name in knobs and name in reward_names():
@@ -489,9 +490,9 @@ def carry_out(command: Command, home: Path, warm) -> tuple[int, str]:
 
 def test_messages_are_told_from_what_nobody_says(tmp_path):
     assert is_said_in(
-        "num_generations: 1 leaves nothing to compare; GRPO needs at least 2 per prompt.", "suite/args.py"
+        "num_generations: 1 leaves nothing to compare; GRPO needs at least 2 per prompt.", "suite/sense.py"
     )
-    assert is_said_in("num_generations: 1 leaves nothing to compare; GRPO", "suite/args.py")
-    assert not is_said_in("num_generations: 1 leaves something to compare; GRPO needs at least 2", "suite/args.py")
-    assert not is_said_in("num_generations", "suite/args.py")
+    assert is_said_in("num_generations: 1 leaves nothing to compare; GRPO", "suite/sense.py")
+    assert not is_said_in("num_generations: 1 leaves something to compare; GRPO needs at least 2", "suite/sense.py")
+    assert not is_said_in("num_generations", "suite/sense.py")
     assert is_said_in("anything", "no_such_package/file.py") is None

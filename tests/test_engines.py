@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from suite.args import ANSWERS
+from suite.keys import ANSWERS
 from suite.train import sft
 from tests.conftest import ON_CPU, ROOT, run_suite, save_model, write_yaml
 from tests.engines import CONFIGS, ENGINES, ENVIRONMENT, OVERRIDES, assert_real, facts, launcher, logged, run

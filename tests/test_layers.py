@@ -6,7 +6,20 @@ from pathlib import Path
 from tests.conftest import ROOT
 
 FLOORS = {
-    0: {"args", "ending", "child", "columns", "reasoning", "registry", "whole", "machine", "model"},
+    0: {
+        "args",
+        "keys",
+        "values",
+        "sense",
+        "ending",
+        "child",
+        "columns",
+        "reasoning",
+        "registry",
+        "whole",
+        "machine",
+        "model",
+    },
     1: {
         "run",
         "source",

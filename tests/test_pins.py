@@ -100,7 +100,7 @@ def test_every_key_that_names_something_on_the_hub_gets_its_commit(hub, tokenize
     from trl import DatasetMixtureConfig, DistillationConfig, ModelConfig, ScriptArguments
     from trl.scripts.utils import DatasetConfig
 
-    from suite.args import AnswerArguments, RewardArguments, ScratchArguments
+    from suite.keys import AnswerArguments, RewardArguments, ScratchArguments
 
     of = {name: hub.put(name, {"config.json": b"{}"}) for name in ("me/model", "me/teacher", "me/judge", "me/words")}
     of |= {name: hub.put(f"datasets/{name}", {"train.jsonl": b"{}"}) for name in ("me/rows", "me/more", "me/exam")}

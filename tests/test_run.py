@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import pytest
 
 from suite import checkpoint, run, source
-from suite.args import RunArguments, parse
+from suite.args import parse
+from suite.keys import RunArguments
 from tests.conftest import write_yaml
 from tests.rows import write_rows
 

@@ -17,10 +17,11 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from suite import args, endpoint, sample
+from suite import endpoint, sample
 from suite.answers import Answers
 from suite.engine import Completion
 from suite.rewards import scoring
+from suite.values import as_mapping
 from tests.conftest import run_suite, write_yaml
 from tests.stand_in import MODEL, refusal, reply, serving
 
@@ -309,7 +310,7 @@ def test_a_journal_that_was_cut_off_loses_one_line_and_a_broken_one_is_named(tmp
 )
 def test_a_mapping_in_the_help_can_be_typed(keys, name):
     (told,) = (key.metadata["help"] for key in fields(keys) if key.name == name)
-    assert args.as_mapping(name, re.search(r"\{.*\}", told)[0])
+    assert as_mapping(name, re.search(r"\{.*\}", told)[0])
 
 
 @pytest.mark.slow

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from suite import checkpoint
-from suite.args import check_knobs, knobs
 from suite.registry import entries, pick
+from suite.values import check_knobs, knobs
 from suite.whole import digest
 
 VERDICT_KNOBS = ("reading", "tolerance", "seconds")

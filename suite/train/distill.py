@@ -11,6 +11,7 @@ import sys
 from dataclasses import dataclass, field
 
 from suite import args, checkpoint, ending, engine, pins, run, source, turns
+from suite.keys import AnswerArguments, RunArguments
 
 # Keys that say how to sample, beside all that begin with vllm_.
 SAMPLING = {"use_vllm", "top_p", "top_k", "min_p", "generation_kwargs", "repetition_penalty", "cache_implementation"}
@@ -33,7 +34,7 @@ class DistillArguments:
 def arguments() -> tuple[type, ...]:
     from trl import DatasetMixtureConfig, DistillationConfig, ModelConfig, ScriptArguments
 
-    ours = (DistillArguments, args.AnswerArguments, args.RunArguments)
+    ours = (DistillArguments, AnswerArguments, RunArguments)
     return ScriptArguments, DistillationConfig, ModelConfig, DatasetMixtureConfig, *ours
 
 

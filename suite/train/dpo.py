@@ -3,12 +3,13 @@
 import sys
 
 from suite import args, ending, pins, run, source
+from suite.keys import AnswerLengthArguments, RunArguments
 
 
 def arguments() -> tuple[type, ...]:
     from trl import DatasetMixtureConfig, DPOConfig, ModelConfig, ScriptArguments
 
-    ours = (args.AnswerLengthArguments, args.RunArguments)
+    ours = (AnswerLengthArguments, RunArguments)
     return ScriptArguments, DPOConfig, ModelConfig, DatasetMixtureConfig, *ours
 
 

@@ -6,12 +6,13 @@ import math
 import sys
 
 from suite import args, ending, engine, pins, rewards, run, source, turns
+from suite.keys import grpo_arguments
 
 TEMPLATE = 256  # tokens that a chat template adds at most to what a prompt holds
 
 
 def arguments() -> tuple[type, ...]:
-    return args.grpo_arguments()
+    return grpo_arguments()
 
 
 def main(argv=None) -> None:

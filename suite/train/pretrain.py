@@ -4,13 +4,15 @@ import sys
 from dataclasses import fields
 
 from suite import args, checkpoint, ending, pins, run, source
+from suite.keys import AnswerLengthArguments, RunArguments, ScratchArguments
 from suite.registry import nearest
+from suite.values import coerce
 
 
 def arguments() -> tuple[type, ...]:
     from trl import DatasetMixtureConfig, ModelConfig, ScriptArguments, SFTConfig
 
-    ours = (args.ScratchArguments, args.AnswerLengthArguments, args.RunArguments)
+    ours = (ScratchArguments, AnswerLengthArguments, RunArguments)
     return ScriptArguments, SFTConfig, ModelConfig, DatasetMixtureConfig, *ours
 
 
@@ -86,7 +88,7 @@ def new_model(tokenizer, shape: dict, seed: int, attn_implementation: str | None
     for key in shape:
         if key not in there:
             raise ValueError(f"model_config has no field '{key}'.{nearest(key, there)}")
-    shape = {key: args.coerce(f"model_config.{key}", value, there[key]) for key, value in shape.items()}
+    shape = {key: coerce(f"model_config.{key}", value, there[key]) for key, value in shape.items()}
     set_seed(seed)
     model = MiniQwenForCausalLM._from_config(
         MiniQwenConfig(

@@ -5,6 +5,7 @@ import sys
 from dataclasses import dataclass, field
 
 from suite import args, ending, pins, run, source, turns
+from suite.keys import AnswerLengthArguments, RunArguments
 
 
 @dataclass
@@ -22,7 +23,7 @@ class TagArguments:
 def arguments() -> tuple[type, ...]:
     from trl import DatasetMixtureConfig, ModelConfig, ScriptArguments, SFTConfig
 
-    ours = (TagArguments, args.AnswerLengthArguments, args.RunArguments)
+    ours = (TagArguments, AnswerLengthArguments, RunArguments)
     return ScriptArguments, SFTConfig, ModelConfig, DatasetMixtureConfig, *ours
 
 
