@@ -20,6 +20,8 @@ from trl.models import unwrap_model_for_generation
 
 from suite import engine, judging, run
 from suite.args import say
+from suite.engine.positions import positions_of, require_room
+from suite.engine.transformers_engine import TransformersEngine
 from suite.keys import ANSWERS
 
 
@@ -41,7 +43,7 @@ class Answering(TrainerCallback):
         """Raise `ValueError` where a prompt is too long for the model, now and not at the first evaluation."""
         ids = engine.rendered(self.trainer.processing_class, [row["prompt"] for row in self.rows])
         try:
-            engine.require_room(ids, engine.positions_of(self.trainer.model.config))
+            require_room(ids, positions_of(self.trainer.model.config))
         except ValueError as error:
             raise ValueError(f"eval_answers: {error}") from None
 
@@ -88,7 +90,7 @@ class Answering(TrainerCallback):
             return [said for (said,) in asked.complete(prompts, self.sampling)]
 
 
-class _InTraining(engine.TransformersEngine):
+class _InTraining(TransformersEngine):
     """The engine of `suite evaluate`, around a model that goes on to learn."""
 
     def __init__(self, model, tokenizer, batch_size: int):

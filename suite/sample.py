@@ -22,6 +22,7 @@ from pathlib import Path
 
 from suite import args, checkpoint, ending, endpoint, engine, rewards, run, source, whole
 from suite.answers import Answers, record_of
+from suite.engine.reward_model import RewardModel
 from suite.keys import RewardArguments
 from suite.registry import nearest
 from suite.rewards import proof, scoring
@@ -180,7 +181,7 @@ def _asking(sample: SampleArguments, there, keys) -> dict:
 
 def _callable(funcs: dict[str, Callable | str]) -> dict[str, Callable]:
     """The rewards, those of models loaded."""
-    return {name: engine.RewardModel(func) if isinstance(func, str) else func for name, func in funcs.items()}
+    return {name: RewardModel(func) if isinstance(func, str) else func for name, func in funcs.items()}
 
 
 def ask(rows: list[dict], sample: SampleArguments, there, keys, answers: Answers) -> None:

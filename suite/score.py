@@ -102,7 +102,7 @@ def _funcs(reward: RewardArguments, opened: bool) -> dict[str, Callable]:
     """Name -> reward, those of models loaded."""
     funcs = rewards.load_all(reward.reward_funcs, reward.reward_kwargs, think_opened=opened)
     if any(isinstance(func, str) for func in funcs):
-        from suite.engine import RewardModel
+        from suite.engine.reward_model import RewardModel
 
         funcs = [RewardModel(func) if isinstance(func, str) else func for func in funcs]
     return dict(zip(reward.reward_funcs, funcs, strict=True))

@@ -25,6 +25,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from suite import args, checkpoint, ending, engine, merge, pins, reasoning, run, server
+from suite.engine import vllm_setup
 from suite.server_child import KEY
 from suite.values import as_mapping
 
@@ -203,7 +204,7 @@ def planned(keys: ServeArguments, secret: str | None) -> Plan:
     base = merge.base_of(Path(name), keys.base)
     by_vllm = find_spec("vllm") is not None if keys.use_vllm is None else keys.use_vllm
     if by_vllm:
-        engine.require_vllm("use_vllm: true", model=base or name)
+        vllm_setup.require_vllm("use_vllm: true", model=base or name)
     else:
         _check_transformers(keys, base, secret)
     model = pins.at_commit(base or name)
@@ -252,9 +253,9 @@ def generation_config(model: str, tokenizer, source: str) -> dict:
 
 def vllm_words(keys: ServeArguments, plan: Plan, room: Path) -> list[str]:
     """What `vllm serve` is told; its generation config goes to `room`."""
-    engine.shares_of_machine(keys.vllm_data_parallel_size, keys.vllm_tensor_parallel_size)
+    vllm_setup.shares_of_machine(keys.vllm_data_parallel_size, keys.vllm_tensor_parallel_size)
     (room / "generation_config.json").write_text(json.dumps(plan.settled), encoding="utf-8")
-    dtype, settled = engine.settled_for_cpu(plan.model, keys.dtype)
+    dtype, settled = vllm_setup.settled_for_cpu(plan.model, keys.dtype)
     repository, revision = pins.split(plan.model)
     options = {
         "model": _here(repository),

@@ -4,7 +4,8 @@ import shutil
 
 import pytest
 
-from suite import columns, engine
+from suite import columns
+from suite.engine import vllm_setup
 from suite.train import dpo, grpo, pretrain, sft
 from tests.conftest import ON_CPU, write_yaml
 
@@ -42,7 +43,7 @@ def test_a_misspelt_knob(attempt, keys):
 
 
 def test_vllm_that_is_not_installed(attempt, keys, monkeypatch):
-    monkeypatch.setattr(engine, "find_spec", lambda name: None)
+    monkeypatch.setattr(vllm_setup, "find_spec", lambda name: None)
     attempt(grpo, {**keys, "use_vllm": True}, "use_vllm: true needs vLLM")
 
 

@@ -5,7 +5,10 @@ from types import SimpleNamespace
 import pytest
 
 from suite import engine
-from suite.engine import Sampling
+from suite.engine import Sampling, vllm_setup
+from suite.engine.colocated import seed_rollouts
+from suite.engine.positions import positions_of
+from suite.engine.vllm_setup import shares_of_gpus
 
 PROMPTS = [[{"role": "user", "content": text}] for text in ("12+34", "7+1", "a much longer prompt than 55+44", "9+9")]
 
@@ -67,7 +70,7 @@ def seeds_of(calls: int = 1, rank: int = 0, ranks_a_model: int = 1, seed: int = 
         model=SimpleNamespace(training=True),
         _step=0,
     )
-    engine.seed_rollouts(trainer)
+    seed_rollouts(trainer)
     prompts = [{"prompt_token_ids": ids} for ids in ([1, 2], [1, 2], [12], [12])]
 
     def ask() -> list[int]:
@@ -93,18 +96,18 @@ def test_each_completion_of_a_rollout_has_a_seed_that_hangs_on_nothing_that_was_
 
 
 def test_without_vllm_use_vllm_is_one_clear_error(monkeypatch, miniqwen_dir):
-    monkeypatch.setattr(engine, "find_spec", lambda name: None)
+    monkeypatch.setattr(vllm_setup, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match="use_vllm: true needs vLLM.*pip install 'qwen-suite\\[vllm\\]'"):
         engine.load(str(miniqwen_dir), use_vllm=True)
 
 
 def test_replicas_share_the_gpus_there_are_neighbours_together():
-    assert engine.shares_of_gpus(["0", "1", "2", "3", "4"], 2, 2) == [["0", "1"], ["2", "3"]]
-    assert engine.shares_of_gpus(["GPU-a", "GPU-b"], 2, 1) == [["GPU-a"], ["GPU-b"]]
+    assert shares_of_gpus(["0", "1", "2", "3", "4"], 2, 2) == [["0", "1"], ["2", "3"]]
+    assert shares_of_gpus(["GPU-a", "GPU-b"], 2, 1) == [["GPU-a"], ["GPU-b"]]
     with pytest.raises(ValueError, match="size: 2 times .*size: 2 needs 4 GPUs, and there are 3 here"):
-        engine.shares_of_gpus(["0", "1", "2"], 2, 2)
+        shares_of_gpus(["0", "1", "2"], 2, 2)
     with pytest.raises(ValueError, match="needs 2 GPUs, and there is 1 here"):
-        engine.shares_of_gpus(["0"], 1, 2)
+        shares_of_gpus(["0"], 1, 2)
 
 
 @pytest.mark.parametrize("key", ["per_device_eval_batch_size", "vllm_tensor_parallel_size", "vllm_data_parallel_size"])
@@ -140,7 +143,7 @@ def test_positions_are_counted_as_vllm_counts_them(rope, positions):
     from suite.model import MiniQwenConfig
 
     config = MiniQwenConfig(max_position_embeddings=512, rope_parameters={"rope_theta": 1e4, **rope})
-    assert engine.positions_of(config) == positions
+    assert positions_of(config) == positions
 
 
 def test_a_prompt_without_room_for_an_answer_is_refused_and_nothing_is_asked(loaded):

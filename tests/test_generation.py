@@ -325,7 +325,8 @@ def test_the_rollouts_of_grpo_take_the_road(miniqwen_dir, arithmetic_dir, monkey
 
 
 def test_suite_evaluate_s_engine_takes_the_road(miniqwen_dir, steps):
-    from suite.engine import Sampling, TransformersEngine
+    from suite.engine import Sampling
+    from suite.engine.transformers_engine import TransformersEngine
 
     engine = TransformersEngine(str(miniqwen_dir), batch_size=4)
     prompts = ["12+34", "2+4=6 1+3", "The answer", "4", "46 The answer to the problem"]
@@ -337,7 +338,8 @@ def test_suite_evaluate_s_engine_takes_the_road(miniqwen_dir, steps):
 
 
 def test_what_all_prompts_begin_with_is_known_on_the_road_too(miniqwen_dir, steps):
-    from suite.engine import Sampling, TransformersEngine, rendered
+    from suite.engine import Sampling, rendered
+    from suite.engine.transformers_engine import TransformersEngine
 
     engine = TransformersEngine(str(miniqwen_dir), batch_size=8)
     begin = "46 The answer to the problem is a number. 2+4=6 1+3=4 "

@@ -32,8 +32,6 @@ FLOORS = {
         "forms",
         "hub",
         "engine",
-        "replicas",
-        "replica_child",
         "endpoint",
         "talk",
         "web",
@@ -61,7 +59,16 @@ FLOORS = {
     3: {"cli", "notebook"},
 }
 FLOOR = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
-VLLM_ROOMS = {"engine", "serve", "server_child", "reasoning_parser", "model/vllm_plugin", "model/vllm_forms"}
+VLLM_ROOMS = {
+    "engine/vllm_engine",
+    "engine/vllm_setup",
+    "engine/colocated",
+    "serve",
+    "server_child",
+    "reasoning_parser",
+    "model/vllm_plugin",
+    "model/vllm_forms",
+}
 FILES = [p for p in sorted((ROOT / "suite").rglob("*.py")) if p != ROOT / "suite/__init__.py"]
 
 

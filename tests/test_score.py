@@ -227,7 +227,7 @@ def test_a_reward_model_scores_as_it_does_inside_grpo(tokenizer_dir, miniqwen_di
     import torch
     from transformers import AutoTokenizer, Qwen2Config, Qwen2ForSequenceClassification
 
-    from suite.engine import RewardModel
+    from suite.engine.reward_model import RewardModel
     from tests.conftest import TINY
 
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_dir)

@@ -9,9 +9,10 @@ import sys
 from pathlib import Path
 
 from suite import engine
+from suite.engine.vllm_engine import VllmEngine
 
 
-def answers(served: engine.VllmEngine, prompts: list[str], max_new_tokens: int) -> list[list[int]]:
+def answers(served: VllmEngine, prompts: list[str], max_new_tokens: int) -> list[list[int]]:
     """The ids of a greedy answer to each prompt, as `complete` would ask for them."""
     inputs = [{"prompt_token_ids": ids} for ids in engine.rendered(served.tokenizer, prompts)]
     params = served._params(engine.Sampling(max_new_tokens=max_new_tokens), 0)

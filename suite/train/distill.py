@@ -10,7 +10,8 @@ import json
 import sys
 from dataclasses import dataclass, field
 
-from suite import args, checkpoint, ending, engine, pins, run, source, turns
+from suite import args, checkpoint, ending, pins, run, source, turns
+from suite.engine import colocated, vllm_setup
 from suite.keys import AnswerArguments, RunArguments
 
 # Keys that say how to sample, beside all that begin with vllm_.
@@ -42,7 +43,7 @@ def main(argv=None) -> None:
     script, config, model, mixture, distill, answers, extra, written = args.parse(arguments(), argv)
     check_keys(config, distill.lmbda, written)
     if config.use_vllm:
-        engine.require_vllm("use_vllm: true", config.vllm_mode, model.model_name_or_path)
+        vllm_setup.require_vllm("use_vllm: true", config.vllm_mode, model.model_name_or_path)
     teacher_name = config.teacher_model_name_or_path
     data = (*source.names(script, mixture), answers.eval_answers_dataset)
     record = run.begin("distill", config, written, model.model_name_or_path, teacher_name, *data)
@@ -62,7 +63,7 @@ def main(argv=None) -> None:
     student_rows, teacher_rows = check_teacher(model, config, tokenizer)
     config.generation_kwargs = sampling(config, tokenizer, student_rows)
     if config.use_vllm:
-        engine.let_vllm_take_new_weights()
+        colocated.let_vllm_take_new_weights()
 
     from trl import get_quantization_config
 
@@ -88,8 +89,8 @@ def main(argv=None) -> None:
             rows_of_teacher=teacher_rows,
         )
     if config.use_vllm and config.vllm_mode == "colocate":
-        engine.seed_rollouts(trainer)
-        engine.end_with_the_process(trainer)
+        colocated.seed_rollouts(trainer)
+        colocated.end_with_the_process(trainer)
     completions.keep_apart(trainer)
     if asked:
         from suite.answering import Answering

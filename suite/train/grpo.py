@@ -5,7 +5,9 @@ import json
 import math
 import sys
 
-from suite import args, ending, engine, pins, rewards, run, source, turns
+from suite import args, ending, pins, rewards, run, source, turns
+from suite.engine import colocated, rendered, vllm_setup
+from suite.engine.positions import positions_of, require_room
 from suite.keys import grpo_arguments
 
 TEMPLATE = 256  # tokens that a chat template adds at most to what a prompt holds
@@ -19,7 +21,7 @@ def main(argv=None) -> None:
     script, config, model, mixture, reward, answers, extra, written = args.parse(arguments(), argv)
     funcs = rewards.load_all(reward.reward_funcs, reward.reward_kwargs)  # a bad knob is found before all else
     if config.use_vllm:
-        engine.require_vllm("use_vllm: true", config.vllm_mode, model.model_name_or_path)
+        vllm_setup.require_vllm("use_vllm: true", config.vllm_mode, model.model_name_or_path)
     read = [*source.names(script, mixture), *filter(rewards.is_model, reward.reward_funcs)]
     read.append(answers.eval_answers_dataset)
     record = run.begin("grpo", config, written, model.model_name_or_path, *read)
@@ -36,7 +38,7 @@ def main(argv=None) -> None:
     asked = source.to_answer(answers, config, script, mixture, tokenizer)
     if config.use_vllm:
         config.generation_kwargs = turns.told_to_vllm(tokenizer, config.generation_kwargs)
-        engine.let_vllm_take_new_weights()
+        colocated.let_vllm_take_new_weights()
     run.say("\n".join([*doubts(config, model), arithmetic(config, train_rows)]))
 
     from trl import GRPOTrainer, get_quantization_config
@@ -63,8 +65,8 @@ def main(argv=None) -> None:
         )
     check_room(trainer, train_rows)
     if config.use_vllm and config.vllm_mode == "colocate":
-        engine.seed_rollouts(trainer)
-        engine.end_with_the_process(trainer)
+        colocated.seed_rollouts(trainer)
+        colocated.end_with_the_process(trainer)
     completions.keep_apart(trainer)
     if reward.reward_schedule:
         trainer.add_callback(RewardSchedule(trainer, reward.reward_funcs, reward.reward_schedule))
@@ -108,12 +110,12 @@ def check_room(trainer, rows) -> None:
 
     A token is one byte at least, so all that are short enough in bytes are known to fit, and not looked at.
     """
-    positions = engine.positions_of(trainer.model.config)
+    positions = positions_of(trainer.model.config)
     if positions is not None:
         streams = not hasattr(rows, "__len__")
         there = [row["prompt"] for row in itertools.islice(rows, source.LOOKED_AT)] if streams else rows["prompt"]
         long = [prompt for prompt in there if len(json.dumps(prompt)) + TEMPLATE > positions]
-        engine.require_room(engine.rendered(trainer.processing_class, long), positions, of=len(there))
+        require_room(rendered(trainer.processing_class, long), positions, of=len(there))
 
 
 def doubts(config, model) -> list[str]:

@@ -20,6 +20,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from suite import engine
+from suite.engine.transformers_engine import TransformersEngine
 from tests.benchmarks import runs
 from tests.benchmarks.interleaved import Rounds, Series, told
 
@@ -105,7 +106,7 @@ def suite_road(loaded: engine.Engine, prompts: list) -> Callable[[], list[str]]:
     return lambda: [said.text for (said,) in loaded.complete(prompts, sampling)]
 
 
-def loop(loaded: engine.TransformersEngine, prompts: list) -> Callable[[], list[str]]:
+def loop(loaded: TransformersEngine, prompts: list) -> Callable[[], list[str]]:
     model, tokenizer = loaded.model, loaded.tokenizer
 
     def run() -> list[str]:
@@ -120,7 +121,7 @@ def loop(loaded: engine.TransformersEngine, prompts: list) -> Callable[[], list[
     return run
 
 
-def file_order(loaded: engine.TransformersEngine, prompts: list) -> Callable[[], list[str]]:
+def file_order(loaded: TransformersEngine, prompts: list) -> Callable[[], list[str]]:
     model, tokenizer = loaded.model, loaded.tokenizer
 
     def run() -> list[str]:

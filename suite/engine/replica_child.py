@@ -1,6 +1,7 @@
-"""One engine behind `replicas`: `python -m suite.replica_child HOW`, asked by lines of JSON on stdin, until that ends.
+"""One engine behind `replicas`: `python -m suite.engine.replica_child HOW`.
 
-It takes new prompts between two steps of the engine, and says each completion as soon as there is one.
+It is asked by lines of JSON on stdin, until that ends. It takes new prompts between two steps of the engine, and says
+each completion as soon as there is one.
 """
 
 import json
@@ -14,6 +15,7 @@ from contextlib import closing
 from dataclasses import asdict
 
 from suite import child
+from suite.engine import Sampling
 
 
 def main() -> None:
@@ -28,10 +30,10 @@ def main() -> None:
         replies.flush()
 
     try:
-        from suite import engine
+        from suite.engine.vllm_engine import VllmEngine
 
         how = json.loads(sys.argv[1])
-        with closing(engine.VllmEngine(how.pop("name"), **how)) as model:
+        with closing(VllmEngine(how.pop("name"), **how)) as model:
             reply(seats=model.seats, positions=model.positions)
             serve(model, inbox(), reply)
     except Exception as error:  # vLLM's own, of many kinds: for the eyes of who started all this
@@ -54,8 +56,6 @@ def inbox() -> queue.SimpleQueue:
 
 def serve(model, requests: queue.SimpleQueue, reply: Callable) -> None:
     """Answer until nobody asks any more. A request of another asking takes the place of all that went before."""
-    from suite.engine import Sampling
-
     asking = None
     while True:
         for request in arrived(requests, wait=not model.asked):

@@ -1,6 +1,6 @@
 """Several engines at once, each in a process of its own: prompts go to whichever has the fewest in work.
 
-This side starts `suite.replica_child` once for each share of the machine and speaks to it over pipes, in lines of JSON.
+This side starts `replica_child` once for each share of the machine and speaks to it over pipes, in lines of JSON.
 It knows nothing of models: prompts are token ids here. The children end with this process, whatever ends that.
 """
 
@@ -33,7 +33,7 @@ class Replica:
         self.which, self.load, self.seats, self.failure = which, 0, 0, None
         self.log = tempfile.TemporaryFile()  # noqa: SIM115 (it lives as long as the child)
         self.process = child.start(
-            "replica_child",
+            "engine.replica_child",
             [json.dumps(asked)],
             {**os.environ, **environment},
             stdin=subprocess.PIPE,

@@ -1,0 +1,31 @@
+"""How many tokens a model takes, and which prompts leave it no room for an answer."""
+
+from collections.abc import Collection, Sequence
+
+STRETCHED = ("linear", "dynamic")  # rope_types whose factor `max_position_embeddings` does not hold yet, as in vLLM
+
+
+def positions_of(config) -> int | None:
+    """How many tokens a model takes, its answer's among them, counted as vLLM does; None where its config is silent."""
+    text = config.get_text_config()
+    positions = getattr(text, "max_position_embeddings", None)  # some models know no such limit
+    rope = vars(text).get("rope_parameters") or {}
+    if positions is None or rope.get("rope_type") not in STRETCHED:
+        return positions
+    return int(positions * rope["factor"])
+
+
+def require_room(prompts: Collection[Sequence[int]], positions: int | None, of: int | None = None) -> None:
+    """Raise `ValueError` where a prompt, in token ids, leaves no position for the first token of its answer.
+
+    `of` how many prompts these are the longest, where they are not all.
+    """
+    lengths = [len(ids) for ids in prompts]
+    too_long = 0 if positions is None else sum(length >= positions for length in lengths)
+    if too_long:
+        raise ValueError(
+            f"{too_long} of {of or len(lengths)} prompts do not fit: the longest has {max(lengths)} tokens, and with "
+            f"one of its answer that is more than the {positions} positions of the model "
+            "(`max_position_embeddings`, or a lower `vllm_max_model_length`). Leave such rows out (`max_prompt_tokens` "
+            "of `suite prepare`), show fewer examples (`num_fewshot`), or take a model with more positions."
+        )
