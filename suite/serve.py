@@ -10,21 +10,16 @@ base, which then answers by its own name. Ctrl-C, SIGTERM or a closed terminal e
 docs/serving.md says how to call it.
 """
 
-import contextlib
-import errno
-import ipaddress
 import json
 import os
 import re
-import socket
 import sys
 import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 
-from suite import args, checkpoint, ending, engine, merge, pins, reasoning, run, server
+from suite import address, args, checkpoint, ending, engine, merge, pins, reasoning, run, server
 from suite.engine import vllm_setup
 from suite.server_child import KEY
 from suite.values import as_mapping
@@ -118,8 +113,8 @@ def main(argv=None) -> None:
         words = ["--model_name_or_path", *words]
     keys, _ = args.parse(arguments(), words, needs_config=False)
     secret = _key(keys)
-    port = _free_port(keys.host, keys.port)
-    with _held(port), tempfile.TemporaryDirectory(prefix="suite-serve-") as room:
+    port = address.free_port(keys.host, keys.port)
+    with address.held(port), tempfile.TemporaryDirectory(prefix="suite-serve-") as room:
         checkpoint.check_whole(keys.model_name_or_path)
         plan = planned(keys, secret)
         words = (vllm_words if plan.by == "vllm" else transformers_words)(keys, plan, Path(room))
@@ -127,7 +122,7 @@ def main(argv=None) -> None:
         words = [plan.by, *words, "--host", keys.host, "--port", str(port)]
         print(f"{keys.model_name_or_path}: {plan.by} starts, which takes a while.", flush=True)
         with server.Server(words, Path(room), secret) as process:
-            url = f"http://{_reachable(keys.host)}:{port}"
+            url = f"http://{address.reachable(keys.host)}:{port}"
             seconds = process.wait_until_it_answers(url)
             print(f"\n{told(plan, f'{url}/v1', secret, seconds)}\n", flush=True)
             process.wait()
@@ -138,64 +133,12 @@ def _key(keys: ServeArguments) -> str | None:
     key = (keys.api_key or os.environ.get(KEY, "")).strip()
     if not (key.isascii() and key.isprintable()) or " " in key:
         raise ValueError(f"api_key, or the environment variable {KEY}, holds something that is no API key.")
-    if not key and not _is_loopback(keys.host):
+    if not key and not address.is_loopback(keys.host):
         raise ValueError(
             f"host: {keys.host} is an address that others reach, so they must know a key: set the environment variable "
             f"{KEY}. Or stay on 127.0.0.1."
         )
     return key or None
-
-
-def _is_loopback(host: str) -> bool:
-    """Whether only this machine reaches an address. Raises `ValueError` for one that there is not."""
-    if not host:  # all addresses, for whoever listens
-        return False
-    try:
-        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
-    except (socket.gaierror, UnicodeError) as error:
-        raise ValueError(f"host: there is no address '{host}': {error}.") from None
-    return all(ipaddress.ip_address(place[4][0].partition("%")[0]).is_loopback for place in found)
-
-
-def _free_port(host: str, port: int) -> int:
-    """The port, or with 0 one that is free. Raises `ValueError` where it is taken, or the address is not ours."""
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM) as found:
-        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the servers do
-        try:
-            found.bind((host, port))
-        except OSError as error:
-            if error.errno == errno.EADDRINUSE:
-                raise _taken(port, f"on {host}") from None
-            raise ValueError(f"host: cannot listen at {host}, port {port}: {error.strerror}.") from None
-        return found.getsockname()[1]
-
-
-@contextlib.contextmanager
-def _held(port: int) -> Iterator[None]:
-    """Within it no other `suite serve` begins at this port. Raises `ValueError` where one has begun already.
-
-    A server listens once its model is loaded, and until then all others find the port free. What is held instead is a
-    name that lives in the kernel, where ports do, and ends with this process, whatever ends that.
-    """
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as name:
-        try:
-            name.bind(f"\0suite-serve-{port}")
-        except OSError as error:  # any other: only Linux has such names; elsewhere the server itself says it, later
-            if error.errno == errno.EADDRINUSE:
-                raise _taken(port, "by another `suite serve`, which may still be loading") from None
-        yield
-
-
-def _taken(port: int, how: str) -> ValueError:
-    return ValueError(
-        f"port: {port} is taken {how}. Take another one, such as {port % 65535 + 1}, or 0 for any that is free."
-    )
-
-
-def _reachable(host: str) -> str:
-    """Where this machine finds what listens at an address."""
-    at = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
-    return f"[{at}]" if ":" in at else at
 
 
 def planned(keys: ServeArguments, secret: str | None) -> Plan:

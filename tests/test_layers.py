@@ -35,6 +35,7 @@ FLOORS = {
         "endpoint",
         "talk",
         "web",
+        "address",
         "server",
         "server_child",
         "reasoning_parser",

@@ -25,7 +25,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from suite import engine, reasoning, serve
+from suite import address, engine, reasoning, serve
 from suite.server_child import KEY, Guard
 from tests.conftest import HEADS_OF_32, ROOT, base_flavoured, run_suite, save_model
 
@@ -198,7 +198,7 @@ def test_an_address_that_others_reach_needs_a_key_before_anything_is_looked_at(h
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "localhost", "::1"])
 def test_loopback_is_this_machine_alone(host):
-    assert serve._is_loopback(host)
+    assert address.is_loopback(host)
 
 
 def test_what_is_no_key_is_not_repeated(no_key, monkeypatch):
@@ -213,7 +213,7 @@ def test_a_port_that_is_taken_is_told_before_anything_is_looked_at(no_key):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         refused("runs/missing", "--port", port, match=f"port: {port} is taken on 127.0.0.1.*0 for any that is free")
-    assert serve._free_port("127.0.0.1", port) == port and serve._free_port("127.0.0.1", 0) > 0
+    assert address.free_port("127.0.0.1", port) == port and address.free_port("127.0.0.1", 0) > 0
     refused("runs/missing", "--port", 70000, match="port: 70000 must lie between 0")
     refused("runs/missing", "--host", "192.0.2.1", "--api_key", SECRET, match="cannot listen at 192.0.2.1")
     refused("runs/missing", "--port", 0, match="no checkpoint directory 'runs/missing'")
@@ -221,8 +221,8 @@ def test_a_port_that_is_taken_is_told_before_anything_is_looked_at(no_key):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the later of two servers says it when it listens")
 def test_a_port_at_which_another_server_still_loads_is_taken_and_free_again_when_that_has_ended(no_key):
-    port = serve._free_port("127.0.0.1", 0)
-    with serve._held(port):
+    port = address.free_port("127.0.0.1", 0)
+    with address.held(port):
         refused("runs/missing", "--port", port, match=f"port: {port} is taken by another `suite serve`.*still be load")
     for _ in range(2):  # one that is refused holds nothing
         refused("runs/missing", "--port", port, match="no checkpoint directory 'runs/missing'")
@@ -672,7 +672,7 @@ def test_while_a_server_loads_its_port_is_taken_and_a_closed_terminal_ends_it_wi
     import psutil
 
     pytest.importorskip("openai")
-    port, rooms = serve._free_port("127.0.0.1", 0), tmp_path / "rooms"
+    port, rooms = address.free_port("127.0.0.1", 0), tmp_path / "rooms"
     rooms.mkdir()
     words = ["serve", miniqwen_dir, "--use_vllm", "false", "--port", str(port)]
     environment = {**{k: v for k, v in os.environ.items() if k != KEY}, "TMPDIR": str(rooms)}
