@@ -33,11 +33,11 @@ from suite import (
     metrics,
     pins,
     reasoning,
-    record,
     results,
     run,
     shots,
     source,
+    tables,
     whole,
 )
 from suite.asking import Heard
@@ -132,7 +132,7 @@ def main(argv=None) -> None:
         _evaluate(name, rows, prompts, evaluate, keys, about[name], asked)
     for name in evaluate.checkpoints:
         card.write(name)
-    print(record.results_table(results.told_apart(results.results_of(Path(evaluate.output_dir)))))
+    print(tables.results_table(results.told_apart(results.results_of(Path(evaluate.output_dir)))))
 
 
 def _rows_and_prompts(evaluate: EvaluateArguments, script, mixture) -> tuple[list[dict], list]:
@@ -186,7 +186,7 @@ def _evaluate(name: str, rows: list[dict], prompts: list, evaluate: EvaluateArgu
         results.collect(directory, {**which, **measured, "identity": identity}, said)
         heard.remove()
     there = results.told_apart(results.results_of(directory))
-    print(record.one_line(next(r for r in there if r["checkpoint"] == name)), flush=True)
+    print(tables.one_line(next(r for r in there if r["checkpoint"] == name)), flush=True)
 
 
 def compare(directory: Path, first: str, second: str, problems: int) -> str:

@@ -11,7 +11,7 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from suite import args, card, checkpoint, ending, record
+from suite import args, card, checkpoint, ending, pages, plots, samples, tables
 from suite.results import results_of, run_of, told_apart
 
 
@@ -43,15 +43,15 @@ def main(argv=None) -> None:
     for path in (directory, *sorted(directory.glob("*/"))):
         card.write(path)
     pictures, about = draw(directory, runs, results)
-    samples = record.sample_completions(directory / "rows.jsonl", report.completions)
+    picked = samples.of_evaluation(directory / "rows.jsonl", report.completions)
     called = {result["checkpoint"]: result["stage"] for result in own}
-    for row in (row for *_, group in samples for row in group):
+    for row in (row for *_, group in picked for row in group):
         row["stage"] = called[row["checkpoint"]]
     page = directory / "report.html"
-    told = (f"Report on {directory}", results, pictures, samples, about)
-    page.write_text(record.page(*told), encoding="utf-8")
-    page.with_suffix(".md").write_text(record.markdown_page(*told), encoding="utf-8")
-    show(results, samples, page, sum(map(len, pictures.values())))
+    told = (f"Report on {directory}", results, pictures, picked, about)
+    page.write_text(pages.in_html(*told), encoding="utf-8")
+    page.with_suffix(".md").write_text(pages.in_markdown(*told), encoding="utf-8")
+    show(results, picked, page, sum(map(len, pictures.values())))
 
 
 def find_runs(directory: Path) -> list[Path]:
@@ -85,23 +85,23 @@ def draw(directory: Path, runs: list[Path], results: list[dict]) -> tuple[dict[s
     ended = [r for r in results if not Path(r["checkpoint"]).name.startswith("checkpoint-")]
     if ended:
         pictures["Each stage"] = [folder / "before-after.png"]
-        record.draw_results(ended, pictures["Each stage"][0])
+        plots.draw_results(ended, pictures["Each stage"][0])
     for metric, checkpoints_of in progress(results).items():
         path = folder / f"progress-{metric.replace('_', '-')}.png"
-        record.draw_progress(metric, checkpoints_of, path)
+        plots.draw_progress(metric, checkpoints_of, path)
         pictures.setdefault("Checkpoint by checkpoint", []).append(path)
     for run_dir in runs:
         history = checkpoint.read_json(run_dir / "trainer_state.json")["log_history"]
-        for panel, lines in record.curves(history, record.has_rewards(history)).items():
+        for panel, lines in plots.curves(history, plots.has_rewards(history)).items():
             path = folder / f"{run_dir.name}-{panel}.png"
-            record.draw_curves(panel, lines, f"{run_dir.name}: {panel.replace('-', ' ')}", path)
+            plots.draw_curves(panel, lines, f"{run_dir.name}: {panel.replace('-', ' ')}", path)
             pictures.setdefault(run_dir.name, []).append(path)
         made = about_run(run_dir)
         if made.get("finished"):
             tokens = max((entry.get("num_tokens", 0) for entry in history), default=0)
             told = [f"{made['stage']}, {made.get('steps', '?')} steps in {made['seconds']:.0f} s"]
             told += [f"{tokens:,.0f} tokens"] if tokens else []
-            told += [record.one_line(r) for r in results if Path(r["checkpoint"]) == run_dir and "metric" in r]
+            told += [tables.one_line(r) for r in results if Path(r["checkpoint"]) == run_dir and "metric" in r]
             about[run_dir.name] = "; ".join(told)
     return pictures, about
 
@@ -124,16 +124,16 @@ def progress(results: list[dict]) -> dict[str, dict[str, list[dict]]]:
     return {metric: runs for metric, runs in several.items() if runs}
 
 
-def show(results: list[dict], samples, page: Path, drawn: int) -> None:
+def show(results: list[dict], picked, page: Path, drawn: int) -> None:
     """The same in the terminal."""
-    for prompt, solution, group in samples:
+    for prompt, solution, group in picked:
         print(f"\n{prompt.strip()}   (gold: {solution})")
         for row in group:
             said = row["completion"].strip().replace("\n", " ")
             print(f"  {row['stage']:<12} {'right' if row['accuracy'] == 1 else 'wrong'}  {said[:160]}")
     if results:
-        print(f"\n{record.results_table(results)}")
-        print(f"({record.NOTE})")
+        print(f"\n{tables.results_table(results)}")
+        print(f"({tables.NOTE})")
     print(f"\n{drawn} pictures in {page.parent / 'report'}/, all of them on one page: {page}")
 
 

@@ -9,7 +9,7 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
-from suite import card, checkpoint, columns, hub, look, pins, reasoning, resume, turns, whole
+from suite import card, checkpoint, columns, facts, hub, look, pins, reasoning, resume, turns, whole
 from suite.args import say
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate")
@@ -300,7 +300,7 @@ def _train_and_save(trainer, config, record: dict) -> None:
     trainer.save_whole()
     if is_main:
         _look_at_save(trainer)
-        note_finished(config.output_dir, **took, facts=card.facts(trainer))
+        note_finished(config.output_dir, **took, facts=facts.of(trainer))
         _tell(Path(config.output_dir))
         if config.push_to_hub:
             how = {"private": config.hub_private_repo, "revision": config.hub_revision, "replace": True}

@@ -152,13 +152,13 @@ def test_the_best_model_by_accuracy_is_kept_and_is_the_end_of_the_run(whole):
 def test_the_answers_are_in_tensorboard_in_the_curves_and_cost_seconds_that_are_told(miniqwen_dir, data, tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    from suite import record
+    from suite import plots
 
     keys = {"model_name_or_path": str(miniqwen_dir), "dataset_name": str(data), **TRAINED, **ASKED, "max_steps": EVERY}
     made = run("sft", tmp_path / "run", "--report_to", "tensorboard", **keys)
     events = EventAccumulator(str(next(made.rglob("events.out.tfevents.*")).parent)).Reload()
     assert {"eval/accuracy", "eval/format", "eval/tokens", "eval/loss"} <= set(events.Tags()["scalars"])
-    curves = record.curves(history(made), False)
+    curves = plots.curves(history(made), False)
     assert curves["answers"]["eval_accuracy"][0] == [EVERY] and "eval_tokens" in curves["completion-length"]
     (seconds,) = (entry["eval_answers_runtime"] for entry in history(made) if "eval_answers_runtime" in entry)
     assert 0 < seconds < 60

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from suite import evaluate, record, report
+from suite import evaluate, plots, report
 from suite.results import results_of, told_apart
 
 
@@ -92,7 +92,7 @@ def test_a_picture_is_drawn_again_only_where_it_would_show_something_else(tmp_pa
 
     def drawn(shown: dict) -> bool:
         before = path.stat().st_mtime_ns if path.exists() else None
-        record.drawn_once(record.draw_all_curves, shown, path)
+        plots.drawn_once(plots.draw_all_curves, shown, path)
         return path.stat().st_mtime_ns != before
 
     assert [drawn(shown) for shown in (one, one, other, one)] == [True, False, True, True]

@@ -1,0 +1,67 @@
+"""The report of a directory as a page: in HTML, which needs no other file, and in Markdown, its pictures beside it."""
+
+import base64
+import html
+from pathlib import Path
+
+from suite.tables import NOTE, markdown_table, purposes, table_rows
+
+
+def in_html(title: str, results: list[dict], pictures: dict[str, list[Path]], samples, about: dict[str, str]) -> str:
+    """One HTML page that needs no other file: table, pictures, completions."""
+    esc = html.escape
+    parts = [f"<h1>{esc(title)}</h1>"]
+    if results:
+        parts.append(f"<h2>Before and after</h2>{_html_table(*purposes(results))}")
+        parts.append(f"<h2>All that was measured</h2>{_html_table(*table_rows(results))}<p class=note>{esc(NOTE)}</p>")
+    for heading, paths in pictures.items():
+        note = f"<p class=note>{esc(about[heading])}</p>" if heading in about else ""
+        images = "".join(
+            f'<img alt="{esc(p.stem)}" src="data:image/png;base64,{base64.b64encode(p.read_bytes()).decode()}">'
+            for p in paths
+        )
+        parts.append(f"<h2>{esc(heading)}</h2>{note}<div class=grid>{images}</div>")
+    for prompt, solution, group in samples:
+        cells = "".join(
+            f"<div class='said {'right' if row['accuracy'] == 1 else 'wrong'}'><b>{esc(row['stage'])}</b>"
+            f"<pre>{esc(row['completion'])}</pre></div>"
+            for row in group
+        )
+        parts.append(f"<h2 class=asked>{esc(prompt)} <span>(gold: {esc(str(solution))})</span></h2>"
+                     f"<div class=grid>{cells}</div>")  # fmt: skip
+    return f"<!doctype html><html lang=en><meta charset=utf-8><title>{esc(title)}</title>{_STYLE}<body>{''.join(parts)}"
+
+
+def _html_table(headings: list[str], rows: list[list[str]]) -> str:
+    head = "".join(f"<th>{html.escape(h)}</th>" for h in headings)
+    body = "".join("<tr>" + "".join(f"<td>{html.escape(c)}</td>" for c in row) + "</tr>" for row in rows)
+    return f"<table><tr>{head}</tr>{body}</table>"
+
+
+def in_markdown(title: str, results: list[dict], pictures: dict[str, list[Path]], samples, about: dict) -> str:
+    """The same in Markdown, its pictures beside it; short, with the first picture of each heading."""
+    parts = [f"# {title}"]
+    if results:
+        parts.append(markdown_table(*purposes(results)))
+        parts.append(f"All that was measured:\n\n{markdown_table(*table_rows(results))}\n\n{NOTE}")
+    for heading, paths in pictures.items():
+        first = paths[0]
+        parts.append(f"## {heading}\n\n{about.get(heading, '')}\n\n![{first.stem}]({first.parent.name}/{first.name})")
+    for prompt, solution, group in samples:
+        parts.append(f"## {prompt} (gold: {solution})")
+        for row in group:
+            verdict = "right" if row["accuracy"] == 1 else "wrong"
+            parts.append(f"{row['stage']}, {verdict}:\n\n```\n{row['completion']}\n```")
+    return "\n\n".join(parts) + "\n"
+
+
+_STYLE = """<style>
+body{font:15px/1.5 system-ui,sans-serif;max-width:1100px;margin:2rem auto;padding:0 1rem;color:#222}
+h1{font-size:1.5rem}h2{font-size:1.1rem;margin-top:2rem}h2 span{color:#777;font-weight:400}
+table{border-collapse:collapse;display:block;overflow-x:auto}
+th,td{white-space:nowrap;padding:.3rem .7rem;text-align:right;border-bottom:1px solid #ddd}
+th:first-child,td:first-child{text-align:left}.note{color:#666;font-size:.85rem}
+.grid{display:flex;flex-wrap:wrap;gap:1rem}.grid img{max-width:100%;width:520px;height:auto}
+.said{flex:1 1 200px;border-left:3px solid #c4622d;padding-left:.7rem}.said.right{border-color:#4f8a4b}
+pre{white-space:pre-wrap;font-size:.8rem;margin:.3rem 0}
+</style>"""
