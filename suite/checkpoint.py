@@ -126,14 +126,18 @@ def fingerprint(path: str | Path) -> str:
     """Sixteen hex digits of what a directory, or a file, holds: names, sizes, and the ends of each file. The Hub's name
     otherwise.
 
-    The first and last MiB of a file are read; a trained tensor there differs as surely as anywhere else.
+    The first and last MiB of a file are read; a trained tensor there differs as surely as anywhere else. What is noted
+    of a directory does not count, nor what `suite evaluate` has collected in it.
     """
     path = Path(path)
     if not path.exists():
         return str(path)
     digest = hashlib.sha256()
+    noted = ("run.json", "trainer_state.json", "prepare.json", "sample.json", "results.json")
+    if (path / "results.json").is_file():
+        noted += ("rows.jsonl",)
     for file in sorted(p for p in path.iterdir() if p.suffix in READ) if path.is_dir() else [path]:
-        if file.name in ("run.json", "trainer_state.json", "prepare.json", "sample.json", "results.json"):
+        if file.name in noted:
             continue
         digest.update(f"{file.name}:{file.stat().st_size}".encode())
         with file.open("rb") as stream:

@@ -101,7 +101,7 @@ def _before(result: dict, results: list[dict]) -> float | None:
     if result["started_from"] == "":
         return result.get("guessing") if result["metric"] == "bits_per_byte" else None
     for other in results:
-        same = Path(other["checkpoint"]) == Path(result["started_from"])
+        same = Path(other["checkpoint"]).resolve() == Path(result["started_from"]).resolve()  # however it was written
         if same and other.get("conditions") == result["conditions"]:
             return other["metrics"][result["metric"]]["value"]
     return None

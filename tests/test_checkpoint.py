@@ -65,6 +65,15 @@ def test_a_fingerprint_follows_the_weights_and_not_the_place(copy, miniqwen_dir)
     assert checkpoint.fingerprint(copy) != checkpoint.fingerprint(miniqwen_dir)
 
 
+def test_a_checkpoint_that_was_evaluated_into_itself_is_the_one_it_was(copy):
+    before = checkpoint.fingerprint(copy)
+    for name in ("rows.jsonl", "results.json", "run.json"):
+        (copy / name).write_text("[]\n")
+    assert checkpoint.fingerprint(copy) == before
+    (copy / "results.json").unlink()  # then they are somebody's rows
+    assert checkpoint.fingerprint(copy) != before
+
+
 def test_the_last_checkpoint_is_the_last_that_is_as_it_was_sealed(miniqwen_dir, tmp_path):
     for step in (5, 10, 15, 20):
         directory = tmp_path / f"checkpoint-{step}"

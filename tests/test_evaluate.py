@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from suite import cli, evaluate, report
+from suite import cli, evaluate, report, results
 from tests.conftest import shaken, write_yaml
 from tests.rows import write_rows
 
@@ -73,6 +73,29 @@ def test_rows_of_text_alone_are_read_and_nobody_answers(sums, line, tmp_path):
     assert result["metrics"].keys() == {"bits_per_byte"} and result["metric"] == "bits_per_byte"
     assert not Path("runs/rows.jsonl").read_text()
     report.main(["runs"])
+
+
+def test_a_before_is_found_however_the_start_is_written():
+    Path("runs").mkdir()
+    first = {"checkpoint": "runs/first", "stage": "first", "identity": "1", "started_from": None, "conditions": "alike",
+             "metric": "accuracy", "metrics": {"accuracy": {"value": 0.5}}}  # fmt: skip
+    second = {
+        **first,
+        "checkpoint": str(Path("runs/second").resolve()),
+        "identity": "2",
+        "started_from": "./runs/first/",
+    }
+    third = {**first, "checkpoint": "runs/third", "identity": "3", "started_from": str(Path("runs/second").resolve())}
+    for result in (first, second, third):
+        results.collect(Path("runs"), result, [])
+    assert [result["before"] for result in results.results_of(Path("runs"))] == [None, 0.5, 0.5]
+
+
+def test_a_directory_has_one_name_however_it_is_written():
+    assert evaluate.EvaluateArguments(checkpoints=["runs/first/"]).checkpoints == ["runs/first"]
+    with pytest.raises(ValueError, match="names one twice: runs/first, runs/first"):
+        evaluate.EvaluateArguments(checkpoints=["runs/first", "runs/first/"])
+    assert evaluate._stage(".") == Path.cwd().name and evaluate._stage("runs/..") == Path.cwd().name
 
 
 def test_a_metric_the_rows_cannot_be_asked_is_refused(arithmetic_dir, line):
