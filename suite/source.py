@@ -5,10 +5,9 @@ from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
-from suite import checkpoint, columns, pins
+from suite import checkpoint, columns, pins, yardstick
 from suite.args import say
 from suite.data import files, lines
-from suite.keys import ANSWERS
 from suite.rewards.wording import gold_answer
 
 LOOKED_AT = 200  # of the rows, to say what becomes of them
@@ -52,7 +51,7 @@ def to_answer(answers, config, script, mixture, tokenizer) -> list[dict]:
 
     Raises `ValueError` where no evaluation would ask for them, and where they are not there or cannot be asked.
     """
-    _check_best(config, answers.eval_answers)
+    yardstick.check(config, answers.eval_answers)
     if not answers.eval_answers:
         return []
     if config.eval_strategy == "no":
@@ -83,16 +82,6 @@ def to_answer(answers, config, script, mixture, tokenizer) -> list[dict]:
             f"eval_answers: the prompts of {name} are conversations, and the tokenizer has no chat template."
         )
     return found
-
-
-def _check_best(config, answers: int) -> None:
-    """Find out now, and not at the first evaluation, that nobody measures what the best model goes by."""
-    asked = (config.metric_for_best_model or "").removeprefix("eval_")
-    if asked in ANSWERS and not answers:
-        raise ValueError(
-            f"metric_for_best_model: {config.metric_for_best_model} is measured on answers, and none are asked for. "
-            "Set `eval_answers: 128`."
-        )
 
 
 def as_many(test_rows, answers: int):

@@ -1,5 +1,6 @@
 """Checkpoints from which a run goes on as if it had never stopped, and which are whole or not there at all."""
 
+import math
 import os
 import shutil
 import time
@@ -17,7 +18,7 @@ from transformers import TrainerCallback
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import sort_checkpoints
 
-from suite import card, checkpoint, whole
+from suite import card, checkpoint, whole, yardstick
 
 # What transformers and TRL keep in memory from step to step, and leave out of their checkpoints.
 # Averages of what is not logged yet, and the place in the buffer of rollouts with the buffer itself.
@@ -52,6 +53,7 @@ class ExactTrainer:
     _aside: Path | None = None
     _sampler = None
     _last_told: tuple = (None, None)
+    _best_is_told = False
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
@@ -100,6 +102,22 @@ class ExactTrainer:
         if self.args.load_best_model_at_end:
             checkpoint.record_of(best or places[-1] / Path(told).name)
         return None if best is None else str(best)
+
+    def evaluate(self, *args, **kwargs):
+        """What the best model goes by has a value in every evaluation: where it was not measured, one that is never
+        the best. transformers would end the run."""
+        measured, asked = super().evaluate(*args, **kwargs), yardstick.key(self.args)
+        if asked is None or measured.get(asked) is not None:
+            return measured
+        if asked not in measured and not self._best_is_told:
+            yardstick.tell_what_there_is(self.args, measured)
+            self._best_is_told = True
+        return {**measured, asked: math.nan}
+
+    def _determine_best_metric(self, metrics, trial):
+        """Under `save_strategy: best` every evaluation saves while nobody can say which is the best."""
+        asked = yardstick.key(self.args)
+        return super()._determine_best_metric(metrics, trial) or (asked is not None and math.isnan(metrics[asked]))
 
     def _finalize_training(self, *args, **kwargs):
         """With a limit of 1 transformers removes the last checkpoint here for the best, and nothing could go on."""
