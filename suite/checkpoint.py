@@ -81,15 +81,25 @@ def refuse_adapter(path: str | Path | None) -> None:
 
 
 def check_base(path: str | Path, base: str | None = None) -> None:
-    """Raise `ValueError` for an adapter whose base, by what it says itself or as given, is a directory that is gone."""
-    adapter = Path(path) / "adapter_config.json"
-    if not adapter.is_file():
+    """Raise `ValueError` for an adapter whose base, by what it says itself or as given, is a directory that is gone, or
+    that is not what the adapter was trained on."""
+    path = Path(path)
+    if not (path / "adapter_config.json").is_file():
         return
-    name = base or read_json(adapter).get("base_model_name_or_path")
+    trained_on = read_json(path / "adapter_config.json").get("base_model_name_or_path")
+    name = base or trained_on
     if is_local(name) and not Path(name).is_dir():
         raise ValueError(
             f"The base of '{path}', '{name}', is not there. Put it there, or say where: `suite export {path}` and "
             "`suite serve` by --base DIRECTORY, all others by base_model_name_or_path in its adapter_config.json."
+        )
+    record = read_json(path / "run.json") if (path / "run.json").is_file() else {}
+    then = record.get("inputs", {}).get(trained_on)
+    if then is not None and then not in (trained_on, now := fingerprint(name)):
+        raise ValueError(
+            f"'{name}' is not the base that '{path}' was trained on: it is another model, or its files have changed "
+            f"(fingerprint {then} then, {now} now). Put back the one that was, or name it: --base DIRECTORY of `suite "
+            "export` and `suite serve`."
         )
 
 

@@ -34,12 +34,6 @@ def base_of(source: Path, given: str | None = None) -> str | None:
             f"The base '{name}' is stored quantized, and merging into rounded weights loses what the adapter learned. "
             "Name the model it was quantized from: --base DIRECTORY."
         )
-    then, now = record_of(source).get("inputs", {}).get(trained_on), checkpoint.fingerprint(name)
-    if then not in (None, trained_on, now):
-        raise ValueError(
-            f"'{name}' is not the base that '{source}' was trained on: it is another model, or its files have changed "
-            f"(fingerprint {then} then, {now} now). Name the one that was: --base DIRECTORY."
-        )
     _, pinned = pins.where(source)
     return name if pinned == "main" or name != trained_on or checkpoint.is_local(name) else f"{name}@{pinned}"
 

@@ -121,6 +121,20 @@ def test_an_adapter_whose_base_is_gone_is_refused_before_anybody_asks_the_hub_fo
     checkpoint.check_base(tmp_path, base=str(tmp_path))  # where it is, was said
 
 
+def test_an_adapter_is_not_put_beside_a_base_that_was_trained_anew(copy, tmp_path):
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    (copy / "model.safetensors").rename(adapter / "adapter_model.safetensors")
+    (adapter / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(copy)}))
+    (copy / "model.safetensors").write_bytes(b"as it was")
+    (adapter / "run.json").write_text(json.dumps({"inputs": {str(copy): checkpoint.fingerprint(copy)}}))
+    checkpoint.check_base(adapter)
+    (copy / "model.safetensors").write_bytes(b"trained anew")
+    for open_it in (checkpoint.check_base, engine.load):
+        with pytest.raises(ValueError, match="is not the base that '.*adapter' was trained on"):
+            open_it(str(adapter))
+
+
 def test_weights_of_another_width_than_the_config_says_are_refused_unread(copy):
     config = json.loads((copy / "config.json").read_text())
     (copy / "config.json").write_text(json.dumps({**config, "hidden_size": 2 * config["hidden_size"]}))
