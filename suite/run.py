@@ -26,6 +26,7 @@ def begin(stage: str, config, written: dict, *inputs: str | None) -> dict | None
         if written.get("output_dir") is None:  # TRL would take one that every other run takes, too
             raise ValueError("output_dir is missing: where are the checkpoints and the model to go?")
         _check_hub(config, written)
+        _check_adapter_keys(written)
         config.enable_jit_checkpoint = False  # `stopping.StopOnSigterm` does it, and says why
     record = {
         "stage": stage,
@@ -83,6 +84,16 @@ def _check_hub(config, written: dict) -> None:
     if int(os.environ.get("RANK", 0)) == 0:
         config.hub_model_id = hub.full_name(config.hub_model_id or Path(config.output_dir).absolute().name)
     hub.leave_out()
+
+
+def _check_adapter_keys(written: dict) -> None:
+    """TRL reads them only with `use_peft: true`, and without it trains the whole model in silence."""
+    idle = [key for key in written if key.startswith("lora_") or key in ("use_rslora", "use_dora")]
+    if idle and "use_peft" not in written:
+        raise ValueError(
+            f"{', '.join(idle)}: nobody reads this without `use_peft: true`, and the whole model would be trained. Set "
+            "it, or `use_peft: false` if you mean the whole model."
+        )
 
 
 def tokenizer(name: str | None, revision: str = "main", *, needs_template: bool = False):

@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from suite import columns
+from suite import columns, run
 from suite.engine import vllm_setup
 from suite.train import dpo, grpo, pretrain, sft
 from tests.conftest import ON_CPU, write_yaml
@@ -180,4 +180,17 @@ def test_an_adapter_that_no_stage_can_start_from(attempt, keys, miniqwen_dir, tm
     adapter = shutil.copytree(miniqwen_dir, tmp_path / "adapter")
     (adapter / "config.json").rename(adapter / "adapter_config.json")
     (adapter / "model.safetensors").rename(adapter / "adapter_model.safetensors")
-    attempt(grpo, {**keys, "model_name_or_path": str(adapter)}, "holds a LoRA adapter.*Merge it first")
+    for stage in (grpo, pretrain):
+        attempt(stage, {**keys, "model_name_or_path": str(adapter)}, "holds a LoRA adapter.*Merge it first")
+
+
+def test_keys_of_an_adapter_that_nobody_asked_for(attempt, keys):
+    lora = {**keys, "lora_r": 8, "lora_target_modules": "all-linear"}
+    for stage in (sft, dpo, grpo):
+        attempt(stage, lora, "lora_r, lora_target_modules: nobody reads this without `use_peft: true`")
+    run._check_adapter_keys({**lora, "use_peft": False})  # which was said
+
+
+def test_an_adapter_that_pretraining_would_not_make(attempt, keys):
+    for key in ("use_peft", "load_in_4bit"):
+        attempt(pretrain, {**keys, key: True}, f"{key}: `suite pretrain` trains every weight")

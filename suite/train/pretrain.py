@@ -18,6 +18,7 @@ def arguments() -> tuple[type, ...]:
 
 def main(argv=None) -> None:
     script, config, model, mixture, scratch, answers, extra, written = args.parse(arguments(), argv)
+    check_keys(model)
     record = run.begin(
         "pretrain",
         config,
@@ -44,6 +45,7 @@ def main(argv=None) -> None:
                 f"model_config is the shape of a new model, and '{model.model_name_or_path}' has its own. Remove one."
             )
         checkpoint.check_whole(model.model_name_or_path)
+        checkpoint.refuse_adapter(model.model_name_or_path)
         config.model_init_kwargs = run.model_init_kwargs(model, config)
         tokenizer = run.tokenizer(model.model_name_or_path, model.model_revision)
     else:
@@ -73,6 +75,16 @@ def main(argv=None) -> None:
 
         trainer.add_callback(Answering(trainer, asked, answers.max_completion_length))
     run.finish(trainer, config, record)
+
+
+def check_keys(model) -> None:
+    """Raise `ValueError` for keys that other stages follow and this one would pass over in silence."""
+    given = [key for key in ("use_peft", "load_in_4bit", "load_in_8bit") if getattr(model, key)]
+    if given:
+        raise ValueError(
+            f"{given[0]}: `suite pretrain` trains every weight, in its own precision. Remove it; an adapter learns by "
+            "`suite sft`, `dpo`, `distill` and `grpo`."
+        )
 
 
 def new_model(tokenizer, shape: dict, seed: int, attn_implementation: str | None):
