@@ -229,6 +229,7 @@ def test_both_refuse_a_prompt_without_room_and_end_an_answer_with_the_positions(
             next(each.stream(["1", "x" * 128], GREEDY))
 
 
+@pytest.mark.slow
 def test_vllm_samples_n_a_prompt_and_the_same_seed_repeats(served):
     def sample(seed):
         return served.complete(PROMPTS, Sampling(max_new_tokens=16, temperature=1.0, n=3, seed=seed))
