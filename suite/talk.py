@@ -45,9 +45,6 @@ class Checkpoint(Talker):
             )
         ids = torch.tensor([prompt], device=here.model.device)  # (1, T)
         streamer = TextIteratorStreamer(here.tokenizer, skip_prompt=True, skip_special_tokens=True)
-        how = {"do_sample": False}
-        if sampling.temperature > 0:
-            how = {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
 
         def stopped(seen, scores, **kwargs):
             return torch.full((seen.shape[0],), stop.is_set(), device=seen.device)
@@ -58,10 +55,13 @@ class Checkpoint(Talker):
             try:
                 with torch.inference_mode():
                     here.model.generate(
-                        input_ids=ids, attention_mask=torch.ones_like(ids), streamer=streamer,
-                        max_new_tokens=longest, eos_token_id=here.stop_ids, pad_token_id=here.pad_id,
-                        repetition_penalty=1.0, stopping_criteria=StoppingCriteriaList([stopped]), **how,
-                    )  # fmt: skip
+                        input_ids=ids,
+                        attention_mask=torch.ones_like(ids),
+                        streamer=streamer,
+                        max_new_tokens=longest,
+                        stopping_criteria=StoppingCriteriaList([stopped]),
+                        **here.how(sampling),
+                    )
             except Exception as error:  # it is raised where the words are read
                 failed.append(error)
                 streamer.end()

@@ -58,6 +58,18 @@ class TransformersEngine(Engine):
         """How many tokens the answer to a prompt may have; below 1 where that fills the model's positions."""
         return min(sampling.max_new_tokens, (self.positions or math.inf) - len(prompt))
 
+    def how(self, sampling: Sampling) -> dict:
+        """What `generate` is told beside a prompt and a length: how to draw, and where an answer ends."""
+        drawn = {"do_sample": False}
+        if sampling.temperature > 0:
+            drawn = {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
+        return {
+            **drawn,
+            "eos_token_id": self.stop_ids,
+            "pad_token_id": self.pad_id,
+            "repetition_penalty": 1.0,  # Qwen2.5's generation config has one, which neither vLLM nor GRPO would apply
+        }
+
     def _beginning(self, ids: list[list[int]]) -> list[tuple]:
         """The keys and values, per layer, of what all prompts begin with: a system prompt, examples. (1, K, S, D)"""
         import torch
@@ -87,19 +99,13 @@ class TransformersEngine(Engine):
         cache = HandedOver() if beginning else None
         for number, (keys, values) in enumerate(beginning):
             cache.update(keys.expand(len(ids), -1, -1, -1), values.expand(len(ids), -1, -1, -1), number)
-        how = {"do_sample": False}
-        if sampling.temperature > 0:
-            how = {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
         with self._without_gradients(), _enough_memory(len(ids), width, max(room)):
             out = self.model.generate(
                 input_ids=padded.to(self.model.device),
                 attention_mask=mask.to(self.model.device),
                 past_key_values=cache,
                 max_new_tokens=max(room),
-                eos_token_id=self.stop_ids,
-                pad_token_id=self.pad_id,
-                repetition_penalty=1.0,  # Qwen2.5's generation config has one, which neither vLLM nor GRPO would apply
-                **how,
+                **self.how(sampling),
             )
         return [self._completion(row[:most]) for row, most in zip(out[:, width:].tolist(), room, strict=True)]
 
