@@ -1,5 +1,7 @@
 """Prompts in, completions out, by transformers: stops, counts, order and seeds."""
 
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -9,13 +11,24 @@ from suite.engine import Sampling, vllm_setup
 from suite.engine.colocated import seed_rollouts
 from suite.engine.positions import positions_of
 from suite.engine.vllm_setup import shares_of_gpus
+from tests.conftest import ROOT
 
+# What takes seconds to import, and waits until somebody needs it.
+HEAVY = {"torch", "transformers", "trl", "datasets", "vllm"}
 PROMPTS = [[{"role": "user", "content": text}] for text in ("12+34", "7+1", "a much longer prompt than 55+44", "9+9")]
 
 
 @pytest.fixture(scope="module")
 def loaded(miniqwen_dir):
     return engine.load(str(miniqwen_dir), batch_size=3, dtype="float32")
+
+
+def test_no_file_of_the_engine_imports_what_takes_seconds_before_it_is_asked():
+    names = [f"suite.engine.{path.stem}" for path in (ROOT / "suite/engine").glob("[a-z]*.py")]
+    assert names
+    code = f"import sys, {', '.join(names)}; print(*{HEAVY}.intersection(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout.strip()) == (0, ""), done.stderr + done.stdout
 
 
 def test_batching_and_padding_change_nothing(loaded, miniqwen_dir):
@@ -114,6 +127,20 @@ def test_replicas_share_the_gpus_there_are_neighbours_together():
 def test_sizes_are_at_least_one(key):
     with pytest.raises(ValueError, match=f"{key}: 0 must be at least 1"):
         engine.EngineArguments(**{key: 0})
+
+
+@pytest.mark.parametrize("share", [0.0, 1.5, float("nan")])
+def test_a_share_of_the_gpu_is_above_zero_and_at_most_one(share):
+    with pytest.raises(ValueError, match=f"vllm_gpu_memory_utilization: {share} .*above 0 and at most 1"):
+        engine.EngineArguments(vllm_gpu_memory_utilization=share)
+
+
+def test_a_conversation_is_nothing_for_a_model_without_a_chat_template(miniqwen_dir):
+    bare = engine.load(str(miniqwen_dir))
+    bare.tokenizer.chat_template = None
+    with pytest.raises(ValueError, match="' has no chat template, and a prompt is a conversation.*suite sft"):
+        bare.complete(PROMPTS, Sampling(max_new_tokens=1))
+    assert len(bare.complete(["12+34="], Sampling(max_new_tokens=1))) == 1
 
 
 def test_out_of_memory_is_one_line_that_names_the_way_out(loaded, monkeypatch):

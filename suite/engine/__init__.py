@@ -55,6 +55,11 @@ class EngineArguments:
         for key in ("per_device_eval_batch_size", "vllm_tensor_parallel_size", "vllm_data_parallel_size"):
             if getattr(self, key) < 1:
                 raise ValueError(f"{key}: {getattr(self, key)} must be at least 1.")
+        if not 0 < self.vllm_gpu_memory_utilization <= 1:
+            raise ValueError(
+                f"vllm_gpu_memory_utilization: {self.vllm_gpu_memory_utilization} is a share of the GPU, which must be "
+                "above 0 and at most 1."
+            )
 
     def vllm_options(self) -> dict:
         """The vllm_* keys, by the names that `load` and vLLM have for them."""
@@ -122,7 +127,6 @@ def load(
         from suite.engine.transformers_engine import TransformersEngine
 
         return TransformersEngine(name, batch_size=batch_size, dtype=dtype)
-    require_vllm("use_vllm: true", model=name)
     shares = shares_of_machine(replicas, tensor_parallel_size)
     from suite.engine.vllm_engine import VllmEngine, VllmReplicas
 
@@ -136,8 +140,9 @@ def load_as_asked(name: str, keys: EngineArguments) -> Engine:
     return load(name, use_vllm=keys.use_vllm, batch_size=keys.per_device_eval_batch_size, dtype=keys.dtype, **options)
 
 
-def require_asked(keys: EngineArguments) -> None:
-    """Raise `ValueError` where this machine lacks what a command's keys ask for: vLLM, or so many GPUs."""
+def require_asked(names: Sequence[str], keys: EngineArguments) -> None:
+    """Raise `ValueError` where this machine lacks what a command's keys ask for (vLLM, or so many GPUs), or one of the
+    models is none that can be asked so. It is called before the first of them is loaded."""
     if keys.use_vllm:
         require_vllm("use_vllm: true")
         shares_of_machine(keys.vllm_data_parallel_size, keys.vllm_tensor_parallel_size)
@@ -158,6 +163,11 @@ def render(tokenizer, prompt) -> list[int]:
     """Token ids of a prompt: a conversation goes through the chat template, plain text as it is."""
     if isinstance(prompt, str):
         return tokenizer(prompt)["input_ids"]
+    if not tokenizer.chat_template:
+        raise ValueError(
+            f"'{tokenizer.name_or_path}' has no chat template, and a prompt is a conversation. Take a checkpoint that "
+            "has one (`suite sft` adds one), or rows whose prompts are plain text."
+        )
     return tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=True, return_dict=True)[
         "input_ids"
     ]
