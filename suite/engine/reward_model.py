@@ -18,10 +18,17 @@ class RewardModel:
         try:
             repository, revision = pins.split(name)
             self.tokenizer = AutoTokenizer.from_pretrained(repository, revision=revision)
-            model = AutoModelForSequenceClassification.from_pretrained(repository, num_labels=1, revision=revision)
-            self.model = model.to(device).eval()
+            how = {"num_labels": 1, "revision": revision, "ignore_mismatched_sizes": True, "output_loading_info": True}
+            model, told = AutoModelForSequenceClassification.from_pretrained(repository, **how)
         except (OSError, ValueError) as error:  # the network, the Hub, and architectures without a classifier
             raise ValueError(f"Cannot load the reward model '{name}': {error}") from error
+        random = sorted({*told["missing_keys"], *(key for key, *_ in told["mismatched_keys"])})
+        if random:
+            raise ValueError(
+                f"'{name}' is no reward model: its weights hold no {', '.join(random)} of one output, and random "
+                "numbers would judge. Name a sequence classifier with one label."
+            )
+        self.model = model.to(device).eval()
         if self.tokenizer.pad_token_id is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
         self.model.config.pad_token_id = self.tokenizer.pad_token_id

@@ -42,6 +42,7 @@ def load(name: str, given: dict | None = None, *, think_opened: bool = False) ->
         if given:
             raise ValueError(f"reward_kwargs: the reward model '{name}' has no knobs, and is given {', '.join(given)}.")
         checkpoint.check_whole(name)
+        _refuse_writer(name)
         return name
     reward = _find(name)
     turned = check_knobs(name, reward, given)
@@ -56,6 +57,17 @@ def load(name: str, given: dict | None = None, *, think_opened: bool = False) ->
     if think_opened and "think_opened" in there:
         turned.setdefault("think_opened", True)
     return functools.partial(reward, **turned) if turned else reward
+
+
+def _refuse_writer(name: str) -> None:
+    """Raise `ValueError` for a directory with a model that writes: it would get a head of random numbers, and judge."""
+    config = Path(name) / "config.json"
+    kinds = checkpoint.read_json(config).get("architectures") or [] if config.is_file() else []
+    if kinds and all(kind.endswith("ForCausalLM") for kind in kinds):
+        raise ValueError(
+            f"'{name}' is no reward model: it is a {kinds[0]}, which writes and gives no number. Name a sequence "
+            "classifier with one label, or a reward of `suite list rewards`."
+        )
 
 
 def _find(name: str) -> Callable:
