@@ -202,7 +202,11 @@ def write(keys: ExportArguments, base: str | None, tokenizer) -> Path:
         del model, memory
         look.demand(partial, look.at_model(partial, expected, *before))
         keys.check_free()  # it was when the command began
-    card.write(target, source)
+    try:
+        card.write(target, source)
+    except whole.NoRoomError:  # whole or not at all, or the same command would find something in its place
+        whole.remove(target)
+        raise
     size = sum(file.stat().st_size for file in target.glob("*.safetensors"))
     print(f"{target}: {size / 1e6:,.1f} MB of weights in {name}, read back and asked.")
     return target

@@ -4,8 +4,8 @@ import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
+from suite import whole
 from suite.tables import HEADINGS, QUANTITIES, label
-from suite.whole import digest
 
 # Panel -> (what the axis says, the logged keys it draws). A key ending in * takes every key with that beginning.
 PANELS = {
@@ -55,13 +55,14 @@ def drawn_once(draw: Callable, shown, path: Path) -> None:
     """`draw(shown, path)`, unless the picture says of itself that it shows this: a card is written many times."""
     from PIL import Image
 
-    of = digest([draw.__name__, shown])
+    of = whole.digest([draw.__name__, shown])
     if path.is_file():
         with contextlib.suppress(OSError), Image.open(path) as picture:  # what is none, or cut off, is drawn over
             picture.load()
             if picture.info.get("Source") == of:
                 return
-    draw(shown, path, of)
+    with whole.file(path) as partial:
+        draw(shown, partial, of)
 
 
 def draw_curves(panel: str, lines: dict, title: str, path: Path) -> None:
@@ -76,7 +77,7 @@ def draw_all_curves(found: dict[str, dict], path: Path, of: str | None = None) -
     figure, several = _new_figure([panel.replace("-", " ") for panel in found], columns=2)
     for axes, (panel, lines) in zip(several, found.items(), strict=True):
         _draw(axes, panel, lines)
-    figure.savefig(path, metadata={"Source": of})
+    figure.savefig(path, format="png", metadata={"Source": of})
 
 
 def _draw(axes, panel: str, lines: dict) -> None:
@@ -116,7 +117,7 @@ def draw_results(results: list[dict], path: Path, of: str | None = None) -> None
         axes.set_ylim(0, 105)
         axes.set_ylabel("%, with 95 % interval", fontsize=9)
         axes.legend(frameon=False, fontsize=8, ncols=4, loc="upper center", bbox_to_anchor=(0.5, -0.12))
-    figure.savefig(path, metadata={"Source": of})
+    figure.savefig(path, format="png", metadata={"Source": of})
 
 
 def draw_progress(metric: str, runs: dict[str, list[dict]], path: Path) -> None:

@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no space, no quota, a limit on the size of files
+_NUMBER = re.compile(r"\(os error (\d+)\)")  # how safetensors and tokenizers, which are written in Rust, pass it on
 SYNC_EVERY = 1.0  # seconds of journal that a power cut may cost; a kill costs nothing that was written down
 
 
@@ -36,6 +37,10 @@ def partial_of(target: Path) -> Path:
     """Where `target` is written until it is whole: on the same disk, for only there is a rename one step."""
     real = target.resolve() if target.is_symlink() else target
     return real.with_name(f".{real.name}.partial")
+
+
+class NoRoomError(ValueError):
+    """A disk that is full."""
 
 
 @contextlib.contextmanager
@@ -151,21 +156,31 @@ def sync(path: Path) -> None:
 
 @contextlib.contextmanager
 def writing(target: Path) -> Iterator[None]:
-    """Where `target` cannot be written, raise a `ValueError` that says so in one line, and how to go on.
+    """Where `target` cannot be written, raise a `ValueError` that says so in one line, and how to go on: `NoRoomError`
+    where the disk is full.
 
     Errors about other files, and of the network, pass: whoever reads them knows more about them.
     """
     try:
         yield
-    except OSError as error:
-        ours, full = _is_about(error, target), error.errno in FULL
+    except Exception as error:
+        number = _number(error)
+        ours, full = isinstance(error, OSError) and _is_about(error, target), number in FULL
         if not (ours or full):
             raise
         way = "Make room there, and the same command goes on." if full else "Choose another place, or make it writable."
-        name = target if ours or error.filename is None else error.filename  # a library's cache may be on another disk
-        told = re.sub(r"\.([^/]+)\.partial\b", r"\1", str(name))
-        said = os.strerror(error.errno) if full else error
-        raise ValueError(f"Cannot write {told}: {said}. What was there before is untouched. {way}") from None
+        elsewhere = None if ours or not isinstance(error, OSError) else error.filename  # such as a library's cache
+        told = re.sub(r"\.([^/]+)\.partial\b", r"\1", str(elsewhere or target))
+        said, kind = (os.strerror(number), NoRoomError) if full else (error, ValueError)
+        raise kind(f"Cannot write {told}: {said}. What was there before is untouched. {way}") from None
+
+
+def _number(error: Exception) -> int | None:
+    """The system's own number of what went wrong."""
+    if isinstance(error, OSError):
+        return error.errno
+    found = _NUMBER.search(str(error))
+    return int(found[1]) if found else None
 
 
 def read_lines(path: Path) -> list:

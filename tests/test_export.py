@@ -12,6 +12,7 @@ import pytest
 
 from suite import export, whole
 from tests.conftest import HEADS_OF_32, base_flavoured, save_model
+from tests.disk import full_disk
 from tests.test_look import STRIPS_THOUGHTS
 
 # A process in which nobody installed the suite, however the one that runs the tests came by it.
@@ -270,6 +271,31 @@ def test_an_export_replaces_nothing_that_came_there_while_it_was_at_work(miniqwe
     with pytest.raises(ValueError, match="out is there already"):
         export.write(keys, None, tokenizer)
     assert [path.name for path in Path("out").iterdir()] == ["theirs"]
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_one_line_whatever_it_falls_into_and_the_same_command_goes_on(miniqwen_dir, tmp_path):
+    run = shutil.copytree(miniqwen_dir, tmp_path / "run")
+    record = {"stage": "sft", "config": {}, "inputs": {}, "processes": 1, "finished": True, "seconds": 1.0}
+    (run / "run.json").write_text(json.dumps(record))
+    kinds = ("loss", "reward", "kl", "entropy", "grad_norm", "reward_std", "mean_token_accuracy")
+    history = [{"step": step, **{kind: step % 7 for kind in kinds}} for step in range(1, 400)]
+    (run / "trainer_state.json").write_text(json.dumps({"log_history": history}))
+    there = {path.name for path in tmp_path.iterdir()}
+    export_(run, "--output_dir", "whole")
+    sizes = {path.name: path.stat().st_size for path in Path("whole").iterdir()}
+    assert sizes["config.json"] < sizes["model.safetensors"] < sizes["curves.png"]
+    for file in (
+        "config.json",
+        "model.safetensors",
+        "curves.png",
+    ):  # the first, the weights, and what comes last of all
+        with full_disk(sizes[file] - 1), pytest.raises(whole.NoRoomError) as told:
+            export_(run, "--output_dir", "out")
+        assert re.match(r"Cannot write out(/curves.png)?: .* Make room there, and the same command", str(told.value))
+        assert {path.name for path in tmp_path.iterdir()} == there | {"whole"}
+    export_(run, "--output_dir", "out")
+    assert {path.name for path in Path("out").iterdir()} == sizes.keys()
 
 
 def test_what_cannot_be_written_in_a_form_is_one_line_that_names_another(forms, tmp_path):

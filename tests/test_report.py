@@ -7,6 +7,8 @@ import pytest
 
 from suite import evaluate, plots, report
 from suite.results import results_of, told_apart
+from suite.whole import NoRoomError
+from tests.disk import full_disk
 
 
 def lay(name: str, **told) -> str:
@@ -99,6 +101,9 @@ def test_a_picture_is_drawn_again_only_where_it_would_show_something_else(tmp_pa
     whole = path.read_bytes()
     path.write_bytes(whole[:-100])  # cut off by a kill
     assert drawn(one) and path.read_bytes() == whole
+    with full_disk(len(whole) - 1), pytest.raises(NoRoomError, match="Cannot write .*curves.png: .*Make room there"):
+        drawn(other)
+    assert path.read_bytes() == whole and [left.name for left in tmp_path.iterdir()] == [path.name]
 
 
 @pytest.mark.parametrize("content", ["[1]", '{"a": 1}', '[{"accuracy": 1}]', "[{"])

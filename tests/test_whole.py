@@ -222,6 +222,30 @@ def test_a_full_disk_is_one_line_and_what_was_there_stays(way, tmp_path):
         assert set(journal.lines) == {"x" * 100}
 
 
+@pytest.mark.parametrize("library", ["safetensors", "tokenizers"])
+def test_a_full_disk_is_one_line_where_a_library_in_rust_writes_and_nothing_is_left(library, tmp_path):
+    import numpy
+    import safetensors.numpy
+    import tokenizers
+
+    def write() -> None:
+        with whole.directory(whole.Path("data/out"), kept_on=ValueError) as partial:
+            (partial / "config.json").write_text("{}")
+            if library == "safetensors":
+                safetensors.numpy.save_file({"x": numpy.zeros(5000)}, partial / "model.safetensors")
+            else:
+                words = {f"word{number}": number for number in range(1000)}
+                tokenizers.Tokenizer(tokenizers.models.WordLevel(words)).save(str(partial / "tokenizer.json"))
+
+    def told() -> None:
+        with pytest.raises(whole.NoRoomError, match=f"^Cannot write data/out: {os.strerror(errno.EFBIG)}. What was"):
+            write()
+
+    assert in_a_child(told, full_disk) == 0
+    assert not list(whole.Path("data").iterdir())
+    write()
+
+
 def test_what_is_wrong_elsewhere_is_not_called_a_write_error(tmp_path):
     with pytest.raises(FileNotFoundError), whole.directory(whole.Path("out")):
         open("nowhere")
