@@ -16,6 +16,7 @@ The directory appears whole, in place of an older one. What was killed reads its
 does not again count the tokens or prove the golds that it has counted and proven.
 """
 
+import hashlib
 import inspect
 import json
 import sys
@@ -30,6 +31,9 @@ from suite.registry import pick
 from suite.values import knob_class
 
 SPLITS = ("test", "train")  # the test set first: the training set may not repeat it
+# Of a directory: what makes a tokenizer and its chat template. The weights of a model may lie beside it.
+TOKENIZER = ("tokenizer*", "vocab*", "merges*", "*.model", "special_tokens_map.json", "added_tokens.json",
+             "chat_template*", "additional_chat_templates/*")  # fmt: skip
 
 
 @dataclass
@@ -111,7 +115,8 @@ def write(prepare: PrepareArguments, load, knobs: dict) -> Path:
     target = Path(prepare.output_dir or f"data/{prepare.name}")
     whole.restore(target)
     settings = {key: value for key, value in asdict(prepare).items() if key != "output_dir"} | knobs
-    identity = whole.digest([settings, _fingerprint(knobs), inspect.getsource(inspect.getmodule(load))])
+    made_from = [settings, _fingerprint(knobs), inspect.getsource(inspect.getmodule(load))]
+    identity = whole.digest([*made_from, *_counted_here(prepare)])
     if _identity(target) == identity and all((target / f"{split}.parquet").is_file() for split in _splits_in(target)):
         whole.tidy(target)
         print(f"{target} holds these very rows already; reusing them.")
@@ -137,7 +142,7 @@ def write(prepare: PrepareArguments, load, knobs: dict) -> Path:
 
 def _tokenizer(prepare: PrepareArguments, journal: Path) -> str | None:
     """Whose tokens are counted, if any are; of a model on the Hub as of one commit: the first attempt's, or today's."""
-    if not (prepare.max_length or prepare.max_prompt_tokens):
+    if not _counts_tokens(prepare):
         return None
     head = next(iter(whole.read_lines(journal)), {})
     before, known = head.get("tokenizer", (None, None))
@@ -147,7 +152,7 @@ def _tokenizer(prepare: PrepareArguments, journal: Path) -> str | None:
 
 def _decided_by(prepare: PrepareArguments, tokenizer: str | None) -> dict:
     """What the verdicts of the slow checks depend on, beside the rows."""
-    counted = checkpoint.fingerprint(tokenizer) if tokenizer else None
+    counted = _which_tokenizer(tokenizer) if tokenizer else None
     return {
         "tokens": [prepare.max_length, prepare.max_prompt_tokens, counted],
         "tokenizer": [prepare.tokenizer_name_or_path, tokenizer],
@@ -236,6 +241,24 @@ def _fingerprint(knobs: dict) -> str:
     found = reading.files(str(knobs["source"])) if knobs.get("source") else {}
     paths = [path for part in found.values() for path in part]
     return ",".join(f"{p}:{p.stat().st_size}:{p.stat().st_mtime_ns}" for p in paths)
+
+
+def _counted_here(prepare: PrepareArguments) -> list[str]:
+    """A local tokenizer may change under the same name, too; of one on the Hub prepare.json has the commit."""
+    name = prepare.tokenizer_name_or_path
+    return [_which_tokenizer(name)] if _counts_tokens(prepare) and checkpoint.is_local(name) else []
+
+
+def _counts_tokens(prepare: PrepareArguments) -> bool:
+    return bool(prepare.max_length or prepare.max_prompt_tokens)
+
+
+def _which_tokenizer(name: str) -> str:
+    """By what the files of a local one say, to the last byte: one merge more may be in the middle of a large file."""
+    if not checkpoint.is_local(name):
+        return name
+    files = {path for pattern in TOKENIZER for path in Path(name).glob(pattern) if path.is_file()}
+    return whole.digest([[path.name, hashlib.sha256(path.read_bytes()).hexdigest()] for path in sorted(files)])
 
 
 def _pinned(knobs: dict) -> dict | None:

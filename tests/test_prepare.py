@@ -3,6 +3,7 @@
 import itertools
 import json
 import random
+import shutil
 
 import pytest
 
@@ -213,6 +214,30 @@ def test_the_same_rows_are_reused_and_other_rows_replace_them(tmp_path, capsys):
     assert "reusing" in capsys.readouterr().out
     train, _ = prepared(tmp_path, "arithmetic", "--size", "31", "--test_size", "10")
     assert len(train) == 31
+
+
+def test_a_local_tokenizer_that_has_changed_counts_anew_and_weights_beside_it_do_not(tmp_path, tokenizer_dir, capsys):
+    there = shutil.copytree(tokenizer_dir, tmp_path / "model")
+    words = ["arithmetic", "--size", "20", "--test_size", "10", "--tokenizer_name_or_path", str(there)]
+    limited = [*words, "--max_length", "1000"]
+
+    def reused(*words) -> bool:
+        prepared(tmp_path, *words)
+        return "reusing them" in capsys.readouterr().out
+
+    assert [reused(*limited), reused(*limited)] == [False, True]
+    (there / "model.safetensors").write_bytes(b"trained on")
+    assert reused(*limited)
+    content = (there / "tokenizer.json").read_text()
+    size = (there / "tokenizer.json").stat().st_size
+    (there / "tokenizer.json").write_text(content.replace('"<|im_start|>"', '"<|im_begin|>"'))
+    assert (there / "tokenizer.json").stat().st_size == size and not reused(*limited) and reused(*limited)
+    template = there / "chat_template.jinja"
+    template.write_text(template.read_text() + "{{ '.' }}")
+    assert not reused(*limited) and reused(*limited)
+    assert [reused(*words), reused(*words)] == [False, True]
+    template.write_text(template.read_text() + "{{ '.' }}")
+    assert reused(*words)  # nothing is counted
 
 
 def test_what_an_earlier_attempt_has_proven_is_not_proven_again(tmp_path, monkeypatch, capsys):
