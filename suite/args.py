@@ -5,6 +5,7 @@ value, the choices and the way out.
 """
 
 import os
+import re
 import sys
 import typing
 from collections.abc import Sequence
@@ -46,7 +47,7 @@ SHORT = {
 
 
 def _loader() -> type:
-    """YAML as it is, except that of two equal keys the last one does not win in silence."""
+    """YAML as it is, except that of two equal keys the last one does not win in silence, and that 1e-6 is a number."""
     import yaml  # here, so that `suite --help` need not wait for it
 
     class UniqueKeys(yaml.SafeLoader):
@@ -63,6 +64,10 @@ def _loader() -> type:
                 seen.add(key)
             return super().construct_mapping(node, deep)
 
+    # By YAML 1.1 a number needs a point, and 1e-6 is text.
+    UniqueKeys.add_implicit_resolver(
+        "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+\Z"), list("-+0123456789")
+    )
     return UniqueKeys
 
 
@@ -151,6 +156,7 @@ def parse(
     written |= {k: values[k] for k in said | {s.removeprefix("no_") for s in said} if k in keys}
     _check_required(only or dataclasses, values)
     sense.check(values)
+    sense.check_choices(dataclasses, values)
     if only:
         return (*(d(**{f.name: values[f.name] for f in fields(d) if f.init}) for d in only), values)
     sense.check_run(values)
@@ -158,6 +164,8 @@ def parse(
         filled = parser.parse_args_into_dataclasses(args=words, look_for_args_file=False)
     except OSError as error:  # a key that names a file, such as accelerator_config
         raise ValueError(f"A key names a file that cannot be read: {error}.") from None
+    except TypeError as error:  # an entry of such a key
+        raise ValueError(f"One of the mappings has an entry that nobody reads: {error}.") from None
     for instance in filled:
         if "resume_from_checkpoint" in values and hasattr(instance, "resume_from_checkpoint"):
             said_resume = instance.resume_from_checkpoint  # the Trainer takes the text "true" for a path
@@ -166,8 +174,11 @@ def parse(
 
 
 def _coerce_key(key: str, value, hint):
+    """`coerce`, where TRL takes truth for a word of its own."""
     if key == "resume_from_checkpoint" and isinstance(value, bool):
         return str(value).lower()
+    if key == "scale_rewards" and isinstance(value, bool):
+        return "group" if value else "none"
     return coerce(key, value, hint)
 
 

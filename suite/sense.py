@@ -3,8 +3,10 @@
 The libraries find most of it out when a model is loaded, or later, or never.
 """
 
+import enum
 import math
 import os
+from collections.abc import Sequence
 from dataclasses import fields
 
 from suite.keys import DTYPES
@@ -16,32 +18,92 @@ from suite.values import as_mapping
 LEAST = {
     **dict.fromkeys(
         ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps", "max_length",
-         "max_completion_length", "num_iterations", "steps_per_generation", "lora_r"),
+         "max_completion_length", "num_iterations", "steps_per_generation", "num_generations_eval", "lora_r",
+         "lora_alpha", "dataset_num_proc", "ref_model_sync_steps", "precompute_ref_batch_size"),
         1,
     ),
     **dict.fromkeys(
-        ("learning_rate", "weight_decay", "warmup_steps", "beta", "seed", "dataloader_num_workers"),
+        ("learning_rate", "weight_decay", "warmup_steps", "beta", "seed", "dataloader_num_workers", "max_grad_norm",
+         "epsilon", "epsilon_high", "entropy_coef", "neftune_noise_alpha"),
         0,
     ),
 }  # fmt: skip
+# Numbers that are a share of something, from 0 to 1.
+SHARES = ("top_entropy_quantile", "min_p", "ld_alpha", "ref_model_mixup_alpha", "label_smoothing_factor",
+          "label_smoothing", "lora_dropout")  # fmt: skip
+# Names that TRL looks at when it comes to use them: behind the first rollout, or at the first step.
+GRPO = {
+    "loss_type": ("grpo", "dr_grpo", "dapo", "bnpo", "cispo", "sapo", "luspo", "vespo"),
+    "importance_sampling_level": ("token", "sequence"),
+    "scale_rewards": ("group", "batch", "none"),
+    "multi_objective_aggregation": ("sum_then_normalize", "normalize_then_sum"),
+    "vllm_mode": ("colocate", "server"),
+    "vllm_importance_sampling_mode": ("token_truncate", "token_mask", "sequence_truncate", "sequence_mask"),
+}
+DPO = {
+    "loss_type": ("sigmoid", "hinge", "ipo", "exo_pair", "nca_pair", "robust", "bco_pair", "sppo_hard", "aot",
+                  "aot_unpaired", "apo_zero", "apo_down", "discopop", "sft", "sigmoid_norm"),
+    "f_divergence_type": ("reverse_kl", "forward_kl", "js_divergence", "alpha_divergence"),
+}  # fmt: skip
+SMOOTHED = {"robust", "exo_pair", "aot", "aot_unpaired"}  # the losses of DPO that read `label_smoothing`
+# Measures of which less may be better, or neither: the Trainer takes more of anything for better that is no loss.
+UNCLEAR = ("unjudged", "truncated", "tokens", "entropy", "kl", "completions/clipped_ratio", "completions/mean_length")
 
 
 def check(values: dict) -> None:
     """What holds wherever the keys are read. `values` has every key of the command, said or not."""
+    _check_mappings(values)
     _check_mixture(values)
     _check_weights(values)
     _check_dtype(values)
     _check_top_p(values)
+    if "lora_task_type" in values:
+        _check_choice("lora_task_type", values["lora_task_type"], ("CAUSAL_LM",))
 
 
 def check_run(values: dict) -> None:
     """What is asked of the machine, and of the numbers of a training run."""
     _check_precision(values)
     _check_streaming(values)
+    _check_rows(values)
+    if values.get("activation_offloading") and _is_on_cpu(values):
+        raise ValueError(
+            "activation_offloading: true brings activations from a GPU to the CPU, and this run has no GPU."
+        )
     if "learning_rate" in values:
         _check_numbers(values)
         _check_reports(values["report_to"])
-    _check_group_size(values)
+        _check_schedule(values)
+        _check_best(values)
+    if "generation_batch_size" in values:
+        _check_grpo(values)
+        _check_group_size(values)
+    if "precompute_ref_log_probs" in values:
+        _check_dpo(values)
+
+
+def check_choices(dataclasses: Sequence[type], values: dict) -> None:
+    """Of keys with choices argparse checks what the command line says, and not what a file says."""
+    for f in (f for d in dataclasses for f in fields(d)):
+        if values.get(f.name) is not None and "choices" in f.metadata:
+            _check_choice(f.name, values[f.name], f.metadata["choices"])
+
+
+def _check_choice(key: str, value, there: Sequence[str]) -> None:
+    if value not in there:
+        raise ValueError(f"{key}: there is no '{value}'. There are: {', '.join(there)}.{nearest(value, there)}")
+
+
+def _word(value) -> str | None:
+    """What a key of a few words says: transformers keeps some of them as an Enum, whose value is the word."""
+    return value.value if isinstance(value, enum.Enum) else value
+
+
+def _check_mappings(values: dict) -> None:
+    """TRL takes text that is no JSON for it, and hands it on."""
+    for key in values:
+        if key.endswith("_kwargs"):
+            as_mapping(key, values[key])
 
 
 def _check_mixture(values: dict) -> None:
@@ -91,16 +153,23 @@ def _check_numbers(values: dict) -> None:
         value = values.get(key)
         if value is not None and not least <= value < math.inf:  # nan is neither
             raise ValueError(f"{key}: {value} must be at least {least}, and finite.")
+    for key in SHARES:
+        if values.get(key) is not None and not 0 <= values[key] <= 1:
+            raise ValueError(f"{key}: {values[key]} is a share, from 0 to 1.")
+    if values.get("lora_dropout") == 1:
+        raise ValueError("lora_dropout: 1 drops all, so that an adapter learns nothing.")
+    if values.get("pad_to_multiple_of") == 0:
+        raise ValueError("pad_to_multiple_of: 0 must be at least 1; null pads no further than the longest row.")
+    if values["label_smoothing_factor"] > 0 and "packing" not in values:
+        raise ValueError("label_smoothing_factor belongs to the loss of SFT and pretraining: here it does nothing.")
     if values["max_steps"] <= 0 and not 0 < values["num_train_epochs"] < math.inf:
         raise ValueError(
             f"num_train_epochs: {values['num_train_epochs']} trains nothing. Set it above 0, or `max_steps`."
         )
     for kind in ("save", "eval"):
-        every, strategy = values[f"{kind}_steps"], values[f"{kind}_strategy"]
-        if getattr(strategy, "value", strategy) == "steps" and every is not None and not every > 0:
+        every, strategy = values[f"{kind}_steps"], _word(values[f"{kind}_strategy"])
+        if strategy == "steps" and every is not None and not every > 0:
             raise ValueError(f"{kind}_steps: {every} must be above 0; `{kind}_strategy: 'no'` means never.")
-    if "generation_batch_size" in values and not values["temperature"] > 0:
-        raise ValueError(f"temperature: {values['temperature']} must be above 0, for a group is sampled.")
 
 
 def _check_reports(report_to) -> None:
@@ -127,13 +196,17 @@ def _check_precision(values: dict) -> None:
     """TRL turns bf16 on where nobody said anything; on a CPU that is slow, and silent."""
     if values.get("bf16", False) is not None or values.get("fp16"):
         return
-    import torch
-
-    if values.get("use_cpu") or not torch.accelerator.is_available():
+    if _is_on_cpu(values):
         raise ValueError(
             "bf16 is TRL's default, and this run is on a CPU. Set `bf16: false` and `use_cpu: true`, or write "
             "`bf16: true` out if you mean it."
         )
+
+
+def _is_on_cpu(values: dict) -> bool:
+    import torch
+
+    return bool(values.get("use_cpu")) or not torch.accelerator.is_available()
 
 
 def _check_streaming(values: dict) -> None:
@@ -143,10 +216,103 @@ def _check_streaming(values: dict) -> None:
             raise ValueError(f"{key}: true, so nobody knows how many rows there are. Set `max_steps`.")
 
 
+def _check_schedule(values: dict) -> None:
+    if _word(values["lr_scheduler_type"]) == "constant" and values["warmup_steps"] > 0:
+        raise ValueError(
+            f"warmup_steps: {values['warmup_steps']} does nothing under `lr_scheduler_type: constant`, which begins "
+            "with the whole learning rate. `constant_with_warmup` has a warmup."
+        )
+
+
+def _check_best(values: dict) -> None:
+    """The best of nothing would be chosen in silence, and of some measures the worst."""
+    saved, metric = _word(values["save_strategy"]), values["metric_for_best_model"]
+    asked = [key for key in ("load_best_model_at_end", "eval_on_start") if values[key]]
+    asked += ["save_strategy: best"] if saved == "best" else []
+    if asked and _word(values["eval_strategy"]) == "no":
+        raise ValueError(
+            f"{asked[0]} is about evaluations, and there are none. Set `eval_strategy: steps`, `eval_steps`."
+        )
+    if saved == "best" and metric is None and not values["load_best_model_at_end"]:
+        raise ValueError("save_strategy: best by which measure? Set `metric_for_best_model`, eval_loss for example.")
+    if metric is not None and metric.removeprefix("eval_") in UNCLEAR and values["greater_is_better"] is None:
+        raise ValueError(
+            f"metric_for_best_model: is more {metric} better, or less? The Trainer would take more for better. Say "
+            "`greater_is_better: false`, or true."
+        )
+
+
+def _check_dpo(values: dict) -> None:
+    """Names of losses, and numbers that the losses would not read, or would make nothing of."""
+    losses = values["loss_type"] if isinstance(values["loss_type"], list) else [values["loss_type"]]
+    for loss in losses:
+        _check_choice("loss_type", loss, DPO["loss_type"])
+    _check_choice("f_divergence_type", values["f_divergence_type"], DPO["f_divergence_type"])
+    if not values["beta"] > 0 and losses != ["sft"]:
+        raise ValueError(f"beta: {values['beta']} multiplies what DPO learns from, so it must be above 0.")
+    if (
+        not values["label_smoothing"] < 0.5
+    ):  # TRL divides by 1 - 2 x it: from there on the worse answer would be learned
+        raise ValueError(
+            f"label_smoothing: {values['label_smoothing']} is the share of wrong labels, and must be below 0.5."
+        )
+    if values["use_weighting"] and {"aot", "aot_unpaired"} & set(losses):
+        raise ValueError(
+            "use_weighting: TRL cannot weigh the pairs of the losses aot and aot_unpaired. Remove one of them."
+        )
+    if not values["discopop_tau"] > 0:
+        raise ValueError(f"discopop_tau: {values['discopop_tau']} must be above 0, for the loss divides by it.")
+    if values["label_smoothing"] > 0 and not SMOOTHED & set(losses):
+        raise ValueError(
+            f"label_smoothing: TRL reads it in the losses {', '.join(sorted(SMOOTHED))}, and loss_type is "
+            f"{', '.join(losses)}: it would do nothing. `loss_type: robust` is the sigmoid loss with it."
+        )
+    _check_reference(values)
+
+
+def _check_grpo(values: dict) -> None:
+    for key, there in GRPO.items():
+        _check_choice(key, values[key], there)
+    if not values["temperature"] > 0:
+        raise ValueError(f"temperature: {values['temperature']} must be above 0, for a group is sampled.")
+    sampling = as_mapping("generation_kwargs", values["generation_kwargs"])  # which TRL lets win over the keys
+    if sampling.get("do_sample") is False or sampling.get("temperature") == 0:
+        raise ValueError(f"generation_kwargs: {sampling} makes all answers of a group the same, with nothing to learn.")
+    if values["delta"] is not None and not values["delta"] > 1:
+        raise ValueError(
+            f"delta: {values['delta']} is where the importance ratio ends, and must be above 1, its start."
+        )
+    if values["remove_unused_columns"]:
+        raise ValueError("remove_unused_columns: true takes away the columns that rewards read. Leave it false.")
+    _check_reference(values)
+
+
+def _check_reference(values: dict) -> None:
+    """TRL finds out when both models are loaded, one of them by a NotImplementedError."""
+    if values["sync_ref_model"] and values["use_peft"]:
+        raise ValueError(
+            "sync_ref_model moves a reference model, and with `use_peft: true` there is none: the reference is the "
+            "model without its adapter. Remove one of them."
+        )
+
+
+def _check_rows(values: dict) -> None:
+    """What TRL would look for in rows in vain, or not look at."""
+    if "model_config" in values and values["dataset_text_field"] != "text":  # pretraining
+        raise ValueError(
+            f"dataset_text_field: rows are read from their column `text`. Call the column "
+            f"'{values['dataset_text_field']}' so, and leave the key away."
+        )
+    given = as_mapping("dataset_kwargs", values.get("dataset_kwargs"))
+    if given:
+        raise ValueError(
+            f"dataset_kwargs: {given}. All that may stand there is skip_prepare_dataset, for rows of token ids, and "
+            "rows are read as text here. Leave it away."
+        )
+
+
 def _check_group_size(values: dict) -> None:
     """GRPO compares the completions of one prompt, so whole groups must fill the generation batch."""
-    if "generation_batch_size" not in values:
-        return
     group, device_batch = values["num_generations"], values["per_device_train_batch_size"]
     processes = int(os.environ.get("WORLD_SIZE", 1))
     steps = values["steps_per_generation"] or values["gradient_accumulation_steps"]

@@ -26,7 +26,7 @@ def as_mapping(key: str, value: dict | str | None) -> dict:
 def coerce(key: str, value, hint):
     """`value` as the type `hint` asks for. Raises `ValueError` naming key, value and type where it cannot be one.
 
-    Numbers may come as text, for YAML reads `1e-6` as text; a single value may stand for a list of one.
+    Numbers may come as text, which quotes or JSON make of them; a single value may stand for a list of one.
     """
     alternatives = _alternatives(hint)
     for alternative in alternatives:

@@ -34,7 +34,8 @@ def check(config, answers: int) -> None:
     if config.eval_strategy == "no" or any(fnmatch(asked, name) for name in there):
         return
     told = f"metric_for_best_model: no evaluation of this run measures '{asked}'"
-    listed = f"There are: {', '.join(there)}.{nearest(asked, there)}"
+    more = "" if answers else f" With `eval_answers` there are also: {', '.join(ANSWERS)}."
+    listed = f"There are: {', '.join(there)}.{nearest(asked, [*there, *ANSWERS])}{more}"
     if not by_others and config.skip_memory_metrics:
         raise ValueError(f"{told}. {listed}")
     say(f"note: {told}, unless a reward logs it. {listed}")

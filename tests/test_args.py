@@ -1,11 +1,12 @@
 """A configuration is read strictly: every mistake is one ValueError that names the value and the way out."""
 
+import ast
 import typing
 
 import pytest
 import yaml
 
-from suite import args
+from suite import args, sense
 from suite.keys import RewardArguments, RunArguments
 from suite.values import check_knobs
 from tests.conftest import run_suite, write_yaml
@@ -23,6 +24,12 @@ def grpo_classes():
     from trl import DatasetMixtureConfig, GRPOConfig, ModelConfig, ScriptArguments
 
     return (ScriptArguments, GRPOConfig, ModelConfig, DatasetMixtureConfig, RewardArguments, RunArguments)
+
+
+def dpo_classes():
+    from trl import DatasetMixtureConfig, DPOConfig, ModelConfig, ScriptArguments
+
+    return (ScriptArguments, DPOConfig, ModelConfig, DatasetMixtureConfig, RunArguments)
 
 
 def parse(tmp_path, keys: dict, words=(), classes=sft_classes):
@@ -72,6 +79,25 @@ def test_values_reach_the_fields_they_name_and_the_command_line_wins(tmp_path):
         ({"accelerator_config": "nowhere.json"}, "a file that cannot be read: .*nowhere.json"),
         ({"datasets": [{"path": "x", "splt": "train"}]}, "'splt' inside `datasets:`.*Did you mean 'split'"),
         ({"datasets": [{"name": "x"}]}, "no `path`"),
+        ({"packing_strategy": "wraped"}, "packing_strategy: there is no 'wraped'. There are: .*mean 'wrapped'"),
+        ({"loss_type": "nlll"}, "loss_type: there is no 'nlll'.*mean 'nll'"),
+        ({"lora_alpha": 0}, "lora_alpha: 0 must be at least 1"),
+        ({"lora_dropout": 1.0}, "lora_dropout: 1 drops all"),
+        ({"lora_dropout": 5}, "lora_dropout: 5.0 is a share"),
+        ({"dataset_num_proc": 0}, "dataset_num_proc: 0 must be at least 1"),
+        ({"lr_scheduler_type": "constant", "warmup_steps": 0.1}, "does nothing under .*constant_with_warmup"),
+        ({"dataset_kwargs": {"skip_prepare_dataset": True}}, "dataset_kwargs: .* rows are read as text here"),
+        ({"lr_scheduler_kwargs": "min_lr=1"}, "lr_scheduler_kwargs: 'min_lr=1' is not JSON"),
+        ({"load_best_model_at_end": True, "save_strategy": "no"}, "load_best_model_at_end .*there are none"),
+        ({"save_strategy": "best", "metric_for_best_model": "loss"}, "save_strategy: best .*there are none"),
+        ({"eval_on_start": True}, "eval_on_start .*there are none"),
+        ({"activation_offloading": True}, "activation_offloading: .* has no GPU"),
+        ({"pad_to_multiple_of": 0}, "pad_to_multiple_of: 0 must be at least 1"),
+        ({"neftune_noise_alpha": -1.0}, "neftune_noise_alpha: -1.0 must be at least 0"),
+        ({"lora_task_type": "SEQ_CLS"}, "lora_task_type: there is no 'SEQ_CLS'. There are: CAUSAL_LM"),
+        ({"accelerator_config": {"split_batchs": True}}, "an entry that nobody reads: .*split_batchs"),
+        ({"save_strategy": "best", "eval_strategy": "steps"}, "best by which measure"),
+        ({"metric_for_best_model": "eval_truncated"}, "is more eval_truncated better, or less"),
     ],
 )
 def test_a_wrong_key_or_value_is_refused(tmp_path, keys, message):
@@ -103,11 +129,80 @@ def test_a_wrong_word_on_the_command_line_is_refused(tmp_path, words, message):
         ({"num_iterations": 0}, "num_iterations: 0 must be at least 1"),
         ({"steps_per_generation": 0}, "steps_per_generation: 0 must be at least 1"),
         ({"max_completion_length": 0}, "max_completion_length: 0 must be at least 1"),
+        ({"epsilon": -0.2}, "epsilon: -0.2 must be at least 0"),
+        ({"delta": 0.5}, "delta: 0.5 .* must be above 1"),
+        ({"top_entropy_quantile": 20}, "top_entropy_quantile: 20.0 is a share, from 0 to 1"),
+        ({"loss_type": "grop"}, "loss_type: there is no 'grop'. There are: grpo, .*mean 'grpo'"),
+        ({"scale_rewards": "False"}, "scale_rewards: there is no 'False'. There are: group, batch, none"),
+        ({"importance_sampling_level": "tokens"}, "importance_sampling_level: .*mean 'token'"),
+        ({"generation_kwargs": {"do_sample": False}}, "generation_kwargs: .* all answers of a group the same"),
+        ({"remove_unused_columns": True}, "remove_unused_columns: true takes away the columns that rewards read"),
+        ({"sync_ref_model": True, "beta": 0.1, "use_peft": True}, "sync_ref_model .* there is none"),
+        ({"label_smoothing_factor": 0.1}, "label_smoothing_factor .* here it does nothing"),
     ],
 )
-def test_a_number_that_no_group_could_be_sampled_by_is_refused(tmp_path, keys, message):
+def test_what_no_group_could_learn_by_is_refused(tmp_path, keys, message):
     with pytest.raises(ValueError, match=message):
         parse(tmp_path, {**SFT, **keys}, classes=grpo_classes)
+
+
+@pytest.mark.parametrize(("said", "means"), [(True, "group"), (False, "none"), ("batch", "batch")])
+def test_scale_rewards_may_be_the_truth_that_trl_takes_it_for(tmp_path, said, means):
+    assert parse(tmp_path, {**SFT, "scale_rewards": said}, classes=grpo_classes)[1].scale_rewards == means
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"loss_type": ["sigmoid", "sgt"]}, "loss_type: there is no 'sgt'. There are: sigmoid, .*mean 'sft'"),
+        ({"f_divergence_type": "js"}, "f_divergence_type: there is no 'js'. There are: reverse_kl"),
+        ({"beta": 0.0}, "beta: 0.0 multiplies what DPO learns from"),
+        ({"loss_type": "robust", "label_smoothing": 0.6}, "label_smoothing: 0.6 .* must be below 0.5"),
+        ({"loss_type": "aot", "use_weighting": True}, "use_weighting: TRL cannot weigh"),
+        ({"loss_type": "discopop", "discopop_tau": 0.0}, "discopop_tau: 0.0 must be above 0"),
+        ({"label_smoothing": 0.1}, "label_smoothing: TRL reads it in the losses aot, .*`loss_type: robust`"),
+    ],
+)
+def test_what_no_preference_could_be_learned_by_is_refused(tmp_path, keys, message):
+    with pytest.raises(ValueError, match=message):
+        parse(tmp_path, {**SFT, **keys}, classes=dpo_classes)
+
+
+def test_what_dpo_reads_is_let_through(tmp_path):
+    for keys in ({"loss_type": "sft", "beta": 0.0}, {"loss_type": "robust", "label_smoothing": 0.1}):
+        assert parse(tmp_path, {**SFT, **keys}, classes=dpo_classes)[1].loss_type == [keys["loss_type"]]
+
+
+def compared_with(trainer: str, name: str) -> set[str]:
+    """Every word that TRL's trainer compares a value of this name with."""
+    found = set()
+    for node in ast.walk(source_of(trainer)):
+        if isinstance(node, ast.Compare) and name in (vars(node.left).get("attr"), vars(node.left).get("id")):
+            words = [c for part in node.comparators for c in ast.walk(part) if isinstance(c, ast.Constant)]
+            found |= {word.value for word in words if isinstance(word.value, str)}
+    return found
+
+
+def source_of(trainer: str) -> ast.Module:
+    from importlib.util import find_spec
+    from pathlib import Path
+
+    return ast.parse(Path(find_spec(f"trl.trainer.{trainer}_trainer").origin).read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize(("trainer", "choices"), [("grpo", sense.GRPO), ("dpo", sense.DPO)])
+def test_the_names_there_are_are_those_that_trl_asks_for(trainer, choices):
+    assert {key: compared_with(trainer, key) for key in choices} == {key: set(names) for key, names in choices.items()}
+
+
+def test_the_losses_with_label_smoothing_are_those_of_trl():
+    found = set()
+    for node in ast.walk(source_of("dpo")):
+        match node:
+            case ast.If(test=ast.Compare(left=ast.Name("loss_type"), comparators=[ast.Constant(name)]), body=body):
+                if any("label_smoothing" in ast.unparse(line) for line in body):
+                    found.add(name)
+    assert found == sense.SMOOTHED
 
 
 def test_metrics_for_somebody_who_is_not_installed_are_refused_before_a_model_is_loaded(tmp_path):
@@ -148,6 +243,13 @@ def test_yaml_that_is_no_clean_mapping_is_refused(tmp_path, text, message):
     path.write_text(text)
     with pytest.raises(ValueError, match=message):
         args.parse(sft_classes(), ["--config", str(path)])
+
+
+def test_numbers_without_a_point_are_numbers_inside_mappings_too(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text("kwargs: {min_lr: 1e-6, theta: 1E6, steps: 10, name: '1e5', word: 1e, hex: 0x1e5}\n")
+    found = {"min_lr": 1e-6, "theta": 1e6, "steps": 10, "name": "1e5", "word": "1e", "hex": 0x1E5}
+    assert args.read_yaml(path) == {"kwargs": found}
 
 
 def test_a_missing_config_names_those_that_are_there(tmp_path):

@@ -161,10 +161,10 @@ def test_a_mistake_that_shows_at_the_first_step_leaves_the_directory_free(keys, 
     (tmp_path / "rows").mkdir()
     table = pyarrow.table({"prompt": ["1+1="], "chosen": ["2"], "rejected": ["3"]})
     pyarrow.parquet.write_table(table, tmp_path / "rows" / "train.parquet")
-    wrong = {**keys, "dataset_name": str(tmp_path / "rows"), "loss_type": "sigmoidd"}
+    wrong = {**keys, "dataset_name": str(tmp_path / "rows"), "train_sampling_strategy": "group_by_length"}
     config = write_yaml(tmp_path / "run.yaml", output_dir=str(tmp_path / "out"), **wrong)
     for _ in range(2):  # the second attempt is not told of a run that is there already
-        with pytest.raises(ValueError, match="sigmoidd"):
+        with pytest.raises(ValueError, match="Can only automatically infer lengths"):
             dpo.main(["--config", str(config), *ON_CPU, "--max_steps", "1"])
 
 
