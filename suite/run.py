@@ -9,7 +9,7 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
-from suite import card, checkpoint, columns, facts, hub, look, pins, reasoning, resume, turns, whole
+from suite import card, checkpoint, columns, facts, hub, look, pins, reasoning, rehearsal, resume, turns, whole
 from suite.args import say
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate")
@@ -140,6 +140,7 @@ def starting_point(model, config, rows, *, eos_token: str | None = None, chat_te
     checkpoint.check_whole(model.model_name_or_path)
     checkpoint.refuse_adapter(model.model_name_or_path)
     _check_packages(model, config)
+    rehearsal.optimization(config)
     _check_rope(model, config)
     _say_what_stays(model)
     conversational = columns.is_conversational(next(iter(rows)))
@@ -151,6 +152,7 @@ def starting_point(model, config, rows, *, eos_token: str | None = None, chat_te
     turns.settle(found, conversational=conversational, eos_token=eos_token, chat_template_path=chat_template_path)
     if conversational:
         turns.check_said(rows, found, chat_template_path)
+    rehearsal.sampling(config, found)
     config.model_init_kwargs = model_init_kwargs(model, config)
     return found
 
@@ -203,9 +205,11 @@ def _say_what_stays(model) -> None:
 
 
 def model_init_kwargs(model, config) -> dict:
-    """How `model_name_or_path` is to be loaded, from TRL's ModelConfig keys and `model_init_kwargs`."""
-    import suite.model  # noqa: F401
+    """How `model_name_or_path` is to be loaded, from TRL's ModelConfig keys and `model_init_kwargs`.
 
+    Raises `ValueError` for a key of the latter that means nothing to this model.
+    """
+    rehearsal.loading(model, config)
     return {
         "revision": model.model_revision,
         "attn_implementation": model.attn_implementation,

@@ -24,6 +24,7 @@ FLOORS = {
         "run",
         "source",
         "yardstick",
+        "rehearsal",
         "resume",
         "turns",
         "look",

@@ -193,6 +193,7 @@ def run_sft(model_dir, data_dir, *words, **keys):
         ),
         ({"load_in_4bit": True}, "load_in_4bit: quantized weights cannot be trained"),
         ({"eos_token": "<|endoftext|>"}, "writes '<.im_end.>' there"),
+        ({"completion_only_loss": True}, "of `messages` every turn would be trained. Set `assistant_only_loss: true`"),
         (
             {"model_init_kwargs": {"rope_parameters": {"rope_type": "yarn", "factor": 4.0}}},
             "needs rope_type and rope_th",
@@ -203,6 +204,13 @@ def test_what_would_train_something_else_is_refused_before_a_model_is_loaded(min
     with pytest.raises(ValueError, match=message):
         run_sft(miniqwen_dir, messages_dir, **keys)
     assert not Path("run").exists()
+
+
+@pytest.mark.slow
+def test_a_run_of_no_step_is_no_run(miniqwen_dir, messages_dir):
+    with pytest.raises(ValueError, match="Not one step was trained: .*`dataloader_drop_last: true`. Lower the batch"):
+        run_sft(miniqwen_dir, messages_dir, dataloader_drop_last=True, per_device_train_batch_size=9)
+    assert not Path("run/run.json").exists() and not Path("run/config.json").exists()
 
 
 @pytest.mark.parametrize(

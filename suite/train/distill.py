@@ -10,7 +10,7 @@ import json
 import sys
 from dataclasses import dataclass, field
 
-from suite import args, checkpoint, ending, pins, run, source, turns
+from suite import args, checkpoint, ending, pins, rehearsal, run, source, turns
 from suite.engine import colocated, vllm_setup
 from suite.keys import AnswerArguments, RunArguments
 
@@ -145,6 +145,7 @@ def check_teacher(model, config, tokenizer) -> tuple[int, int]:
         AutoConfig.from_pretrained(n, revision=r, trust_remote_code=config.trust_remote_code)
         for n, r in ((model.model_name_or_path, model.model_revision), (name, revision))
     ]
+    rehearsal.init_kwargs("teacher_model_init_kwargs", config.teacher_model_init_kwargs, configs[1])
     student_rows, teacher_rows = (c.get_text_config().vocab_size for c in configs)
     if student_rows > teacher_rows and is_deepspeed_zero3_enabled():
         raise ValueError(

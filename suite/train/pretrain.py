@@ -3,7 +3,7 @@
 import sys
 from dataclasses import fields
 
-from suite import args, checkpoint, ending, pins, run, source
+from suite import args, checkpoint, ending, pins, rehearsal, run, source
 from suite.keys import AnswerLengthArguments, RunArguments, ScratchArguments
 from suite.registry import nearest
 from suite.values import coerce
@@ -19,15 +19,8 @@ def arguments() -> tuple[type, ...]:
 def main(argv=None) -> None:
     script, config, model, mixture, scratch, answers, extra, written = args.parse(arguments(), argv)
     check_keys(model)
-    record = run.begin(
-        "pretrain",
-        config,
-        written,
-        model.model_name_or_path,
-        scratch.tokenizer_name_or_path,
-        *source.names(script, mixture),
-        answers.eval_answers_dataset,
-    )
+    data = (scratch.tokenizer_name_or_path, *source.names(script, mixture), answers.eval_answers_dataset)
+    record = run.begin("pretrain", config, written, model.model_name_or_path, *data)
     if record is None:
         return
     pins.settle(record, config, script, model, mixture, scratch, answers)
@@ -39,6 +32,7 @@ def main(argv=None) -> None:
 
     from suite.trainers.exact import exact
 
+    rehearsal.optimization(config)
     if model.model_name_or_path:
         if scratch.model_config:
             raise ValueError(

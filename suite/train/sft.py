@@ -39,6 +39,7 @@ def main(argv=None) -> None:
         script, mixture, ("messages", "prompt+completion"), with_test=config.eval_strategy != "no"
     )
     record["rows"] = source.counts(train_rows, test_rows)
+    check_masked(config, train_rows)
     if tags.tag_weight is not None:
         check_tag_weight(config, train_rows)
     tokenizer = run.starting_point(
@@ -82,6 +83,15 @@ def main(argv=None) -> None:
 
         trainer.add_callback(Answering(trainer, asked, answers.max_completion_length))
     run.finish(trainer, config, record)
+
+
+def check_masked(config, rows) -> None:
+    """Raise `ValueError` where `messages` rows would be trained whole, although their answers alone were asked for."""
+    if config.completion_only_loss and "messages" in next(iter(rows)):
+        raise ValueError(
+            "completion_only_loss: true is for rows of `prompt` and `completion`; of `messages` every turn would be "
+            "trained. Set `assistant_only_loss: true` in its place."
+        )
 
 
 def check_tag_weight(config, rows) -> None:

@@ -68,11 +68,17 @@ class ExactTrainer:
         if self.resumed is not None:
             self.args.eval_on_start = False  # that was before the first step of all
         try:
-            return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+            found = super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
         except OSError as error:  # of a log, or of completions, that there was no room for
             if error.errno not in whole.FULL:
                 raise
             raise ValueError(f"{self.args.output_dir} has no room left ({error}). {self._what_is_left()}") from error
+        if self.state.global_step == 0:  # which transformers takes for a run like any other
+            raise ValueError(
+                f"Not one step was trained: the rows do not fill a batch, and `dataloader_drop_last: "
+                f"{str(self.args.dataloader_drop_last).lower()}`. Lower the batch, or give more rows."
+            )
+        return found
 
     def seconds(self) -> float:
         """What the run took so far, the time before a resume with it."""

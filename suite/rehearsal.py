@@ -1,0 +1,176 @@
+"""What TRL, transformers and PEFT make of a config when a run begins, tried out on next to nothing before a model is
+loaded.
+
+A misspelt key inside a mapping is a traceback there, after minutes of loading, or it is passed over in silence.
+"""
+
+import ast
+import inspect
+import re
+from importlib.util import find_spec
+from pathlib import Path
+
+from suite import pins
+from suite.registry import nearest
+
+# What is written into `model_init_kwargs` and would not be read there, or lose against a key that is.
+ELSEWHERE = {
+    "torch_dtype": "it is now the key `dtype`, outside of it",
+    "use_flash_attention_2": "it is now the key `attn_implementation: flash_attention_2`, outside of it",
+    "load_in_4bit": "it is a key of its own, which goes with `use_peft: true`",
+    "load_in_8bit": "it is a key of its own, which goes with `use_peft: true`",
+}
+NEEDS_MODEL = ("galore", "apollo", "lomo")  # optimizers that are made for the layers of a model
+
+
+def optimization(config) -> None:
+    """Make the optimizer and the schedule for one number. Raises `ValueError` for what they do not take."""
+    import torch
+    from torch.utils.checkpoint import checkpoint
+    from transformers import Trainer, get_scheduler
+
+    if config.use_liger_kernel and find_spec("liger_kernel") is None:
+        raise ValueError("use_liger_kernel: true needs the package liger-kernel, which is not installed.")
+    number, name = torch.zeros(1, requires_grad=True), config.optim.value
+    try:
+        kind, how = Trainer.get_optimizer_cls_and_kwargs(config)
+        kind([number], **how)
+    except (ImportError, TypeError, ValueError, RuntimeError) as error:
+        if isinstance(error, ImportError) or not any(word in name for word in NEEDS_MODEL):
+            raise ValueError(f"optim: {name} cannot be made: {error}") from None
+    schedule, given = config.lr_scheduler_type.value, config.lr_scheduler_kwargs
+    try:
+        steps = 10**9  # of a long run: what a share of its steps is does not matter here
+        how = {"num_training_steps": steps, "num_warmup_steps": config.get_warmup_steps(steps)}
+        optimizer = torch.optim.SGD([number], lr=config.learning_rate)
+        get_scheduler(schedule, optimizer, **how, scheduler_specific_kwargs=given)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"lr_scheduler_kwargs: {given} and lr_scheduler_type {schedule}: {error}") from None
+    try:
+        checkpoint(torch.sin, number, **{"use_reentrant": True, **(config.gradient_checkpointing_kwargs or {})})
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"gradient_checkpointing_kwargs: {error}") from None
+
+
+def loading(model, config) -> None:
+    """Raise `ValueError` for keys of `model_init_kwargs`, and names of layers for an adapter, that the model lacks."""
+    from transformers import AutoConfig
+
+    import suite.model  # noqa: F401  (the Auto classes learn miniqwen)
+
+    repository, at = pins.split(model.model_name_or_path)
+    how = {"revision": at or model.model_revision, "trust_remote_code": config.trust_remote_code}
+    try:
+        found = AutoConfig.from_pretrained(repository, **how)
+    except OSError as error:  # the network and the Hub's own refusals
+        raise ValueError(f"Cannot load the config of '{model.model_name_or_path}': {error}") from error
+    init_kwargs("model_init_kwargs", config.model_init_kwargs, found)
+    if model.use_peft:
+        layers(model, found)
+
+
+def init_kwargs(key: str, given: dict | None, model_config) -> None:
+    """Raise `ValueError` for a key that neither `from_pretrained` takes nor the model's config has.
+
+    transformers hands such a one on to the model's class, which ends by a TypeError.
+    """
+    from transformers import PreTrainedModel
+
+    loader = inspect.unwrap(PreTrainedModel.from_pretrained)
+    parameters = [*inspect.signature(loader).parameters]
+    taken = set(parameters)  # and what its code takes out of the rest by name
+    for constant in loader.__code__.co_consts:
+        taken |= {constant} if isinstance(constant, str) else set(constant) if isinstance(constant, tuple) else set()
+    for name in given or {}:
+        if name in ELSEWHERE:
+            raise ValueError(f"{key}: '{name}' is not read there: {ELSEWHERE[name]}.")
+        if name not in taken and not hasattr(model_config, name):
+            who, there = type(model_config).__name__, [*parameters, *model_config.to_dict()]
+            raise ValueError(f"{key}: neither from_pretrained nor {who} knows '{name}'.{nearest(name, there)}")
+    changed = {name: value for name, value in (given or {}).items() if name not in taken}
+    if changed and empty(model_config) is not None:
+        _check_shape(key, changed, model_config)
+
+
+def empty(model_config):
+    """The model without weights, on no device, or None where its class comes from elsewhere."""
+    import torch
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
+
+    if type(model_config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        return None
+    with torch.device("meta"):
+        return MODEL_FOR_CAUSAL_LM_MAPPING[type(model_config)](model_config)
+
+
+def _check_shape(key: str, changed: dict, model_config) -> None:
+    """Weights of another shape are not loaded, and those of more layers are random numbers."""
+
+    def shapes(config) -> dict:
+        return {name: parameter.shape for name, parameter in empty(config).named_parameters()}
+
+    try:
+        fits = shapes(type(model_config).from_dict(model_config.to_dict(), **changed)) == shapes(model_config)
+    except (LookupError, TypeError, ValueError, ArithmeticError, RuntimeError) as error:
+        raise ValueError(f"{key}: no model can be made with {changed} ({type(error).__name__}: {error}).") from None
+    if not fits:
+        raise ValueError(
+            f"{key}: the weights there are do not fit a model with {changed}. The shape of a model stays as it is; "
+            "`suite pretrain` makes a new one of any shape."
+        )
+
+
+def layers(model, model_config) -> None:
+    """Raise `ValueError` for a layer that an adapter is to have and the model has not: PEFT adapts the others.
+
+    The layers are those of an empty model, on no device.
+    """
+    asked = {
+        "lora_target_modules": model.lora_target_modules,
+        "lora_modules_to_save": model.lora_modules_to_save,
+        "lora_target_parameters": model.lora_target_parameters,
+    }
+    asked = {key: names for key, names in asked.items() if names and names != "all-linear"}
+    whole = empty(model_config) if asked else None
+    if whole is None:
+        return
+    modules = [name for name, module in whole.named_modules() if "weight" in dict(module.named_parameters())]
+    parameters = [name for name, _ in whole.named_parameters()]
+    for key, names in asked.items():
+        there = parameters if key == "lora_target_parameters" else modules
+        if isinstance(names, str):
+            if not any(re.fullmatch(names, name) for name in there):
+                raise ValueError(
+                    f"{key}: '{names}' stands alone, is read as a regular expression of whole names, and no layer of "
+                    rf"the model has such a name. `.*\.{names}` is a layer in any block, all-linear is every one."
+                )
+            continue
+        ends = list(dict.fromkeys(name.rpartition(".")[2] for name in there))
+        for wanted in names:
+            if not any(f".{name}".endswith(f".{wanted}") for name in there):
+                listed = ", ".join(end for end in ends if end and not end.isdigit())
+                raise ValueError(f"{key}: the model has no '{wanted}'. There are: {listed}.{nearest(wanted, ends)}")
+
+
+def sampling(config, tokenizer) -> None:
+    """Raise `ValueError` for keys of `generation_kwargs` and `chat_template_kwargs` that nobody would read."""
+    from transformers import GenerationConfig
+
+    said = vars(config)  # a stage that does not sample has no such keys
+    for name in said.get("generation_kwargs") or {}:
+        who = "vLLM's SamplingParams" if config.use_vllm else "GenerationConfig"
+        known = _known_to_vllm() if config.use_vllm else vars(GenerationConfig())
+        if name not in known:
+            raise ValueError(f"generation_kwargs: {who} has no '{name}'.{nearest(name, known)}")
+    taken = inspect.signature(tokenizer.apply_chat_template).parameters
+    for name in said.get("chat_template_kwargs") or {}:
+        if name not in taken and not re.search(rf"\b{re.escape(name)}\b", str(tokenizer.chat_template)):
+            raise ValueError(f"chat_template_kwargs: the chat template does not mention '{name}': it would do nothing.")
+
+
+def _known_to_vllm() -> list[str]:
+    """The fields of its SamplingParams, read off the source: to import vLLM takes most of a minute."""
+    source = Path(find_spec("vllm").origin).with_name("sampling_params.py").read_text(encoding="utf-8")
+    kinds = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.ClassDef)]
+    (params,) = [node for node in kinds if node.name == "SamplingParams"]
+    return [line.target.id for line in params.body if isinstance(line, ast.AnnAssign)]
