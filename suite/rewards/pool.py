@@ -10,10 +10,10 @@ import json
 import os
 import select
 import subprocess
-import sys
 import threading
 import time
-from pathlib import Path
+
+from suite import child
 
 SECONDS = 2.0  # CPU time for one comparison
 MEMORY = 1 << 30  # bytes a worker may take above what math-verify itself takes
@@ -37,16 +37,14 @@ class Helper:
     """The helper process, and one exchange with it at a time."""
 
     def __init__(self):
-        root = str(Path(__file__).parents[2])
-        path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "suite.rewards.worker", str(_size()), str(MEMORY), str(os.getpid())],
+        self.process = child.start(
+            "rewards.worker",
+            [str(_size()), str(MEMORY), str(os.getpid())],
+            os.environ,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             cwd="/",  # a file called json.py where the user stands must not be taken for the library
-            env={**os.environ, "PYTHONPATH": path},
-            start_new_session=True,  # Ctrl-C is for the run; the helper ends with it
         )
         self.poll = select.poll()
         self.poll.register(self.process.stdout, select.POLLIN)
