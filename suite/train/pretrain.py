@@ -26,6 +26,7 @@ def main(argv=None) -> None:
     pins.settle(record, config, script, model, mixture, scratch, answers)
     callbacks = run.callbacks(extra, record)
     train_rows, test_rows = source.rows(script, mixture, ("text",), with_test=config.eval_strategy != "no")
+    check_words(train_rows)
     record["rows"] = source.counts(train_rows, test_rows)
 
     from trl import SFTTrainer
@@ -50,9 +51,8 @@ def main(argv=None) -> None:
             )
         tokenizer = run.tokenizer(*pins.split(scratch.tokenizer_name_or_path))
     asked = source.to_answer(answers, config, script, mixture, tokenizer)
-    start = model.model_name_or_path
-    if not start:
-        start = new_model(tokenizer, scratch.model_config, config.seed, model.attn_implementation)
+    made_of = (tokenizer, scratch.model_config, config.seed, model.attn_implementation)
+    start = model.model_name_or_path or new_model(*made_of)
 
     source.say_what_is_cut_off(train_rows, tokenizer, config)
     source.say_what_packing_costs(config, model.attn_implementation)
@@ -64,6 +64,7 @@ def main(argv=None) -> None:
         processing_class=tokenizer,
         callbacks=callbacks,
     )
+    check_batch(train_rows, trainer.train_dataset, config)
     if asked:
         from suite.answering import Answering
 
@@ -78,6 +79,31 @@ def check_keys(model) -> None:
         raise ValueError(
             f"{given[0]}: `suite pretrain` trains every weight, in its own precision. Remove it; an adapter learns by "
             "`suite sft`, `dpo`, `distill` and `grpo`."
+        )
+
+
+def check_words(rows) -> None:
+    """Raise `ValueError` where every text is empty: a model would learn that a text ends before it begins."""
+    read = 0
+    for row in rows:
+        if (row["text"] or "").strip():  # nearly always the first
+            return
+        read += 1
+    raise ValueError(
+        f"There is nothing to learn from: `text` is empty in all {read:,} rows that were read. Put the words there; "
+        "`suite prepare` leaves rows without words out, and says how many."
+    )
+
+
+def check_batch(rows, made, config) -> None:
+    """Raise `ValueError` where `dataloader_drop_last` leaves out all that was `made` of the rows, packed or not."""
+    batch = config.train_batch_size * config.world_size
+    if config.dataloader_drop_last and hasattr(made, "__len__") and len(made) < batch:
+        packed = f", packed into {len(made):,} of `max_length` {config.max_length}," if config.packing else ""
+        raise ValueError(
+            f"There is nothing to learn from: `text` of the {len(rows):,} rows that were read{packed} does not fill a "
+            f"batch of {batch}, and `dataloader_drop_last: true` leaves out what does not. Remove it, or lower "
+            "`per_device_train_batch_size` or, where rows are packed, `max_length`."
         )
 
 
