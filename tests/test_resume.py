@@ -107,6 +107,40 @@ VARIANTS = {
 }
 
 
+EVALUATED = {"eval_strategy": "steps", "eval_steps": 4, "dataset_test_split": "train", "lr_scheduler_type": "constant"}
+EPOCHS = {"eval_strategy": "epoch", "save_strategy": "epoch", "max_steps": -1, "num_train_epochs": 2}
+# The end of a run at which nothing but the end asked for an evaluation, and its keys.
+ENDS = {
+    "sft": ("sft", {**EVALUATED, **LORA}, "thoughts", ["--max_steps", "7"]),
+    "sft, at the end of an epoch": ("sft", {**EVALUATED, **LORA, **EPOCHS}, "thoughts", ["--num_train_epochs", "1"]),
+    "sft, in an epoch": ("sft", {**EVALUATED, **LORA, "eval_strategy": "epoch"}, "thoughts", ["--max_steps", "7"]),
+    "grpo": (
+        "grpo",
+        {**EVALUATED, "log_completions": True, "per_device_eval_batch_size": 2, "num_generations_eval": 2},
+        "few",
+        ["--max_steps", "7"],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ENDS)
+def test_a_run_made_longer_equals_one_that_long_and_its_last_evaluation_is_made_whatever_cuts_it_off(
+    name, made, tmp_path
+):
+    stage, keys, rows, shorter = ENDS[name]
+    main = importlib.import_module(f"suite.train.{stage}").main
+    config = write_yaml(tmp_path / f"{stage}.yaml", **{**STEPS, **made[rows], **keys})
+    words = ["--config", str(config), *ON_CPU]
+    main([*words, "--output_dir", "straight"])
+    assert any("eval_loss" in entry and entry["step"] == 10 for entry in resume.logged(tmp_path / "straight"))
+    main([*words, "--output_dir", "longer", *shorter])
+    main([*words, "--output_dir", "longer", "--resume_from_checkpoint", "true"])
+    assert resume.difference(tmp_path / "straight", tmp_path / "longer", 10) == 0.0
+    resume.cut_off(tmp_path / "straight", 10, tmp_path / "cut")
+    main([*words, "--output_dir", "cut", "--resume_from_checkpoint", "true"])
+    assert resume.difference(tmp_path / "straight", tmp_path / "cut", 10) == 0.0
+
+
 @pytest.mark.parametrize("name", VARIANTS)
 def test_ten_steps_equal_five_and_five(name, made, tmp_path):
     stage, keys, rows = (*VARIANTS[name], VARIANTS[name][0])[:3]

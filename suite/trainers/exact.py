@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from torch.distributed.fsdp import FSDPModule
 from transformers import TrainerCallback
 from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_utils import sort_checkpoints
+from transformers.trainer_utils import IntervalStrategy, SaveStrategy, sort_checkpoints
 
 from suite import card, checkpoint, whole, yardstick
 
@@ -61,7 +61,8 @@ class ExactTrainer:
         self.resumed: str | None = None
         self.place = Place()
         self.add_callback(self.place)
-        self.add_callback(_TakeUp(self))
+        self.taking_up = _TakeUp(self)
+        self.add_callback(self.taking_up)
 
     def train(self, resume_from_checkpoint: str | None = None, **kwargs):
         self.begun, self.resumed = time.monotonic(), resume_from_checkpoint
@@ -125,13 +126,39 @@ class ExactTrainer:
         asked = yardstick.key(self.args)
         return super()._determine_best_metric(metrics, trial) or (asked is not None and math.isnan(metrics[asked]))
 
-    def _finalize_training(self, *args, **kwargs):
+    def _finalize_training(self, trial, *args, **kwargs):
         """With a limit of 1 transformers removes the last checkpoint here for the best, and nothing could go on."""
+        if self._owes_an_evaluation():
+            self._evaluate_the_end(trial)
         limit, self.args.save_total_limit = self.args.save_total_limit, None
         try:
-            return super()._finalize_training(*args, **kwargs)
+            return super()._finalize_training(trial, *args, **kwargs)
         finally:
             self.args.save_total_limit = limit
+
+    def _owes_an_evaluation(self) -> bool:
+        """Whether nothing but the end of the run asks for an evaluation of this step, and it was not made yet.
+
+        transformers makes it before the last checkpoint. A run that is made longer goes on from there, and would have
+        in its log, and in its random numbers, an evaluation that is none of a run of that length.
+        """
+        step, args = self.state.global_step, self.args
+        if step < self.state.max_steps or args.save_strategy == SaveStrategy.BEST:  # which saves by what was evaluated
+            return False
+        if args.eval_strategy == IntervalStrategy.STEPS:
+            asked = step % self.state.eval_steps != 0 and args.eval_delay <= step
+        else:  # the end of an epoch, or what transformers calls one: a longer run comes to it once more, if it is one
+            asked = args.eval_strategy == IntervalStrategy.EPOCH and args.eval_delay <= self.state.epoch
+        return asked and not any(
+            e["step"] == step and any(k.startswith("eval_") for k in e) for e in self.state.log_history
+        )
+
+    def _evaluate_the_end(self, trial) -> None:
+        self.taking_up.take_up_random_numbers()  # where the last checkpoint was all that was left to go on from
+        self._determine_best_metric(self._evaluate(trial, None), trial)
+        last = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        if self.state.best_global_step == self.state.global_step and last.is_dir():
+            self.state.best_model_checkpoint = str(last)
 
     def _get_train_sampler(self, *args, **kwargs):
         self._sampler = super()._get_train_sampler(*args, **kwargs)
@@ -183,6 +210,8 @@ class ExactTrainer:
         if grad_norm is None and learning_rate is None:  # an epoch that ended with the checkpoint we come from
             grad_norm, learning_rate = self._last_told
         self._last_told = grad_norm, learning_rate
+        if self._owes_an_evaluation():
+            self.control.should_evaluate = False
         super()._maybe_log_save_evaluate(tr_loss, grad_norm, *args, learning_rate=learning_rate, **kwargs)
 
     def _get_output_dir(self, trial):
@@ -321,8 +350,11 @@ class _TakeUp(TrainerCallback):
         self.idle = False
 
     def on_epoch_end(self, args, state, control, **kwargs):
-        # An epoch that ended with the checkpoint ends once more, without a batch: transformers restores the random
-        # numbers behind the first batch, and there is none.
+        self.take_up_random_numbers()
+
+    def take_up_random_numbers(self) -> None:
+        """An epoch that ended with the checkpoint ends once more, without a batch, and a run that ended with it has
+        none either: transformers restores the random numbers behind the first batch."""
         if self.trainer.resumed is not None and self.idle:
             self.trainer._load_rng_state(self.trainer.resumed)
             self.idle = False
