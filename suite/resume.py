@@ -126,9 +126,13 @@ def _agree(where: str | Path, old: dict, new: dict, config) -> bool:
                                "learning rates (constant allows it)")  # fmt: skip
         elif key in MAY_CHANGE:
             say(f"{what}: {MAY_CHANGE[key]}.")
+        elif _are_the_same_files(old, new, before, now):
+            say(f"{what}: the same files in another place, or by another path.")
         else:
             refused.append(what)
-    refused += [f"{name} has changed" for name in _changed(old.get("inputs", {}), new["inputs"])]
+    # What was not read before, or is no longer, a key has told of.
+    both = old.get("inputs", {}).keys() & new["inputs"].keys()
+    refused += [f"{name} has changed" for name in _changed(old.get("inputs", {}), new["inputs"]) if name in both]
     if old.get("processes", new["processes"]) != new["processes"]:
         refused.append(
             f"{old['processes']} processes before, {new['processes']} now, and rows, random numbers and rollouts "
@@ -157,6 +161,14 @@ def _differences(old: dict, new: dict) -> list[tuple]:
 
 def _changed(before: dict, now: dict) -> list[str]:
     return [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
+
+
+def _are_the_same_files(old: dict, new: dict, before, now) -> bool:
+    """Whether two values of a key are paths of one model or data set: a run, and what it reads, may have been moved."""
+    if not (isinstance(before, str) and isinstance(now, str)):
+        return False
+    then = old.get("inputs", {}).get(before)
+    return then not in (None, before) and then == new["inputs"].get(now)
 
 
 def _is_longer(before, now) -> bool:

@@ -1,5 +1,6 @@
 """What every training run shares: a directory is claimed once, and rows have the shape a stage needs."""
 
+import shutil
 from dataclasses import dataclass
 
 import pytest
@@ -175,6 +176,19 @@ def test_resume_true_notices_that_an_input_changed(tmp_path, arithmetic_dir):
         run.begin("sft", Config(config.output_dir, True), {}, str(arithmetic_dir))
 
 
+def test_what_a_run_reads_may_lie_elsewhere_by_now_if_it_is_the_same(tmp_path, arithmetic_dir, capsys):
+    config, there = Config(str(tmp_path / "run"), True), str(arithmetic_dir)
+    run.claim(config.output_dir, run.begin("sft", config, {"dataset_name": there}, there))
+    run.note_finished(config.output_dir)
+    moved = str(shutil.copytree(arithmetic_dir, tmp_path / "moved here"))
+    assert run.begin("sft", Config(config.output_dir, True), {"dataset_name": moved}, moved) is None
+    assert f"dataset_name was {there!r}, is now {moved!r}: the same files" in capsys.readouterr().out
+    (tmp_path / "moved here" / "train.parquet").write_bytes(b"other rows")
+    with pytest.raises(ValueError, match="dataset_name was .* is now") as refused:
+        run.begin("sft", Config(config.output_dir, True), {"dataset_name": moved}, moved)
+    assert "has changed" not in str(refused.value)
+
+
 def test_the_parts_of_a_mixture_are_inputs_of_a_run_as_a_data_set_is(arithmetic_dir):
     @dataclass
     class Part:
@@ -274,6 +288,9 @@ def test_rows_without_a_test_split_are_told_how_to_get_one(parts):
     script = Script(dataset_name=str(parts / "alone"))
     with pytest.raises(ValueError, match="no split 'test'.*Set `datasets: .*alone.*` in the place.*`test_split_size`"):
         source.rows(script, Mixture([]), ("text",), with_test=True)
+    script = Script(dataset_name=str(write_rows(parts / "file.jsonl", [{"text": "x"}])))
+    with pytest.raises(ValueError, match="no split 'test'.*`suite prepare files --source .*file.jsonl"):
+        source.rows(script, Mixture([]), ("text",), with_test=True)
 
 
 @pytest.mark.parametrize(
@@ -286,6 +303,7 @@ def test_rows_without_a_test_split_are_told_how_to_get_one(parts):
         ),
         (["sums", "pairs"], ("prompt+solution",), "pairs has the columns completion, prompt, and this stage needs"),
         (["sums", "nowhere"], ("prompt+completion",), "no data directory '.*nowhere'"),
+        (["sums", "sums/train.parquet"], ("prompt+completion",), "is a file, .*`suite prepare files --source FILE"),
     ],
 )
 def test_parts_that_do_not_mix_are_refused_by_their_names(parts, entries, shapes, message):
