@@ -36,7 +36,7 @@ _TOKENIZER = ("*.json", "*.jinja", "*.txt", "*.model", "additional_chat_template
 
 def is_on_hub(name: str | None, *, bare: bool = True) -> bool:
     """Whether a name means a repository on the Hub; one without an owner only where `bare` says so."""
-    if not name or checkpoint.is_local(name) or Path(name).suffix in (".jinja", ".j2"):
+    if not name or checkpoint.is_local(name) or Path(name).suffix in (*checkpoint.READ, ".j2"):  # a file that is gone
         return False
     repository = split(name)[0]
     return bool(_NAME.fullmatch(repository)) and (bare or "/" in repository)

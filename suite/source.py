@@ -37,13 +37,20 @@ def rows(script, mixture, shapes: tuple[str, ...], *, with_test: bool = False, e
     found = []
     for name in wanted:
         if name not in splits:
-            way = ""
-            if with_test and name == script.dataset_test_split:
-                mix = "" if mixture.datasets else f"`datasets: [{{path: {where}}}]` in the place of `dataset_name` and "
-                way = f" Set {mix}`test_split_size`."
+            way = _way_to_test_rows(script) if with_test and name == script.dataset_test_split else ""
             raise ValueError(f"{where} has no split '{name}'. There are: {', '.join(splits)}.{way}")
         found.append(_shaped(splits[name], shapes, f"{where} ({name})", every_column))
     return found[0], found[1] if with_test else None
+
+
+def _way_to_test_rows(script) -> str:
+    """For whoever has only training rows: TRL's mixture sets some of them aside, and of files `suite prepare` does."""
+    where = script.dataset_name
+    if where is None:
+        return " Set `test_split_size`."
+    if Path(where).exists() and not any(Path(where).glob("*.parquet")):
+        return f" `suite prepare files --source {where} --output_dir data/NAME` divides it."
+    return f" Set `datasets: [{{path: {where}}}]` in the place of `dataset_name` and `test_split_size`."
 
 
 def to_answer(answers, config, script, mixture, tokenizer) -> list[dict]:
@@ -153,6 +160,11 @@ def _mixed(mixture, shapes: tuple[str, ...]) -> tuple:
     for entry in mixture.datasets:
         if checkpoint.is_local(entry.path) and not Path(entry.path).exists():
             raise ValueError(f"`datasets`: there is no data directory '{entry.path}'. `suite prepare NAME` writes it.")
+        if lines.suffix(Path(entry.path)) in lines.SUFFIXES:
+            raise ValueError(
+                f"`datasets`: '{entry.path}' is a file, and a mixture takes directories and data sets of the Hub. "
+                "`suite prepare files --source FILE --output_dir data/NAME` makes a directory of it."
+            )
         try:
             part = _of_trl(replace(mixture, datasets=[entry], test_split_size=None))["train"]
         except (OSError, RuntimeError) as error:  # the network and the Hub's own refusals

@@ -132,7 +132,7 @@ def test_every_key_that_names_something_on_the_hub_gets_its_commit(hub, tokenize
 
 def test_names_of_this_machine_ask_nobody(hub, miniqwen_dir):
     model = Model(str(miniqwen_dir))
-    assert settle(model, Rows("data/arithmetic"), Rows(None)) == [] and not hub.seen
+    assert settle(model, Rows("data/arithmetic"), Rows(None), Rows("files/nowhere.jsonl.gz")) == [] and not hub.seen
     assert model.model_revision == "main"
 
 

@@ -127,7 +127,7 @@ def _split_of(path: Path) -> str:
 
 def is_on_hub(source: str) -> bool:
     """Whether a source means a repository on the Hub, `owner/name` or `owner/name@revision`, and no file here."""
-    return pins.is_on_hub(source) and lines.suffix(Path(source)) not in SUFFIXES
+    return pins.is_on_hub(source)
 
 
 def _parts(source: str, subset: str | None) -> dict:
