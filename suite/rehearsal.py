@@ -88,12 +88,22 @@ def init_kwargs(key: str, given: dict | None, model_config) -> None:
             who, there = type(model_config).__name__, [*parameters, *model_config.to_dict()]
             raise ValueError(f"{key}: neither from_pretrained nor {who} knows '{name}'.{nearest(name, there)}")
     changed = {name: value for name, value in (given or {}).items() if name not in taken}
-    if changed and empty(model_config) is not None:
-        _check_shape(key, changed, model_config)
+    as_it_is = empty(model_config) if changed else None
+    if as_it_is is None:
+        return
+    try:
+        with_it = empty(type(model_config).from_dict(model_config.to_dict(), **changed))
+    except (LookupError, TypeError, ValueError, ArithmeticError, RuntimeError) as error:
+        raise ValueError(f"{key}: no model can be made with {changed} ({type(error).__name__}: {error}).") from None
+    if _shapes(with_it) != _shapes(as_it_is):  # weights that do not fit are not loaded, and new ones are random numbers
+        raise ValueError(
+            f"{key}: the weights there are do not fit a model with {changed}. The shape of a model stays as it is; "
+            "`suite pretrain` makes a new one of any shape."
+        )
 
 
 def empty(model_config):
-    """The model without weights, on no device, or None where its class comes from elsewhere."""
+    """The model without weights, on no device; None where its class is not known here."""
     import torch
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
 
@@ -103,21 +113,8 @@ def empty(model_config):
         return MODEL_FOR_CAUSAL_LM_MAPPING[type(model_config)](model_config)
 
 
-def _check_shape(key: str, changed: dict, model_config) -> None:
-    """Weights of another shape are not loaded, and those of more layers are random numbers."""
-
-    def shapes(config) -> dict:
-        return {name: parameter.shape for name, parameter in empty(config).named_parameters()}
-
-    try:
-        fits = shapes(type(model_config).from_dict(model_config.to_dict(), **changed)) == shapes(model_config)
-    except (LookupError, TypeError, ValueError, ArithmeticError, RuntimeError) as error:
-        raise ValueError(f"{key}: no model can be made with {changed} ({type(error).__name__}: {error}).") from None
-    if not fits:
-        raise ValueError(
-            f"{key}: the weights there are do not fit a model with {changed}. The shape of a model stays as it is; "
-            "`suite pretrain` makes a new one of any shape."
-        )
+def _shapes(model) -> dict:
+    return {name: parameter.shape for name, parameter in model.named_parameters()}
 
 
 def layers(model, model_config) -> None:

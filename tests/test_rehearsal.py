@@ -89,6 +89,18 @@ def test_layers_that_the_model_lacks_are_named():
         rehearsal.layers(adapter(lora_target_parameters=["mlp.experts.up"]), config)
 
 
+def test_a_rehearsal_draws_no_random_number(tmp_path):
+    import torch
+
+    from suite.model import MiniQwenConfig
+
+    before = torch.get_rng_state()  # an adapter begins with what comes next
+    rehearsal.optimization(config_of(tmp_path))
+    rehearsal.layers(adapter(lora_target_modules=["q_proj", "k_proj"]), MiniQwenConfig(**TINY))
+    rehearsal.init_kwargs("model_init_kwargs", {"attention_dropout": 0.1}, MiniQwenConfig(**TINY))
+    assert torch.equal(before, torch.get_rng_state())
+
+
 def test_keys_that_no_sampling_and_no_template_reads_are_refused(tmp_path, tokenizer_dir):
     tokenizer = run.tokenizer(str(tokenizer_dir))
     rehearsal.sampling(config_of(tmp_path), tokenizer)  # which does not sample
