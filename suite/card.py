@@ -28,7 +28,8 @@ _THEIRS = ("It has been trained using [TRL]", "<!-- Provide a quick summary of w
 
 
 def write(directory: str | Path, source: str | Path | None = None, *, pictures: bool = True) -> Path | None:
-    """Write the card of the model in a directory and return its path; None where no record of a run is there.
+    """Write the card of the model in a directory and return its path; None where no record of a run is there, and where
+    nothing can be written: others' models, too, are measured and told of.
 
     Of an exported directory `source` is the run, or the checkpoint, that it was made from; once written, its card
     knows. A README.md that somebody else has written stays as it is.
@@ -41,6 +42,9 @@ def write(directory: str | Path, source: str | Path | None = None, *, pictures: 
     source = Path(source) if source is not None else directory / (marked["source"] if marked else "")
     told = lineage.read(source / "run.json", dict) or {}
     if not {"stage", "config", "inputs", "processes"} <= told.keys():
+        return None
+    if not os.access(directory, os.W_OK):
+        print(f"{directory / NAME} stays as it is, for nothing can be written there.")
         return None
     results, rows = lineage.measured(directory, source, told)
     if pictures:

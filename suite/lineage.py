@@ -53,8 +53,10 @@ def measured(directory: Path, source: Path, told: dict) -> tuple[list[dict], Pat
     for path in _evaluations(directory, source):
         found = [r for r in read(path, list) or [] if isinstance(r, dict) and {"fingerprint", "dataset"} <= r.keys()]
         results = [r for r in found if _is_current(r, commits)]
-        if any(_same(r["checkpoint"], name) for r in results for name in own):
-            in_line = [next((r for r in results if _same(r["checkpoint"], n)), None) for n in (*ancestors(told), *own)]
+        mine = next((r for r in results for name in own if _same(r["checkpoint"], name)), None)
+        if mine is not None:  # what was asked other rows, or in another way, is no before
+            alike = [r for r in results if r.get("conditions") == mine.get("conditions")]
+            in_line = [next((r for r in alike if _same(r["checkpoint"], n)), None) for n in (*ancestors(told), *own)]
             return [r for r in in_line if r is not None], path.with_name("rows.jsonl")
     return [], None
 

@@ -17,7 +17,8 @@ def paragraphs(told: dict) -> Iterator[str]:
             yield f"The data, `suite prepare --config prepare.yaml` with:\n\n```yaml\n{_yaml(keys)}```"
     launch = ""
     if told["processes"] > 1:
-        launch = f" --launch accelerate_configs/{told.get('facts', {}).get('engine', 'ddp')}.yaml"
+        engine = told.get("facts", {}).get("engine", "ddp")
+        launch = f" --launch accelerate_configs/{engine}.yaml --num_processes {told['processes']}"
     yield (
         "The config above, saved as `repeat.yaml`"
         + (f", on {told['processes']} processes:" if launch else ":")

@@ -192,7 +192,8 @@ def test_what_it_takes_to_repeat_a_run_can_be_read_as_it_stands():
     run = lay("runs/sft", {"model_name_or_path": "me/model", "dataset_name": data()}, processes=2,
               facts={**FACTS, "engine": "zero3"})  # fmt: skip
     text = section(written(run), "To repeat it")
-    assert "suite sft --config repeat.yaml --output_dir runs/repeat --launch accelerate_configs/zero3.yaml" in text
+    launch = "--launch accelerate_configs/zero3.yaml --num_processes 2"
+    assert f"suite sft --config repeat.yaml --output_dir runs/repeat {launch}" in text
     Path("prepare.yaml").write_text(text.partition("```yaml\n")[2].partition("```")[0])
     assert args.parse(arguments("arithmetic"), ["--config", "prepare.yaml"])[0].output_dir == "data/sums"
     config = section((run / "README.md").read_text(), "The run").partition("```yaml\n")[2].partition("```")[0]
@@ -216,6 +217,18 @@ def test_before_and_after_have_n_and_intervals_and_three_completions():
     said = section(text, "Completions")
     assert said.count("(gold: ") == 3 and said.count("base, wrong:") == 3 and said.count("sft, right:") == 3
     assert "```text\nruns/sft says 2\n```" in said and said.index("base, ") < said.index("sft, ")
+
+
+def test_a_before_that_was_measured_on_other_rows_is_none():
+    lay("runs/base", {"dataset_name": data()}, "pretrain")
+    run = lay("runs/sft", {"model_name_or_path": "runs/base", "dataset_name": "data/sums"}, weights=b"other")
+    evaluated("runs", {"runs/sft": 15, "runs/base": 2})
+    results = json.loads(Path("runs/results.json").read_text())
+    for result, conditions in zip(results, ("these rows", "other rows"), strict=True):
+        result["conditions"] = conditions
+    Path("runs/results.json").write_text(json.dumps(results))
+    text = written(run)
+    assert "|  | sft | n |" in section(text, "Before and after") and "base, wrong" not in section(text, "Completions")
 
 
 def test_what_texts_were_measured_by_needs_no_answers():
@@ -312,6 +325,15 @@ def test_a_card_somebody_wrote_stays_and_those_of_trl_and_peft_go():
         assert "/home/me" not in written(run)
     assert written(run) == written(run)
     assert card.write("data/sums") is None and card.write("nowhere") is None and card.write("Qwen/Qwen2.5-0.5B") is None
+
+
+def test_the_card_of_a_model_that_may_only_be_read_stays_as_it_is(monkeypatch, capsys):
+    run = lay("runs/sft", {"dataset_name": data()})
+    before = written(run)
+    evaluated("runs", {"runs/sft": 15})
+    monkeypatch.setattr("os.access", lambda path, mode: False)  # who runs the tests may be root, and write anywhere
+    assert card.write(run) is None and (run / "README.md").read_text() == before
+    assert "runs/sft/README.md stays as it is" in capsys.readouterr().out
 
 
 def test_the_card_of_an_export_knows_its_run_and_is_written_anew_without_being_told(tmp_path):
