@@ -3,7 +3,9 @@
 import base64
 import html
 from pathlib import Path
+from urllib.parse import quote
 
+from suite.samples import fenced, inline
 from suite.tables import NOTE, markdown_table, purposes, table_rows
 
 
@@ -46,12 +48,13 @@ def in_markdown(title: str, results: list[dict], pictures: dict[str, list[Path]]
         parts.append(f"All that was measured:\n\n{markdown_table(*table_rows(results))}\n\n{NOTE}")
     for heading, paths in pictures.items():
         first = paths[0]
-        parts.append(f"## {heading}\n\n{about.get(heading, '')}\n\n![{first.stem}]({first.parent.name}/{first.name})")
+        place = quote(f"{first.parent.name}/{first.name}")  # a run may be called by more than a word
+        parts.append(f"## {heading}\n\n{about.get(heading, '')}\n\n![{first.stem}]({place})")
     for prompt, solution, group in samples:
-        parts.append(f"## {prompt} (gold: {solution})")
+        parts.append(f"## {inline(prompt)} (gold: {inline(str(solution))})")
         for row in group:
             verdict = "right" if row["accuracy"] == 1 else "wrong"
-            parts.append(f"{row['stage']}, {verdict}:\n\n```\n{row['completion']}\n```")
+            parts.append(f"{row['stage']}, {verdict}:\n\n{fenced(row['completion'])}")
     return "\n\n".join(parts) + "\n"
 
 

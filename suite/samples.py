@@ -20,13 +20,14 @@ def of_evaluation(
         return []
     results = rows_path.with_name("results.json")
     named = {r.get("identity") for r in json.loads(results.read_text(encoding="utf-8"))} if results.is_file() else set()
-    by_problem: dict[int, list[dict]] = {}
+    by_problem: dict[tuple, list[dict]] = {}
     for line in filter(None, rows_path.read_text(encoding="utf-8").split("\n")):
         row = json.loads(line)
         if row.get("identity") not in named:
             continue
         if row["kind"] == "greedy" and (checkpoints is None or row["checkpoint"] in checkpoints):
-            by_problem.setdefault(row["row"], []).append(row)
+            # Two evaluations in one directory may be on other rows, whose numbers say nothing.
+            by_problem.setdefault((row["row"], row["prompt"], str(row["solution"])), []).append(row)
     if checkpoints is not None:
         for group in by_problem.values():
             group.sort(key=lambda row: checkpoints.index(row["checkpoint"]))
@@ -39,10 +40,10 @@ def in_markdown(source: Path, results: list[dict], rows: Path | None) -> Iterato
     """Three, of the evaluation, beside what was said before; or, where there is none, of what GRPO logged last."""
     samples = of_evaluation(rows, 3, [r["checkpoint"] for r in results[-2:]]) if rows else []
     for prompt, solution, group in samples:
-        yield f"**{_inline(prompt)}** (gold: {_inline(str(solution))})"
+        yield f"**{inline(prompt)}** (gold: {inline(str(solution))})"
         for row in group:
             verdict = {1: "right", None: "not judged"}.get(row["accuracy"], "wrong")
-            yield f"{row['stage']}, {verdict}:\n\n{_fenced(row['completion'])}"
+            yield f"{row['stage']}, {verdict}:\n\n{fenced(row['completion'])}"
     if samples:
         return
     logged = sorted((source / "completions").glob("completions_*.parquet"))
@@ -59,17 +60,17 @@ def _logged(path: Path) -> Iterator[str]:
     for row in table:
         texts = [text_of(row[key]) if isinstance(row[key], list) else row[key] for key in ("prompt", "completion")]
         own = [f"{k} {v:.3g}" for k, v in row.items() if isinstance(v, float) and k != "advantage"]
-        yield f"**{_inline(texts[0])}** (step {row['step']}: {', '.join(own)})\n\n{_fenced(texts[1])}"
+        yield f"**{inline(texts[0])}** (step {row['step']}: {', '.join(own)})\n\n{fenced(texts[1])}"
 
 
-def _inline(text: str, limit: int = 300) -> str:
+def inline(text: str, limit: int = 300) -> str:
     """Text on one line, in which nothing is Markdown or HTML."""
     line = " ".join(text.split())
     line = line if len(line) <= limit else f"{line[:limit]} ..."
     return re.sub(r"([\\`*_{}\[\]<>#|$])", r"\\\1", line)
 
 
-def _fenced(text: str, limit: int = 2000) -> str:
+def fenced(text: str, limit: int = 2000) -> str:
     """Text as it is, in a fence longer than any in it."""
     text = text if len(text) <= limit else f"{text[:limit]}\n... ({len(text) - limit:,} more characters)"
     longest = max((len(run) for run in re.findall(r"`+", text)), default=0)

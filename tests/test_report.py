@@ -57,6 +57,21 @@ def test_two_runs_of_one_name_have_lines_columns_and_answers_of_their_own():
     assert "| sft" not in told and json.loads(Path("runs/results.json").read_text()) == results
 
 
+def test_a_page_shows_no_answer_under_another_question_and_reads_as_it_should():
+    names = [lay(f"runs/my {run}", steps=40, seconds=9.0) for run in ("sft", "grpo")]
+    for name in names:
+        (Path(name) / "trainer_state.json").write_text('{"log_history": [{"step": 1, "loss": 1.0}]}')
+    rows = [{"checkpoint": name, "stage": Path(name).name, "identity": name, "row": 0, "kind": "greedy",
+             "prompt": asked, "solution": "2", "completion": f"```\n{asked}\n```", "accuracy": 1.0}
+            for name, asked in zip(names, ("1+1\n= ?", "Who\nwrote Faust?"), strict=True)]  # fmt: skip
+    Path("runs/results.json").write_text(json.dumps([result(name, 0.5, "accuracy") for name in names]))
+    Path("runs/rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    report.main(["runs"])
+    told = Path("runs/report.md").read_text()
+    assert "## 1+1 = ? (gold: 2)\n\nmy sft, right:\n\n````text\n```\n1+1\n= ?\n```\n````" in told
+    assert "## Who wrote Faust? (gold: 2)\n\nmy grpo, right:" in told and "](report/my%20sft-loss.png)" in told
+
+
 def test_what_was_measured_on_other_rows_below_a_directory_is_on_its_page_and_told_by_where():
     """As in configs/miniqwen-26m: sums in the directory itself, the text and the pairs each in one below it."""
     dpo, pretrain = (lay(f"runs/life/{name}", steps=40, seconds=9.0) for name in ("dpo", "pretrain"))
