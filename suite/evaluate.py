@@ -120,6 +120,8 @@ def main(argv=None) -> None:
         print(compare(Path(evaluate.output_dir), *evaluate.compare, evaluate.max_flips))
         return
     engine.require_asked(evaluate.checkpoints, keys)
+    for name in evaluate.checkpoints:  # one that is nowhere is told before the others are evaluated
+        pins.at_commit(name)
     rows, prompts = _rows_and_prompts(evaluate, script, mixture)
     about = {name: _purpose(name, rows, evaluate) for name in evaluate.checkpoints}
     named = ", ".join(filter(None, source.names(script, mixture)))

@@ -78,30 +78,32 @@ def commit_of(name: str, kind: str, revision: str | None = None) -> str:
 
     Raises `ValueError` where neither knows it.
     """
+    import httpx
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, RevisionNotFoundError
+    from huggingface_hub import errors as hub
 
     revision = revision or "main"
     if _COMMIT.fullmatch(revision):
         return revision
+    known = _reference(name, kind, revision)
     try:
+        HfApi().repo_info(name, repo_type=kind, revision=revision, timeout=5)  # once: a download would ask six times
         found = HfApi().hf_hub_download(name, _ASKED_FOR[kind], repo_type=kind, revision=revision)
         return Path(found).parent.name
-    except EntryNotFoundError:  # it has no such file; or there is no network, and the cache not that file, but the name
-        known = _reference(name, kind, revision)
-        if known.is_file():
+    except (hub.EntryNotFoundError, hub.OfflineModeIsEnabled, httpx.ConnectError, httpx.ConnectTimeout):
+        if known.is_file():  # a repository without that file, or one that the cache knows where there is no network
             return known.read_text(encoding="utf-8").strip()
-        told = "the Hub cannot be reached, and the cache does not know it"
-    except RevisionNotFoundError:
+        told = "the Hub cannot be reached, and it is not in the cache"
+    except hub.RevisionNotFoundError:
         told = f"it has no revision '{revision}'"
-    except HfHubHTTPError as error:  # the Hub's own refusals
+    except hub.HfHubHTTPError as error:  # the Hub's own refusals
         told = f"the Hub does not give it ({error.response.status_code})"
-    except (HFValidationError, OSError) as error:
+    except (hub.HFValidationError, httpx.HTTPError, OSError) as error:
         told = " ".join(str(error).split())
     what = {"model": "model", "dataset": "data set"}[kind]
     raise ValueError(
-        f"Cannot load the {what} '{name}' (revision {revision}) from the Hub: {told}. A directory here needs no Hub; "
-        "its name begins with ./ or is one that is there."
+        f"Cannot load the {what} '{name}' (revision {revision}) from the Hub: {told}. If you meant a directory: there "
+        "is none of that name here. Check the path; one that begins with ./ is never looked for on the Hub."
     )
 
 

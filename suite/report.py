@@ -35,6 +35,8 @@ def main(argv=None) -> None:
         words = ["--run_dir", *words]
     report, _ = args.parse(arguments(), words, needs_config=False)
     directory = Path(report.run_dir)
+    if not directory.is_dir():
+        raise ValueError(f"There is no directory '{directory}'. Name a run, or a directory of runs.")
     runs = find_runs(directory)
     own = told_apart(results_of(directory))
     results = [*own, *measured_below(directory, {result["identity"] for result in own if "identity" in result})]

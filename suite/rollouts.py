@@ -70,6 +70,8 @@ def read(run_dir: Path, kind: str = TRAINING):
     """
     import pandas
 
+    if not run_dir.is_dir():
+        raise ValueError(f"There is no directory '{run_dir}'. Name a run, such as runs/quickstart/grpo.")
     files = sorted((run_dir / "completions").glob(f"{kind}_*.parquet"))
     if not files and kind == EVALUATION:
         raise ValueError(f"evaluation: '{run_dir}' has logged no completions of an evaluation.")

@@ -108,6 +108,8 @@ def tokenizer(name: str | None, revision: str = "main", *, needs_template: bool 
     import suite.model  # noqa: F401  (the Auto classes learn miniqwen)
 
     repository, at = pins.split(name)
+    if pins.is_on_hub(name):  # a mistyped path is told at once, and not when transformers has tried it six times
+        at = pins.commit_of(repository, "model", at or revision)
     how = {"revision": at or revision, "padding_side": "left", "truncation_side": "left"}
     try:
         found = AutoTokenizer.from_pretrained(repository, **how)

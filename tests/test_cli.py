@@ -34,6 +34,8 @@ def test_list_prints_each_name_with_its_first_docstring_line(capsys):
         (["stf"], "no command 'stf'.*Did you mean 'sft'"),
         (["list", "models"], "rewards, data and stages"),
         (["run", "nowhere"], "directory of numbered configs"),
+        (["report", "nowhere"], "no directory 'nowhere'"),
+        (["rollouts", "nowhere"], "no directory 'nowhere'"),
         (["prepare", "--launch", "x.yaml"], "--launch is for training stages"),
         (["sft", "--launch", "nowhere.yaml"], "accelerate config file"),
     ],

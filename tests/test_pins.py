@@ -1,6 +1,7 @@
 """Names on the Hub stay at the commit they once were: as branches move, across a resume, and without a network."""
 
 import json
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,8 +77,26 @@ def test_a_branch_a_tag_and_a_commit_are_known_and_stay_known_without_a_network(
     hub.put("me/model", {"config.json": b"{}  "})
     without_a_network(monkeypatch)
     assert [pins.commit_of(*names) for names in asked] == [new, old, bare]
-    with pytest.raises(ValueError, match=r"'me/other' \(revision main\) .*: the Hub cannot be reached, and the cache"):
+    with pytest.raises(ValueError, match=r"'me/other' \(revision main\) .*: the Hub cannot be reached, and it is not"):
         pins.commit_of("me/other", "model")
+
+
+def test_a_mistyped_path_is_told_at_once_and_what_the_cache_knows_needs_no_hub(hub, monkeypatch, tokenizer_dir):
+    from huggingface_hub import constants
+
+    from suite import run
+
+    files = {file.name: file.read_bytes() for file in tokenizer_dir.iterdir() if file.is_file()}
+    commit = hub.put("me/model", {"config.json": b"{}", **files})
+    assert len(run.tokenizer("me/model")) > 0
+    for key in ("ENDPOINT", "HUGGINGFACE_CO_URL_TEMPLATE"):  # nobody listens there
+        monkeypatch.setattr(constants, key, getattr(constants, key).replace(hub.url, "http://127.0.0.1:9"))
+    monkeypatch.setattr("transformers.utils.hub._hf_api", None)
+    began = time.monotonic()
+    with pytest.raises(ValueError, match="the Hub cannot be reached.* If you meant a directory"):
+        run.tokenizer("nowhere")
+    assert pins.commit_of("me/model", "model") == commit and len(run.tokenizer("me/model")) > 0
+    assert time.monotonic() - began < 5  # huggingface_hub would try six times, and wait 23 s in between
 
 
 @pytest.mark.parametrize(
