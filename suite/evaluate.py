@@ -6,7 +6,7 @@
 
 What is measured follows from the columns of the test rows, and may be all three: `prompt` and `solution` are answered
 and judged; of `text` the bits per byte are counted; of `prompt`, `chosen` and `rejected` how often the chosen answer is
-the likelier one. `metrics` names what each stage is there for: its `before` is that of the model it started from.
+the likelier one. `metrics` names the goal of each stage: its `before` is that of the model it started from.
 
 `output_dir` collects: results.json holds one object a checkpoint, in the order they were first evaluated, and
 rows.jsonl one line a completion; the card of each run tells of them. A checkpoint that was evaluated the same way
@@ -45,7 +45,7 @@ from suite.registry import pick
 from suite.values import as_mapping
 from suite.whole import digest
 
-# Shape of the rows -> what it lets one measure, what a stage is there for in want of another word first.
+# Shape of the rows -> what it lets one measure, and first the goal of a stage that names none.
 MEASURED = {
     "prompt+solution": ("accuracy", "format", "thinking", "strict", "lenient", "truncated", "tokens"),
     "prompt+chosen+rejected": ("preferred",),
@@ -84,7 +84,9 @@ class EvaluateArguments:
     )
     metrics: dict | str | None = field(
         default=None,
-        metadata={"help": "What a stage is there for, {dpo: preferred, ...}; else accuracy, or what else is measured."},
+        metadata={
+            "help": "The goal of each stage, {dpo: preferred, ...}; by default accuracy, or else what is measured."
+        },
     )
 
     def __post_init__(self):
@@ -219,12 +221,15 @@ def _stage(name: str) -> str:
 
 
 def _purpose(name: str, rows: list[dict], evaluate: EvaluateArguments) -> dict:
-    """The metric that a checkpoint's stage is there for, and the model it started from: None where nobody knows, ""
+    """The goal of a checkpoint's stage, a metric, and the model it started from: None where nobody knows, ""
     for a model from nothing. Raises `ValueError` for a metric that the rows cannot be asked."""
     there = [m for shape, names in MEASURED.items() if columns.shape_of(rows[0], (shape,)) for m in names]
     metric = evaluate.metrics.get(_stage(name).partition("/")[0], there[0])
     if metric not in there:
-        raise ValueError(f"metrics: {Path(name).name} is there for {metric}, and the rows let one measure: {there}.")
+        raise ValueError(
+            f"metrics: the goal of {Path(name).name} is {metric}, which these rows cannot measure. They can: "
+            f"{', '.join(there)}."
+        )
     told = Path(name) / "run.json"
     made = checkpoint.read_json(told).get("config") if told.is_file() else None
     started = None if made is None else made.get("model_name_or_path", "")

@@ -99,7 +99,7 @@ def _draw(axes, panel: str, lines: dict) -> None:
 
 
 def draw_results(results: list[dict], path: Path, of: str | None = None) -> None:
-    """What was measured of each checkpoint as bars with their 95 % intervals: shares, bits a byte, thinking."""
+    """What was measured of each checkpoint as bars with their 95 % intervals: shares, bits per byte, thinking."""
     groups = [("accuracy", "lenient", "format", "preferred"), ("bits_per_byte",), ("thinking",)]
     there = [[name for name in group if any(name in r["metrics"] for r in results)] for group in groups]
     there = [names for names in there if names]

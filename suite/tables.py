@@ -15,7 +15,7 @@ HEADINGS = {
 }
 # Those that are no shares of rows, in words.
 QUANTITIES = {
-    "bits_per_byte": "bits a byte",
+    "bits_per_byte": "bits per byte",
     "thinking": "tokens of thinking",
     "tokens": "tokens a completion",
 }
@@ -47,7 +47,7 @@ def label(metric: str) -> str:
 
 
 def one_line(result: dict) -> str:
-    """What a stage is there for, before and after, and how long it took to find out."""
+    """The goal of a stage, before and after, and how long it took to find out."""
     metric = result["metric"]
     low, high = (number(metric, end) for end in result["ci95"])
     before = "" if result["before"] is None else f"{number(metric, result['before'])} -> "
@@ -58,14 +58,14 @@ def one_line(result: dict) -> str:
 
 
 def purposes(results: list[dict]) -> tuple[list[str], list[list[str]]]:
-    """(headings, one row of texts a checkpoint): what its stage is there for, before it and after it."""
+    """(headings, one row of texts a checkpoint): the goal of its stage, before it and after it."""
     rows = []
     for r in (r for r in results if "metric" in r):  # an older results.json has none
         metric = r["metric"]
         interval = f"[{', '.join(number(metric, end) for end in r['ci95'])}]"
         cells = [number(metric, r["before"]), number(metric, r["after"]), interval, str(r["n"])]
         rows.append([r["stage"], label(metric), *cells])
-    return ["stage", "is there for", "before", "after", "95 % interval", "n"], rows
+    return ["stage", "goal", "before", "after", "95 % interval", "n"], rows
 
 
 def table_rows(results: list[dict]) -> tuple[list[str], list[list[str]]]:
@@ -100,8 +100,7 @@ def text_table(headings: list[str], rows: list[list[str]]) -> str:
 
 
 def results_table(results: list[dict]) -> str:
-    """results.json for a terminal: all that was measured, accuracy by subject and level, what each stage is there
-    for."""
+    """results.json for a terminal: all that was measured, accuracy by subject and level, each stage's goal."""
     headings, rows = purposes(results)
     tables = [table_rows(results), *groups(results), *([(headings, rows)] if rows else [])]
     return "\n\n".join(text_table(*table) for table in tables)

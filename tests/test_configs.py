@@ -17,7 +17,7 @@ STAGES = cli.stages()
 COMMANDS = sorted(cli.commands(), key=len, reverse=True)
 # The second line of a config opens with one of these; of `6 + 2` GPUs six train and two serve vLLM.
 GPUS = re.compile(r"# (?:One|(?P<train>\d+)(?: \+ \d+)? x) (?P<size>24|80) GB GPUs?[.:]")
-CPU = re.compile(r"# (?:Two CPU cores|Any CPU|Any machine)[,. ]")
+CPU = re.compile(r"# (?:Two CPU cores|One of two CPU cores|Any CPU|Any machine)[,. ]")
 LONGEST_PROMPT = 512  # where no --max_prompt_tokens says it; GSM8K's longest has 261 tokens, system prompt and all
 WINDOWS = {"Qwen/Qwen2.5-Math-1.5B": 4096}
 WINDOW = 32768  # what all other Qwen2.5 were trained on

@@ -1,4 +1,4 @@
-"""What evaluation measures follows from the rows, and each stage is told by the number it is there for."""
+"""What evaluation measures follows from the rows, and each stage is told by its goal."""
 
 import json
 import shutil
@@ -61,7 +61,7 @@ def test_each_stage_is_told_by_what_it_is_there_for_before_and_after(sums, line,
     assert measured(*line, **how) == [second, first]  # nothing is measured twice
     report.main(["runs"])
     page, said = Path("runs/report.html").read_text(), capsys.readouterr().out
-    assert "is there for" in page and "bits a byte" in said and "preferred, %" in said
+    assert "goal" in page and "bits per byte" in said and "preferred, %" in said
     assert "report/before-after.png" in Path("runs/report.md").read_text()
 
 
@@ -99,7 +99,7 @@ def test_a_directory_has_one_name_however_it_is_written():
 
 
 def test_a_metric_the_rows_cannot_be_asked_is_refused(arithmetic_dir, line):
-    with pytest.raises(ValueError, match="first is there for preferred, and the rows let one measure"):
+    with pytest.raises(ValueError, match="the goal of first is preferred, which these rows cannot"):
         measured(line[0], dataset_name=arithmetic_dir, metrics='{"first": "preferred"}')
     with pytest.raises(ValueError, match="no metric .* 'prefered'.* Did you mean 'preferred'"):
         measured(line[0], dataset_name=arithmetic_dir, metrics='{"first": "prefered"}')

@@ -90,7 +90,7 @@ def test_what_was_measured_on_other_rows_below_a_directory_is_on_its_page_and_to
     assert [line.split(" | ")[:4] for line in table] == [
         ["| dpo", "accuracy, %", "-", "50.0"],
         ["| pairs/dpo", "preferred, %", "-", "75.0"],
-        ["| text/pretrain", "bits a byte", "-", "1.25"],
+        ["| text/pretrain", "bits per byte", "-", "1.25"],
     ]
 
 
