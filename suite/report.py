@@ -103,9 +103,14 @@ def draw(directory: Path, runs: list[Path], results: list[dict]) -> tuple[dict[s
             tokens = max((entry.get("num_tokens", 0) for entry in history), default=0)
             told = [f"{made['stage']}, {made.get('steps', '?')} steps in {made['seconds']:.0f} s"]
             told += [f"{tokens:,.0f} tokens"] if tokens else []
-            told += [tables.one_line(r) for r in results if Path(r["checkpoint"]) == run_dir and "metric" in r]
+            told += [tables.one_line(r) for r in results if _is_of(r, run_dir) and "metric" in r]
             about[run_dir.name] = "; ".join(told)
     return pictures, about
+
+
+def _is_of(result: dict, run_dir: Path) -> bool:
+    """Whether a result is that of a run, however both are written."""
+    return Path(result["checkpoint"]).resolve() == run_dir.resolve()
 
 
 def progress(results: list[dict]) -> dict[str, dict[str, list[dict]]]:

@@ -58,7 +58,7 @@ def test_two_runs_of_one_name_have_lines_columns_and_answers_of_their_own():
 
 
 def test_a_page_shows_no_answer_under_another_question_and_reads_as_it_should():
-    names = [lay(f"runs/my {run}", steps=40, seconds=9.0) for run in ("sft", "grpo")]
+    names = [lay(f"runs/my {run}", stage=run, finished=True, steps=40, seconds=9.0) for run in ("sft", "grpo")]
     for name in names:
         (Path(name) / "trainer_state.json").write_text('{"log_history": [{"step": 1, "loss": 1.0}]}')
     rows = [{"checkpoint": name, "stage": Path(name).name, "identity": name, "row": 0, "kind": "greedy",
@@ -66,8 +66,9 @@ def test_a_page_shows_no_answer_under_another_question_and_reads_as_it_should():
             for name, asked in zip(names, ("1+1\n= ?", "Who\nwrote Faust?"), strict=True)]  # fmt: skip
     Path("runs/results.json").write_text(json.dumps([result(name, 0.5, "accuracy") for name in names]))
     Path("runs/rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    report.main(["runs"])
+    report.main([str(Path("runs").resolve())])
     told = Path("runs/report.md").read_text()
+    assert "sft, 40 steps in 9 s; my sft: accuracy, % 50.0" in told
     assert "## 1+1 = ? (gold: 2)\n\nmy sft, right:\n\n````text\n```\n1+1\n= ?\n```\n````" in told
     assert "## Who wrote Faust? (gold: 2)\n\nmy grpo, right:" in told and "](report/my%20sft-loss.png)" in told
 
