@@ -88,7 +88,7 @@ def arguments(name: str) -> tuple[type, ...]:
         for key, value in own.items()
     ]
     ours = make_dataclass("PrepareArguments", changed, bases=(PrepareArguments,))
-    return ours, knob_class(f"{name} knobs", load)
+    return ours, knob_class(f"{name} knobs", load, data.told(name))
 
 
 @ending.orderly_end()

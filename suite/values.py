@@ -104,13 +104,18 @@ def check_knobs(owner: str, function: Callable, given: dict) -> dict:
     return {name: coerce(f"{owner}.{name}", value, hints.get(name, typing.Any)) for name, value in given.items()}
 
 
-def knob_class(name: str, function: Callable) -> type:
-    """A dataclass with one field per knob of `function`, so that its knobs are keys like any other."""
+def knob_class(name: str, function: Callable, told: dict[str, str]) -> type:
+    """A dataclass with one field per knob of `function`, so that its knobs are keys like any other; `told` is the help
+    of each."""
     hints = typing.get_type_hints(function)
     return make_dataclass(
         name,
         [
-            (p.name, hints.get(p.name, str), field(default=None if p.default is p.empty else p.default))
+            (
+                p.name,
+                hints.get(p.name, str),
+                field(default=None if p.default is p.empty else p.default, metadata={"help": told[p.name]}),
+            )
             for p in knobs(function).values()
         ],
     )

@@ -5,10 +5,20 @@ One that is there to be asked says `BENCHMARK = True`: it need not have training
 """
 
 import importlib
+import inspect
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 from suite.registry import entries, pick
+from suite.values import knobs
+
+# What a knob is for any data set that says nothing else of it.
+_KNOBS = {
+    "source": "Where the rows come from: a repository on the Hub, a file or a directory.",
+    "test_size": "How many test questions there are.",
+    "seed": "Another seed, other test rows.",
+}
 
 
 def names() -> dict[str, str]:
@@ -24,6 +34,14 @@ def load(name: str) -> Callable:
 def defaults(name: str) -> dict:
     """Key of `suite prepare` -> the value it has for this data set where nobody says another."""
     return vars(_module(name)).get("DEFAULTS", {})
+
+
+def told(name: str) -> dict[str, str]:
+    """Knob of a data set -> the first sentence that the docstring of its `load` says of it."""
+    load = _module(name).load
+    sentences = re.split(r"(?<=[.;:]) ", " ".join((inspect.getdoc(load) or "").split()))
+    said = {knob: next((s for s in sentences if f"`{knob}`" in s), _KNOBS.get(knob, "")) for knob in knobs(load)}
+    return {knob: f"{line[:1].upper()}{line[1:-1]}." if line else "" for knob, line in said.items()}
 
 
 def is_benchmark(name: str) -> bool:

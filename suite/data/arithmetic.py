@@ -69,12 +69,12 @@ def load(
 ) -> Iterator[dict]:
     """`size` training or `test_size` test rows with the columns text, prompt, completion and solution.
 
-    Numbers have `digits` digits, the first not 0. Test problems do not repeat. `forgets` is the share of
-    completions, from 0 to 1, whose author drops the carries: demonstrations as they come from a hasty teacher, while
-    `text` and `solution` are always right. With `at_once` a completion says the result without working it out: a
-    chat. With `pairs` there are also `chosen`, worked out right, and `rejected`, with every carry wrong. With more
-    `turns` than one a prompt is a longer conversation: sums of the training split, asked and answered rightly, before
-    the one that counts. Raises `ValueError` for knobs out of their range, or too many test rows.
+    Numbers have `digits` digits, the first not 0; `operations` are the signs between them: +, - or +-. Test problems do
+    not repeat; `seed` draws them all. `forgets` is the share of completions, from 0 to 1, whose author drops the
+    carries: demonstrations as they come from a hasty teacher, while `text` and `solution` are always right. With
+    `at_once` a completion says the result without working it out: a chat. With `pairs` there are also `chosen`, worked
+    out right, and `rejected`, with every carry wrong. With more `turns` than one a prompt is a conversation: sums of
+    the training split, asked and answered rightly, before the one that counts. Raises `ValueError` for bad knobs.
     """
     if not operations or set(operations) - set("+-"):
         raise ValueError(f"arithmetic.operations: '{operations}' must be made of '+' and '-'.")

@@ -16,8 +16,8 @@ def load(
 ) -> Iterator[dict | reading.Dropped]:
     """Rows with the columns prompt, completion and solution, from `problem`, `solution` (worked) and `answer`.
 
-    Problems outside the two difficulties, and those without an answer or a worked solution, are left out. The set
-    calls its only split `test`; `test_size` and `seed` divide it.
+    Problems less difficult than `min_difficulty` or more than `max_difficulty`, and those without an answer or a worked
+    solution, are left out. The set calls its only split `test`; `test_size` and `seed` divide it.
     """
     for place, row in reading.rows(split, source, by=("problem",), test_size=test_size, seed=seed):
         answer = reading.text(row, place, "answer")

@@ -19,8 +19,8 @@ def load(
     """Rows with the columns prompt, completion and solution, from `problem`, `generations` and `answer`.
 
     Of each problem the first `traces_per_problem` traces are taken that are complete and marked right, by
-    math-verify or, where that was not asked, by a language model. The default subset has 94,000 problems, the
-    extended one 131,000 more. There is a training split only, which `test_size` and `seed` divide by problem.
+    math-verify or, where that was not asked, by a language model. Of `subset`, default has 94,000 problems,
+    extended 131,000 more, and all both. There is a training split only, which `test_size` and `seed` divide by problem.
     """
     if traces_per_problem < 1:
         raise ValueError(f"openr1_math.traces_per_problem: {traces_per_problem} must be at least 1.")

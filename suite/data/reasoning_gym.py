@@ -13,8 +13,9 @@ def load(
 ) -> Iterator[dict]:
     """Rows with the columns prompt, solution and task (name, and the entry as JSON, which the scorer reads).
 
-    No test question is a training question. Raises `ValueError` for a task reasoning-gym does not have, or one that
-    cannot give as many different questions.
+    `task` is one of reasoning-gym's, of which `size` training and `test_size` test questions are made; another `seed`
+    makes others. No test question is a training question. Raises `ValueError` for a task reasoning-gym does not have,
+    or one that cannot give as many different questions.
     """
     import reasoning_gym  # three seconds, so not at the top
     from reasoning_gym.factory import DATASETS
