@@ -17,7 +17,11 @@ from suite import args, data, ending
 from suite.registry import entries, nearest
 
 HERE = Path(__file__).parent
-ROOMS = ("prepare", "sample", "score", "evaluate", "report", "rollouts", "serve", "chat", "export")
+# In the order of use: what comes before training, and what comes after it.
+BEFORE = ("prepare", "sample")
+AFTER = ("score", "evaluate", "report", "rollouts", "chat", "serve", "export")
+# In the order of a model's life; a stage that is in train/ and not here comes after these.
+LIFE = ("tokenizer", "pretrain", "sft", "dpo", "distill", "grpo")
 # Words that belong to `accelerate launch`, none of which is a key of TRL's.
 LAUNCHER_WORDS = ("--num_processes", "--num_machines", "--machine_rank", "--main_process_ip", "--main_process_port",
                   "--mixed_precision")  # fmt: skip
@@ -25,12 +29,13 @@ LAUNCHER_WORDS = ("--num_processes", "--num_machines", "--machine_rank", "--main
 
 def stages() -> dict[str, str]:
     """Name -> what the stage does, from the files in train/."""
-    return entries(HERE / "train", "main")
+    found = entries(HERE / "train", "main")
+    return {name: found[name] for name in (*(n for n in LIFE if n in found), *(n for n in found if n not in LIFE))}
 
 
 def commands() -> dict[str, str]:
-    rooms = {n: d for n, d in entries(HERE, "main").items() if n in ROOMS}
-    return {**{n: rooms[n] for n in ROOMS if n in rooms}, **stages()}
+    rooms = entries(HERE, "main")
+    return {**{n: rooms[n] for n in BEFORE}, **stages(), **{n: rooms[n] for n in AFTER}}
 
 
 def usage() -> str:
@@ -52,7 +57,7 @@ def show(words: list[str]) -> None:
         "stages": stages,
     }
     if len(words) != 1 or words[0] not in kinds:
-        raise ValueError(f"suite list {' '.join(words)}: there are rewards, data and stages to list.")
+        raise ValueError(f"{' '.join(['suite list', *words])}: choose one of {', '.join(kinds)}.")
     found = kinds[words[0]]()
     width = max(map(len, found))
     print("\n".join(f"{name:<{width}}  {line}" for name, line in found.items()))
@@ -64,7 +69,7 @@ def module_of(command: str):
     if command in commands():
         return importlib.import_module(f"suite.{command}")
     raise ValueError(
-        f"There is no command '{command}'. There are: {', '.join(commands())}, run, list."
+        f"There is no command '{command}'. Choose one of: {', '.join(commands())}, run, list."
         f"{nearest(command, [*commands(), 'run', 'list'])}"
     )
 

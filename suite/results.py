@@ -69,10 +69,16 @@ def find(directory: Path, name: str) -> tuple[Path, dict]:
         if found:
             told = ", ".join(r["checkpoint"] for r in found)
             raise ValueError(f"compare: {place} has {len(found)} evaluations of '{name}'. There are: {told}.")
-    told = ", ".join(r["stage"] for r in told_apart(results_of(directory)) if "accuracy" in r) or "none"
+    told = ", ".join(r["stage"] for r in told_apart(results_of(directory)) if "accuracy" in r)
+    if not told:
+        raise ValueError(
+            f"compare: {directory} holds no evaluation. Run one first: `suite evaluate --checkpoints RUN_A RUN_B "
+            f"--dataset_name data/NAME --output_dir {directory}`. If '{name}' was evaluated elsewhere, name it with "
+            "its directory (runs/other/sft), or set `output_dir`."
+        )
     raise ValueError(
-        f"compare: {directory} has 0 evaluations of '{name}'. There are: {told}. One that lies elsewhere is named with "
-        "its directory, as runs/other/sft is; and `output_dir` says where to look first."
+        f"compare: {directory} has no evaluation of '{name}'. There are: {told}. If it was evaluated elsewhere, name "
+        "it with its directory (runs/other/sft), or set `output_dir`."
     )
 
 

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from suite import cli, ending
+from suite import cli, data, ending
 from tests.conftest import ROOT, run_suite
 
 
@@ -23,16 +23,24 @@ def test_list_prints_each_name_with_its_first_docstring_line(capsys):
     cli.show(["rewards"])
     assert re.search("^accuracy +1 for the right final answer", capsys.readouterr().out, re.MULTILINE)
     cli.show(["stages"])
-    assert {"tokenizer", "pretrain", "sft", "grpo"} <= {
-        line.split()[0] for line in capsys.readouterr().out.splitlines()
-    }
+    names = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    assert names[: len(cli.LIFE)] == list(cli.LIFE)  # in the order of a model's life
+
+
+def test_a_new_stage_appears_by_itself_behind_those_that_are_known(tmp_path, monkeypatch):
+    (tmp_path / "train").mkdir()
+    for name in ("align", "sft", "pretrain"):
+        (tmp_path / "train" / f"{name}.py").write_text('"""A stage."""\n\n\ndef main(argv=None): ...\n')
+    monkeypatch.setattr(cli, "HERE", tmp_path)
+    assert list(cli.stages()) == ["pretrain", "sft", "align"]
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (["stf"], "no command 'stf'.*Did you mean 'sft'"),
-        (["list", "models"], "rewards, data and stages"),
+        (["foo"], "no command 'foo'. Choose one of: prepare, sample, tokenizer, pretrain, sft"),
+        (["list", "models"], "choose one of rewards, data, stages"),
         (["run", "nowhere"], "directory of numbered configs"),
         (["report", "nowhere"], "no directory 'nowhere'"),
         (["rollouts", "nowhere"], "no directory 'nowhere'"),
@@ -50,6 +58,10 @@ def test_a_wrong_command_is_one_line(words, message):
     [
         (["prepare", "arithmetic", "--help"], "--forgets (0.0)"),
         (["prepare", "openr1_math", "--help"], "the first `traces_per_problem` traces"),
+        (
+            ["prepare", "gsm8k", "--help"],
+            "--source ('openai/gsm8k')  `source` is a Hub repository, a file or a directory.",
+        ),
         (["prepare", "ultrafeedback", "--help"], "--system_prompt ('none')"),
         (["prepare", "--help"], "suite prepare NAME --help"),
         (["evaluate", "-h"], "--max_completion_length (512)  Longest completion, in tokens."),
@@ -61,6 +73,11 @@ def test_a_wrong_command_is_one_line(words, message):
 def test_every_command_explains_its_keys(words, told, capsys):
     cli._main(words)
     assert told in capsys.readouterr().out
+
+
+def test_every_knob_of_a_data_set_has_a_line_of_help():
+    silent = [(name, knob) for name in data.names() for knob, line in data.told(name).items() if not line]
+    assert not silent
 
 
 def test_launch_is_the_command_one_may_type_by_hand(monkeypatch, tmp_path, capsys):

@@ -67,13 +67,15 @@ def test_what_cannot_be_compared_is_said(tmp_path, capsys):
     evaluate.main(["--compare", "sft", "grpo", "--output_dir", str(tmp_path)])
     assert "warning: they were not evaluated alike" in capsys.readouterr().out
     for names, message in (
-        (["sft", "dpo"], "0 evaluations of 'dpo'. There are: sft, grpo, other"),
+        (["sft", "dpo"], "no evaluation of 'dpo'. There are: sft, grpo, other"),
         (["sft", "other"], "no judged problem in common"),
         (["sft"], "takes two names"),
         (["sft", "runs/sft"], "sft and runs/sft are the same evaluation"),
     ):
         with pytest.raises(ValueError, match=message):
             evaluate.main(["--compare", *names, "--output_dir", str(tmp_path)])
+    with pytest.raises(ValueError, match="holds no evaluation. Run one first: `suite evaluate --checkpoints"):
+        evaluate.main(["--compare", "a", "b", "--output_dir", str(tmp_path / "empty")])
     with pytest.raises(ValueError, match="Name `checkpoints` to evaluate, or two"):
         evaluate.main(["--output_dir", str(tmp_path)])
     assert comparison.compare([({"accuracy": 1.0}, {"accuracy": 0.5})]) == Comparison(0, 1, 0, 0)
@@ -134,7 +136,7 @@ def test_evaluations_in_two_directories_are_compared_and_what_sets_them_apart_is
     assert "0.0 %" in capsys.readouterr().out
     with pytest.raises(ValueError, match="has 2 evaluations of .*There are: runs/sft, runs/grpo"):
         evaluate.main(["--compare", str(a), str(b), "--output_dir", str(tmp_path)])
-    with pytest.raises(ValueError, match="has 0 evaluations of '.*other'.*named with its directory"):
+    with pytest.raises(ValueError, match="has no evaluation of '.*other'.*name it with its directory"):
         evaluate.main(["--compare", str(a / "other"), "grpo", "--output_dir", str(b)])
 
 
@@ -161,7 +163,7 @@ def test_of_two_stages_of_one_name_either_can_be_compared_by_what_the_table_call
     assert "a/sft: 50.0 %   b/sft: 100.0 %" in capsys.readouterr().out
     with pytest.raises(ValueError, match="has 2 evaluations of 'sft'. There are: runs/a/sft, runs/b/sft"):
         evaluate.main(["--compare", "sft", "b/sft", "--output_dir", str(tmp_path)])
-    with pytest.raises(ValueError, match="has 0 evaluations of 'grpo'. There are: a/sft, b/sft"):
+    with pytest.raises(ValueError, match="has no evaluation of 'grpo'. There are: a/sft, b/sft"):
         evaluate.main(["--compare", "grpo", "b/sft", "--output_dir", str(tmp_path)])
 
 
