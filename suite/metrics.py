@@ -14,9 +14,9 @@ def wilson(successes: float, n: float) -> list[float]:
     if n == 0:
         return [0.0, 1.0]
     rate = successes / n
-    centre = (rate + Z95**2 / (2 * n)) / (1 + Z95**2 / n)
+    center = (rate + Z95**2 / (2 * n)) / (1 + Z95**2 / n)
     half = Z95 / (1 + Z95**2 / n) * math.sqrt(rate * (1 - rate) / n + Z95**2 / (4 * n**2))
-    return [max(0.0, centre - half), min(1.0, centre + half)]
+    return [max(0.0, center - half), min(1.0, center + half)]
 
 
 def rate(values: Sequence[float | None]) -> dict:
@@ -37,26 +37,26 @@ def share(values: Sequence[float], draws: int = 1) -> dict:
     n = len(values)
     if n == 0:
         return {"value": None, "ci95": [0.0, 1.0], "n": 0}
-    centre = statistics.fmean(values)
-    spread = statistics.variance(values, centre) if n > 1 else 0.0
-    alone = centre * (1 - centre)  # the spread of single answers
+    center = statistics.fmean(values)
+    spread = statistics.variance(values, center) if n > 1 else 0.0
+    alone = center * (1 - center)  # the spread of single answers
     each = 1.0 if alone == 0 else min(draws, max(1.0, alone / spread if spread else draws))
-    return {"value": centre, "ci95": wilson(centre * n * each, n * each), "n": n}
+    return {"value": center, "ci95": wilson(center * n * each, n * each), "n": n}
 
 
 def mean(values: Sequence[float]) -> dict:
     """A mean over problems: value, ci95 by the normal approximation, and n."""
     if not values:
         return {"value": None, "ci95": [None, None], "n": 0}
-    centre = statistics.fmean(values)
+    center = statistics.fmean(values)
     half = Z95 * statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else 0.0
-    return {"value": centre, "ci95": [centre - half, centre + half], "n": len(values)}
+    return {"value": center, "ci95": [center - half, center + half], "n": len(values)}
 
 
 def ratio(numerators: Sequence[float], denominators: Sequence[float]) -> dict:
     """A quotient of two sums over rows: value, ci95 and n. A row counts by its denominator.
 
-    The interval is that of the linearised quotient, from the spread of n_i - R d_i over the rows:
+    The interval is that of the linearized quotient, from the spread of n_i - R d_i over the rows:
     W. G. Cochran, Sampling Techniques, 3rd ed., section 6.4.
     """
     total, n = sum(denominators), len(denominators)

@@ -24,7 +24,7 @@ PANELS = {
 }
 # Only what a GRPO run logs tells anything there: its loss is near 0 by construction at one update per rollout.
 NOT_FOR_GRPO = ("loss", "token-accuracy")
-COLOURS = ("#2f5d8a", "#c4622d", "#4f8a4b", "#8a5a9e", "#8c8c2e", "#5b5b5b")
+COLORS = ("#2f5d8a", "#c4622d", "#4f8a4b", "#8a5a9e", "#8c8c2e", "#5b5b5b")
 
 
 def has_rewards(history: list[dict]) -> bool:
@@ -82,15 +82,15 @@ def draw_all_curves(found: dict[str, dict], path: Path, of: str | None = None) -
 
 def _draw(axes, panel: str, lines: dict) -> None:
     """One panel: thin raw values, and a running mean where there are many."""
-    for colour, (key, (steps, values)) in zip(COLOURS * 3, lines.items(), strict=False):
+    for color, (key, (steps, values)) in zip(COLORS * 3, lines.items(), strict=False):
         label = key.removeprefix("rewards/").removesuffix("/mean").removeprefix("completions/")
         width = max(1, len(values) // 20)
         if width > 1:
-            axes.plot(steps, values, color=colour, alpha=0.25, linewidth=0.8)
+            axes.plot(steps, values, color=color, alpha=0.25, linewidth=0.8)
         smooth = [sum(values[max(0, i - width + 1) : i + 1]) / len(values[max(0, i - width + 1) : i + 1])
                   for i in range(len(values))]  # fmt: skip
         marker = "o" if len(values) == 1 else None
-        axes.plot(steps, smooth, color=colour, linewidth=1.6, label=label, marker=marker)
+        axes.plot(steps, smooth, color=color, linewidth=1.6, label=label, marker=marker)
     axes.set_xlabel("step", fontsize=9)
     axes.set_ylabel(PANELS[panel][0], fontsize=9)
     axes.xaxis.get_major_locator().set_params(integer=True)
@@ -106,8 +106,8 @@ def draw_results(results: list[dict], path: Path, of: str | None = None) -> None
     titles = ["On rows no stage has seen", *[""] * (len(there) - 1)]
     figure, several = _new_figure(titles, width=1.6 + 1.3 * len(results))
     for axes, names in zip(several, there, strict=True):
-        for offset, (name, colour) in enumerate(zip(names, COLOURS, strict=False)):
-            _draw_bars(axes, name, results, colour, (offset - (len(names) - 1) / 2) / (len(names) + 0.7), len(names))
+        for offset, (name, color) in enumerate(zip(names, COLORS, strict=False)):
+            _draw_bars(axes, name, results, color, (offset - (len(names) - 1) / 2) / (len(names) + 0.7), len(names))
         axes.set_xticks(range(len(results)), [r["stage"] for r in results])
         axes.set_xlim(-0.6, len(results) - 0.4)  # one below the other, though the last has no bar in each
         if names[0] in QUANTITIES:
@@ -125,20 +125,20 @@ def draw_progress(metric: str, runs: dict[str, list[dict]], path: Path) -> None:
     figure, several = _new_figure(["On rows no stage has seen", ""], columns=2)
     unit = 1 if metric in QUANTITIES else 100
     for axes, along in zip(several, ("step", "seconds"), strict=True):
-        for colour, (run, points) in zip(COLOURS * 3, runs.items(), strict=False):
+        for color, (run, points) in zip(COLORS * 3, runs.items(), strict=False):
             at = [point[along] for point in points]
             values, low, high = (
                 [unit * value for value in of] for of in zip(*((p["value"], *p["ci95"]) for p in points), strict=True)
             )
-            axes.plot(at, values, color=colour, marker="o", markersize=3, label=run)
-            axes.fill_between(at, low, high, color=colour, alpha=0.15, linewidth=0)
+            axes.plot(at, values, color=color, marker="o", markersize=3, label=run)
+            axes.fill_between(at, low, high, color=color, alpha=0.15, linewidth=0)
         axes.set_xlabel(along, fontsize=9)
         axes.set_ylabel(label(metric), fontsize=9)
     several[0].legend(frameon=False, fontsize=8)
     figure.savefig(path)
 
 
-def _draw_bars(axes, metric: str, results: list[dict], colour: str, offset: float, of: int) -> None:
+def _draw_bars(axes, metric: str, results: list[dict], color: str, offset: float, of: int) -> None:
     """One metric of every checkpoint that has it, one bar of the `of` that stand together."""
     unit = 1 if metric in QUANTITIES else 100
     shown = [(i, r["metrics"][metric]) for i, r in enumerate(results) if metric in r["metrics"]]
@@ -147,7 +147,7 @@ def _draw_bars(axes, metric: str, results: list[dict], colour: str, offset: floa
     below = [max(0.0, v - unit * m["ci95"][0]) for v, (_, m) in zip(values, shown, strict=True)]
     above = [max(0.0, unit * m["ci95"][1] - v) for v, (_, m) in zip(values, shown, strict=True)]
     at = [i + offset for i, _ in shown]
-    axes.bar(at, values, width=0.92 / (of + 0.7), color=colour, label=HEADINGS[metric])
+    axes.bar(at, values, width=0.92 / (of + 0.7), color=color, label=HEADINGS[metric])
     axes.errorbar(at, values, yerr=[below, above], fmt="none", ecolor="#222222", elinewidth=0.9, capsize=2)
 
 

@@ -41,7 +41,7 @@ def texts(completions, prompts=None, think_opened: bool = False) -> list[str]:
     """The words of each completion, conversational or plain, beginning with the <think> that its prompt has opened.
 
     R1-Distill's chat template writes <think> behind every prompt; its completions begin inside. A prompt that shows
-    it is recognised; one that goes through such a template is not, so `think_opened` says it for all.
+    it is recognized; one that goes through such a template is not, so `think_opened` says it for all.
     """
     if prompts is None:
         prompts = [[]] * len(completions)

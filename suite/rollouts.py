@@ -28,12 +28,13 @@ class RolloutsArguments:
     step: int | None = field(default=None, metadata={"help": "Only this step; -1 is the last that was logged."})
     prompt: str | None = field(default=None, metadata={"help": "Only prompts with these words in them, step by step."})
     where: str | None = field(
-        default=None, metadata={"help": "Only what fulfils this, such as 'format == 1 and accuracy == 0'."}
+        default=None,
+        metadata={"help": "Only completions for which this holds, such as 'format == 1 and accuracy == 0'."},
     )
     evaluation: bool = field(
         default=False, metadata={"help": "What was sampled in the run's evaluations, and not what it was trained on."}
     )
-    max_rows: int = field(default=200, metadata={"help": "Show so many completions at most; 0 = all."})
+    max_rows: int = field(default=200, metadata={"help": "Show at most this many completions; 0 = all."})
 
     def __post_init__(self):
         if self.max_rows < 0:
@@ -52,8 +53,8 @@ def main(argv=None) -> None:
     table = read(Path(asked.run_dir), EVALUATION if asked.evaluation else TRAINING)
     found = choose(table, asked.step, asked.prompt, asked.where)
     shown = found if asked.max_rows == 0 else found.head(asked.max_rows)
-    colours = sys.stdout.isatty() and "NO_COLOR" not in os.environ
-    lines = [*told(shown, colours), f"\n{summary(found, table)}"]
+    colors = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    lines = [*told(shown, colors), f"\n{summary(found, table)}"]
     if len(shown) < len(found):
         lines.append(f"Shown are the first {len(shown)}; `--max_rows 0` shows all.")
     if sys.stdout.isatty():
@@ -125,23 +126,23 @@ def choose(table, step: int | None, prompt: str | None, where: str | None):
     return found
 
 
-def told(table, colours: bool) -> Iterator[str]:
+def told(table, colors: bool) -> Iterator[str]:
     """The lines of a page: each group's prompt once, under it its completions with what they were given."""
     before = None
     names = rewards_of(table)
     for row in table.to_dict("records"):
         group = (row["step"], row["prompt"])
         if group != before:
-            step = _in(BOLD, f"step {row['step']}", colours)
+            step = _in(BOLD, f"step {row['step']}", colors)
             yield f"\n{step}  {row['prompt'].strip()}"
             before = group
         given = [f"{name} {row[name]:g}" for name in names]
         given += [f"advantage {row['advantage']:+.3f}"] if "advantage" in row else []  # distillation has neither
-        yield _in(DIM, f"  -- {'  '.join(given)}", colours)
-        yield "\n".join(f"  {line}" for line in highlighted(row, colours).splitlines())
+        yield _in(DIM, f"  -- {'  '.join(given)}", colors)
+        yield "\n".join(f"  {line}" for line in highlighted(row, colors).splitlines())
 
 
-def highlighted(row: dict, colours: bool) -> str:
+def highlighted(row: dict, colors: bool) -> str:
     """A completion with its answer set off: green and red where there is an `accuracy`, else bold."""
     said = row["completion"].strip()
     answer = reasoning.final_answer(said)
@@ -150,12 +151,12 @@ def highlighted(row: dict, colours: bool) -> str:
     before, there, behind = said.rpartition(answer)
     if not there:  # the reading has changed it
         return f"{said}\n[answer: {answer}]"
-    colour = BOLD if "accuracy" not in row else RIGHT if row["accuracy"] == 1 else WRONG
-    return f"{before}{_in(colour, answer, colours, '[', ']')}{behind}"
+    color = BOLD if "accuracy" not in row else RIGHT if row["accuracy"] == 1 else WRONG
+    return f"{before}{_in(color, answer, colors, '[', ']')}{behind}"
 
 
-def _in(colour: str, text: str, colours: bool, opens: str = "", closes: str = "") -> str:
-    return f"{colour}{text}{PLAIN}" if colours else f"{opens}{text}{closes}"
+def _in(color: str, text: str, colors: bool, opens: str = "", closes: str = "") -> str:
+    return f"{color}{text}{PLAIN}" if colors else f"{opens}{text}{closes}"
 
 
 def summary(found, table) -> str:

@@ -1,6 +1,6 @@
 """How output appears whole or not at all: written beside its place, brought to the disk, and put there in one step.
 
-What is not finished lies in a hidden neighbour of its target, `.NAME.partial`, which no reader takes for data and the
+What is not finished lies in a hidden neighbor of its target, `.NAME.partial`, which no reader takes for data and the
 next attempt clears away or goes on from. Long work notes in a `Journal` what it has done. A disk that is full is one
 `ValueError`.
 """

@@ -1,4 +1,4 @@
-"""A checkpoint that was cut off half-way is recognised before anything is loaded."""
+"""A checkpoint that was cut off half-way is recognized before anything is loaded."""
 
 import json
 import os
@@ -52,7 +52,7 @@ def test_a_missing_shard_is_named(copy):
         checkpoint.check_whole(copy)
 
 
-def test_a_directory_that_is_not_there_names_its_neighbours(copy):
+def test_a_directory_that_is_not_there_names_its_neighbors(copy):
     with pytest.raises(ValueError, match="There are: .*copy"):
         checkpoint.check_whole(copy.parent / "cpy")
 

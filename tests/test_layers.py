@@ -118,7 +118,7 @@ def test_imports_go_down():
             assert allowed, f"{path} (floor {FLOOR[here]}) imports suite.{other} (floor {FLOOR[other]})"
 
 
-def test_neighbours_form_no_circle():
+def test_neighbors_form_no_circle():
     edges: dict[str, set[str]] = {}
     for path in FILES:
         edges.setdefault(room_of(path), set()).update(rooms_imported(path) - {room_of(path)})

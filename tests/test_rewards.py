@@ -142,7 +142,7 @@ def test_without_such_a_prompt_the_same_words_are_not_well_formed():
     assert rewards.load("format")([INSIDE], prompts=prompts) == [0.0]
 
 
-def test_a_chat_template_that_opens_think_is_recognised(tokenizer_dir):
+def test_a_chat_template_that_opens_think_is_recognized(tokenizer_dir):
     from suite import run
 
     tokenizer = run.tokenizer(str(tokenizer_dir))

@@ -91,11 +91,11 @@ def test_what_evaluations_sampled_is_shown_apart_and_only_where_it_is_asked_for(
     assert "1 of 1 completions, 1 steps" in told and "<answer>[3]</answer>" in told and "advantage" not in told
 
 
-def test_colours_tell_right_answers_from_wrong_ones():
+def test_colors_tell_right_answers_from_wrong_ones():
     right = {"completion": reasoning.write("so", "7"), "accuracy": 1.0}
-    assert f"{rollouts.RIGHT}7{rollouts.PLAIN}" in rollouts.highlighted(right, colours=True)
-    assert f"{rollouts.WRONG}7{rollouts.PLAIN}" in rollouts.highlighted({**right, "accuracy": 0.0}, colours=True)
-    assert rollouts.highlighted({"completion": "no tags"}, colours=True) == "no tags"
+    assert f"{rollouts.RIGHT}7{rollouts.PLAIN}" in rollouts.highlighted(right, colors=True)
+    assert f"{rollouts.WRONG}7{rollouts.PLAIN}" in rollouts.highlighted({**right, "accuracy": 0.0}, colors=True)
+    assert rollouts.highlighted({"completion": "no tags"}, colors=True) == "no tags"
 
 
 @pytest.mark.slow

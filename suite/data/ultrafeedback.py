@@ -1,4 +1,4 @@
-"""UltraFeedback, binarised: 61,000 prompts, each with a better and a worse answer, for DPO."""
+"""UltraFeedback, binarized: 61,000 prompts, each with a better and a worse answer, for DPO."""
 
 from collections.abc import Iterator
 

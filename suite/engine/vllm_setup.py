@@ -52,7 +52,7 @@ def shares_of_machine(replicas: int, gpus_each: int) -> list[dict[str, str]]:
 
 
 def shares_of_gpus(there: list[str], replicas: int, gpus_each: int) -> list[list[str]]:
-    """The GPUs of each replica, neighbours together. Raises `ValueError` where they are too few."""
+    """The GPUs of each replica, neighbors together. Raises `ValueError` where they are too few."""
     if replicas * gpus_each > len(there):
         raise ValueError(
             f"vllm_data_parallel_size: {replicas} times vllm_tensor_parallel_size: {gpus_each} needs "

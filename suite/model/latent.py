@@ -20,7 +20,7 @@ from .configuration import MiniQwenConfig
 
 
 def in_halves(x):
-    """(..., P): DeepSeek turns neighbours (x_0, x_1), `rotate` turns (x_0, x_{P/2}). The pairs put as `rotate` asks."""
+    """(..., P): DeepSeek turns neighbors (x_0, x_1), `rotate` turns (x_0, x_{P/2}). The pairs put as `rotate` asks."""
     return x.unflatten(-1, (-1, 2)).transpose(-1, -2).flatten(-2)
 
 

@@ -1,7 +1,7 @@
 """The isolated side of the sandbox: a bare interpreter that forks for each test and says how each ended.
 
-`sandbox` runs this file by path, so it imports the standard library and its neighbours `sandbox_*` only, and no more of
-it than it must: start-up is most of what a judgement costs. It has one thread and nothing open, which is what makes
+`sandbox` runs this file by path, so it imports the standard library and its neighbors `sandbox_*` only, and no more of
+it than it must: start-up is most of what a judgment costs. It has one thread and nothing open, which is what makes
 forking safe here and not in a trainer.
 
 On stdin, a file, comes a job, in marshal because importing json would cost a third of the start-up:
@@ -35,7 +35,7 @@ _TICK = 0.05  # seconds between two looks at the clock, the parent and the numbe
 def main() -> None:
     # sys.stdin stays untouched, for the programs. No byte more than the job is read: behind it lie the tests.
     job = marshal.loads(os.read(0, int.from_bytes(os.read(0, SIZE_BYTES), "little")))
-    # At the end of the path and for this import only: other neighbours are called `code`, `format` and `numbers`.
+    # At the end of the path and for this import only: other neighbors are called `code`, `format` and `numbers`.
     sys.path.append(os.path.dirname(os.path.abspath(__file__)))
     import sandbox_judge as judge
     import sandbox_program as program

@@ -1,4 +1,4 @@
-"""Direct preference optimisation on `prompt+chosen+rejected` rows, whole or as LoRA."""
+"""Direct preference optimization on `prompt+chosen+rejected` rows, whole or as LoRA."""
 
 import sys
 
