@@ -125,7 +125,7 @@ def parse(
 
     The command line wins over the file. With `only`, just these are filled, nothing is asked of the machine, and the
     dict holds the value of every key: for a command that reads another one's config. Raises `ValueError` for an
-    unknown key (naming its nearest neighbour, or its successor where TRL dropped it), a prefix of a key, a duplicate
+    unknown key (naming its nearest neighbor, or its successor where TRL dropped it), a prefix of a key, a duplicate
     YAML key, and a value of the wrong type.
     """
     from trl import TrlParser
@@ -165,7 +165,7 @@ def parse(
     except OSError as error:  # a key that names a file, such as accelerator_config
         raise ValueError(f"A key names a file that cannot be read: {error}.") from None
     except TypeError as error:  # an entry of such a key
-        raise ValueError(f"One of the mappings has an entry that nobody reads: {error}.") from None
+        raise ValueError(f"One of the mappings has an entry that is never read: {error}.") from None
     for instance in filled:
         if "resume_from_checkpoint" in values and hasattr(instance, "resume_from_checkpoint"):
             said_resume = instance.resume_from_checkpoint  # the Trainer takes the text "true" for a path
@@ -186,7 +186,7 @@ def _check_key(key: str, keys, where, word: str | None = None) -> None:
     if word is not None and not word.startswith("--"):
         raise ValueError(f"'{word}' on {where} belongs to no key. Keys are written `--key value`.")
     if key in SUCCESSORS:
-        raise ValueError(f"The key '{key}' in {where} is no more: {SUCCESSORS[key]}.")
+        raise ValueError(f"The key '{key}' in {where} no longer exists: {SUCCESSORS[key]}.")
     if key not in keys:
         meant = f" Did you mean '{SHORT[key]}'?" if SHORT.get(key) in keys else nearest(key, keys)
         raise ValueError(f"Unknown key '{key}' in {where}.{meant}")

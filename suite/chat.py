@@ -39,7 +39,7 @@ class ChatArguments:
     max_new_tokens: int = field(default=1024, metadata={"help": "Length limit of an answer, in tokens."})
     temperature: float = field(default=0.7, metadata={"help": "0 is greedy."})
     top_p: float = field(default=1.0, metadata={"help": "Nucleus sampling."})
-    dtype: str = field(default="auto", metadata={"help": "In which type the weights are loaded."})
+    dtype: str = field(default="auto", metadata={"help": "The type in which the weights are loaded."})
     web: bool = field(default=False, metadata={"help": "Talk on a page instead of in the terminal."})
 
     def __post_init__(self):

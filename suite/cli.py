@@ -77,7 +77,7 @@ def module_of(command: str):
 def launch(stage: str, words: list[str]) -> None:
     """Become `accelerate launch --config_file FILE -m suite.train.<stage>`, which one may as well type by hand."""
     if stage not in stages():
-        raise ValueError(f"--launch is for training stages ({', '.join(stages())}), and '{stage}' is none.")
+        raise ValueError(f"--launch is for training stages ({', '.join(stages())}), and '{stage}' is not one of them.")
     at = words.index("--launch")
     if len(words) < at + 2 or not Path(words[at + 1]).is_file():
         there = ", ".join(sorted(str(p) for p in Path("accelerate_configs").glob("*.yaml")))

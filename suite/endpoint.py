@@ -43,7 +43,7 @@ class EndpointArguments:
         if not re.fullmatch(r"[A-Z][A-Z0-9_]*", self.api_key_env):
             raise ValueError("api_key_env must be the name of an environment variable, such as OPENAI_API_KEY.")
         if self.base_url is not None and "@" in self.base_url:
-            raise ValueError("base_url must hold no name or key; the key belongs into the environment (api_key_env).")
+            raise ValueError("base_url must hold no name or key; the key belongs in the environment (api_key_env).")
         if self.base_url is not None and not re.fullmatch(r"https?://[^\s?#]+", self.base_url):
             raise ValueError(
                 f"base_url: '{self.base_url.partition('?')[0]}' must be an address without a query, such as "

@@ -6,7 +6,7 @@
 
 What is measured follows from the columns of the test rows, and may be all three: `prompt` and `solution` are answered
 and judged; of `text` the bits per byte are counted; of `prompt`, `chosen` and `rejected` how often the chosen answer is
-the likelier one. `metrics` names the goal of each stage: its `before` is that of the model it started from.
+the more likely one. `metrics` names the goal of each stage: its `before` is that of the model it started from.
 
 `output_dir` collects: results.json holds one object a checkpoint, in the order they were first evaluated, and
 rows.jsonl one line a completion; the card of each run tells of them. A checkpoint that was evaluated the same way
@@ -71,7 +71,7 @@ class EvaluateArguments:
     output_dir: str = field(default="runs/evaluate", metadata={"help": "Where results.json and rows.jsonl go."})
     max_rows: int | None = field(default=None, metadata={"help": "Take only the first rows of the test split."})
     max_completion_length: int = field(default=512, metadata={"help": "Longest completion, in tokens."})
-    num_generations: int = field(default=4, metadata={"help": "Samples a prompt for pass@k; 0 for greedy only."})
+    num_generations: int = field(default=4, metadata={"help": "Samples per prompt for pass@k; 0 for greedy only."})
     temperature: float = field(default=1.0, metadata={"help": "Of the samples; the greedy pass has none."})
     top_p: float = field(default=1.0, metadata={"help": "Of the samples."})
     seed: int = field(default=0, metadata={"help": "Of the samples, and of the choice of examples."})
@@ -169,7 +169,7 @@ def _evaluate(name: str, rows: list[dict], prompts: list, evaluate: EvaluateArgu
         if left == [head]:  # killed at the very end
             results.drop_older_rows(directory, name, identity)
             whole.remove(journal)
-        print(f"{name} was evaluated in this very way before; reusing it from {directory}/results.json.")
+        print(f"{name} was already evaluated this way; reusing it from {directory}/results.json.")
         return
     if left and left != [head]:
         print(f"{name} was being evaluated in another way; what it said then is dropped.")

@@ -140,7 +140,7 @@ def push(keys: ExportArguments, source: Path, base: str | None) -> None:
     how = {"private": keys.hub_private_repo, "replace": keys.hub_replace}
     sent = [(repo, path) for repo, path in ((keys.push, written), (keys.push_adapter, source)) if repo]
     if base is not None and checkpoint.is_local(base) and source in [path for _, path in sent]:
-        print(f"its base '{base}' is a directory here: who loads the adapter must have it, too.")
+        print(f"its base '{base}' is a directory here: whoever loads the adapter needs it, too.")
     for repo, path in sent:
         if path == source:  # what was written has been looked at
             look.demand(path, look.at_files(path, keeps_thoughts=keys.keeps_thoughts))

@@ -20,13 +20,13 @@ def check_stock(config: dict, asked: str) -> None:
     """Raise `ValueError` where a model with this config.json cannot be written as `asked`, naming what it can be."""
     if config["model_type"] != "miniqwen":
         raise ValueError(
-            f"--as {asked} is for a miniqwen, and this model is a {config['model_type']} already: leave it away."
+            f"--as {asked} is for a miniqwen, and this model is a {config['model_type']} already: leave it out."
         )
     found = stock_type(config)
     if found is None:
         raise ValueError(
             f"--as {asked}: this miniqwen is a mixture of experts with latent attention, and transformers has no class "
-            "for both. Leave it away: it loads by the code that travels with it."
+            "for both. Leave it out: it loads by the code that travels with it."
         )
     if found != asked:
         raise ValueError(f"--as {asked} is {STOCK[asked]}, and this miniqwen is {STOCK[found]}: --as {found}.")

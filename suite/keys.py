@@ -15,9 +15,7 @@ class RunArguments:
 
     max_seconds: str | None = field(
         default=None,
-        metadata={
-            "help": "Stop after so many seconds of training, or after as many as the run in this directory took."
-        },
+        metadata={"help": "Stop after this many seconds of training, or as many as the run in this directory took."},
     )
     hub_step_revisions: bool = field(
         default=False, metadata={"help": "With push_to_hub: each saved step is a branch of its own, step-N."}

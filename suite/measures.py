@@ -18,8 +18,8 @@ def of_rows(name: str, rows: Sequence[dict], dtype: str = "auto", progress: Call
 
     bits_per_byte  of `text`: the sum of -log2 p(token | tokens before it), over the bytes of those tokens. A text's
                    first token, which nothing precedes, does not count, nor does the end of the text.
-    preferred      of `prompt`, `chosen` and `rejected`: the share of rows whose chosen answer is the likelier one. The
-                   probability is that of the whole answer with its end of turn, not normalised by its length.
+    preferred      of `prompt`, `chosen` and `rejected`: the share of rows whose chosen answer is more likely. The
+                   probability is that of the whole answer with its end of turn, not normalized by its length.
     """
     reads_text, compares = "text" in rows[0], {"prompt", "chosen", "rejected"} <= rows[0].keys()
     if not (reads_text or compares):

@@ -46,10 +46,10 @@ class PrepareArguments:
         default=reasoning.SYSTEM_PROMPT,
         metadata={"help": "First message of every conversation that has no such message. 'none' writes none."},
     )
-    max_rows: int | None = field(default=None, metadata={"help": "Keep only the first so many training rows."})
+    max_rows: int | None = field(default=None, metadata={"help": "Keep only the first N training rows."})
     drop_empty: bool = field(default=True, metadata={"help": "Leave out rows with an empty turn or text."})
     drop_duplicates: bool = field(
-        default=True, metadata={"help": "Leave out rows that were there before, the same in every column."}
+        default=True, metadata={"help": "Leave out rows that repeat an earlier one in every column."}
     )
     drop_unclosed_think: bool = field(
         default=True, metadata={"help": "Leave out rows whose answer opens <think> and does not close it."}
@@ -57,14 +57,18 @@ class PrepareArguments:
     drop_wrong_completions: bool = field(
         default=False, metadata={"help": "Leave out rows whose completion does not earn accuracy 1 by its solution."}
     )
-    tokenizer_name_or_path: str | None = field(default=None, metadata={"help": "Whose tokens the two limits count."})
+    tokenizer_name_or_path: str | None = field(
+        default=None, metadata={"help": "The tokenizer that counts tokens for the two limits below."}
+    )
     max_length: int | None = field(default=None, metadata={"help": "Leave out rows with more tokens than this."})
     max_prompt_tokens: int | None = field(
         default=None, metadata={"help": "Leave out rows with more tokens than this in their prompt."}
     )
     overlap_ngram: int = field(
         default=13,
-        metadata={"help": "Leave out training rows that share so many words in a row with a test question; 0: none."},
+        metadata={
+            "help": "Leave out training rows that share this many consecutive words with a test question; 0: off."
+        },
     )
     drop_unproven: int = field(
         default=0, metadata={"help": "How many rows may be left out whose gold answer does not earn accuracy 1."}
@@ -225,9 +229,9 @@ def _check_count(where: str, counts: dict[str, cleaning.Count], split: str, may_
     if sum(unproven.values()) > may_drop:
         first = next(count.first[name] for name in cleaning.UNPROVEN if name in count.first)
         raise ValueError(
-            f"{where}: {here} of {count.kept + here} gold answers do not prove themselves: "
+            f"{where}: {here} of {count.kept + here} gold answers could not be verified: "
             f"{count.dropped[cleaning.UNPROVEN[0]]} are unreadable, {count.dropped[cleaning.UNPROVEN[1]]} do not earn "
-            f"1. The first is {first}. Mend the rows, or allow it: --drop_unproven {sum(unproven.values())}."
+            f"1. The first is {first}. Fix the rows, or allow it: --drop_unproven {sum(unproven.values())}."
         )
     if not count.read:
         raise ValueError(f"{where} has no rows.")

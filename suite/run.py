@@ -70,7 +70,7 @@ def _check_hub(config, written: dict) -> None:
     if config.hub_token is not None:
         raise ValueError(
             "hub_token: a token in a config ends up in files. Run `hf auth login`, or set the environment variable "
-            "HF_TOKEN, and leave the key away."
+            "HF_TOKEN, and remove the key."
         )
     if not config.push_to_hub:
         if written.get("hub_step_revisions"):
@@ -91,8 +91,8 @@ def _check_adapter_keys(written: dict) -> None:
     idle = [key for key in written if key.startswith("lora_") or key in ("use_rslora", "use_dora")]
     if idle and "use_peft" not in written:
         raise ValueError(
-            f"{', '.join(idle)}: nobody reads this without `use_peft: true`, and the whole model would be trained. Set "
-            "it, or `use_peft: false` if you mean the whole model."
+            f"{', '.join(idle)}: this has no effect without `use_peft: true`, and the whole model would be trained. "
+            "Set it, or `use_peft: false` if you mean the whole model."
         )
 
 

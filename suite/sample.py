@@ -37,7 +37,7 @@ class SampleArguments:
     model_name_or_path: str = field(metadata={"help": "Who answers: a checkpoint, a model on the Hub or of base_url."})
     output_dir: str = field(metadata={"help": "Where train.parquet, sample.json and answers.jsonl go."})
     max_rows: int | None = field(default=None, metadata={"help": "Take only the first rows of the training split."})
-    num_generations: int = field(default=4, metadata={"help": "Answers a prompt."})
+    num_generations: int = field(default=4, metadata={"help": "Answers per prompt."})
     max_completion_length: int = field(default=512, metadata={"help": "Longest answer, in tokens."})
     temperature: float = field(default=1.0, metadata={"help": "Of the answers."})
     top_p: float = field(default=1.0, metadata={"help": "Of the answers."})
@@ -47,9 +47,11 @@ class SampleArguments:
     )
     min_reward: dict | str | None = field(
         default=None,
-        metadata={"help": 'What a kept answer earns at least: {"accuracy": 1.0}. Left out: 1 from every reward.'},
+        metadata={"help": 'The least that a kept answer must earn: {"accuracy": 1.0}. Left out: 1 from every reward.'},
     )
-    max_per_prompt: int | None = field(default=None, metadata={"help": "Keep at most so many answers a prompt; all."})
+    max_per_prompt: int | None = field(
+        default=None, metadata={"help": "Keep at most this many answers per prompt; by default all."}
+    )
 
     def __post_init__(self):
         for key in ("num_generations", "max_completion_length", "max_rows", "max_per_prompt"):

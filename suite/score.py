@@ -1,4 +1,4 @@
-"""Rows with completions become the same rows with a column per reward, and a table; or rewards prove themselves.
+"""Rows with completions become the same rows with a column per reward, and a table; or rewards are put to the test.
 
 suite score rows.jsonl --reward_funcs accuracy format
 suite score rows.jsonl --config configs/qwen2.5-0.5b/grpo.yaml
@@ -44,7 +44,9 @@ class WithoutConfig:
     """The keys of a GRPO config that matter here, for a command line without one: TRL takes ten seconds to import."""
 
     reward_weights: list[float] | None = field(default=None, metadata={"help": "Weights of the rewards; 1 each."})
-    model_name_or_path: str | None = field(default=None, metadata={"help": "Whose tokens count as length."})
+    model_name_or_path: str | None = field(
+        default=None, metadata={"help": "Its tokenizer counts lengths; without one, words and signs."}
+    )
 
 
 def arguments(with_config: bool = True) -> tuple[type, ...]:
@@ -261,7 +263,7 @@ def prove(
     print(_proof_table(lines))
     print("\n".join(f"  {case}: {what}" for case, what in proof.CASES.items()))
     if found:
-        raise ValueError(f"The rewards do not prove themselves on {len(rows)} rows of {directory}: {'; '.join(found)}.")
+        raise ValueError(f"The rewards fail the check on {len(rows)} rows of {directory}: {'; '.join(found)}.")
     print(f"Proven on {len(rows)} rows of {directory}: gold comes first everywhere.")
 
 

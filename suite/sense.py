@@ -301,13 +301,13 @@ def _check_rows(values: dict) -> None:
     if "model_config" in values and values["dataset_text_field"] != "text":  # pretraining
         raise ValueError(
             f"dataset_text_field: rows are read from their column `text`. Call the column "
-            f"'{values['dataset_text_field']}' so, and leave the key away."
+            f"'{values['dataset_text_field']}' so, and remove the key."
         )
     given = as_mapping("dataset_kwargs", values.get("dataset_kwargs"))
     if given:
         raise ValueError(
             f"dataset_kwargs: {given}. All that may stand there is skip_prepare_dataset, for rows of token ids, and "
-            "rows are read as text here. Leave it away."
+            "rows are read as text here. Remove it."
         )
 
 

@@ -51,7 +51,7 @@ class ServeArguments:
     use_vllm: bool | None = field(
         default=None, metadata={"help": "Serve with vLLM, or with transformers; by default vLLM if it is installed."}
     )
-    dtype: str = field(default="auto", metadata={"help": "In which type the weights are loaded."})
+    dtype: str = field(default="auto", metadata={"help": "The type in which the weights are loaded."})
     generation_config: str = field(
         default="auto", metadata={"help": "Sampling defaults: auto takes the checkpoint's, vllm neutral ones."}
     )

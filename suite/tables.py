@@ -23,7 +23,7 @@ NOTE = (
     "Shares in per cent. Accuracy: the reward that trains, greedy decoding, with its 95 % interval (Wilson). In tags: "
     "only inside <answer>. Lenient: any last answer. Sampled: the reward of samples at the temperature of the "
     "evaluation; pass@k: one of k is right; maj@k: the answer that most of k give is right, a tie by lot. Preferred: "
-    "pairs whose chosen answer is the likelier one. Bits/byte: of the text. Thinking, tokens: mean numbers of tokens, "
+    "pairs whose chosen answer is more likely. Bits/byte: of the text. Thinking, tokens: mean numbers of tokens, "
     "of the thinking and of the whole completion."
 )
 OF_K = ("pass@", "maj@")  # metrics of k samples; in a table stands that of the largest k

@@ -45,7 +45,7 @@ def settle(
     """
     if eos_token is not None and eos_token not in tokenizer.get_vocab():
         raise ValueError(
-            f"eos_token: '{eos_token}' is no token of this tokenizer, whose EOS is '{tokenizer.eos_token}'."
+            f"eos_token: '{eos_token}' is not a token of this tokenizer, whose EOS is '{tokenizer.eos_token}'."
         )
     if not conversational:
         tokenizer.eos_token = eos_token or tokenizer.eos_token
@@ -58,13 +58,13 @@ def settle(
         )
     if ends not in tokenizer.get_vocab():
         raise ValueError(
-            f"chat_template_path: that template ends a turn with '{ends}', which is no token of this model. Take a "
+            f"chat_template_path: that template ends a turn with '{ends}', which is not a token of this model. Take a "
             "template of the model's own family."
         )
     if eos_token not in (None, ends):
         raise ValueError(
             f"eos_token: '{eos_token}' is not what ends a turn: the chat template writes '{ends}' there, and a model "
-            f"trained like this would run on past it. Leave `eos_token` away, or set it to '{ends}'."
+            f"trained like this would run on past it. Remove `eos_token`, or set it to '{ends}'."
         )
     tokenizer.eos_token = ends
     return ends
@@ -130,7 +130,7 @@ def check_masks(rows, tokenizer, chat_template_path: str | None = None) -> None:
     for number, row in enumerate(rows, 1):
         if not columns.is_conversational(row):
             raise ValueError(
-                "assistant_only_loss: the rows are plain text, in which nobody takes turns. Leave it away: of a "
+                "assistant_only_loss: the rows are plain text, which has no turns. Remove it: of a "
                 "`prompt` and its `completion` only the completion is trained, anyway."
             )
         turns = row["messages"] if "messages" in row else [*row["prompt"], *row["completion"]]

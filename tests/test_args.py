@@ -95,7 +95,7 @@ def test_values_reach_the_fields_they_name_and_the_command_line_wins(tmp_path):
         ({"pad_to_multiple_of": 0}, "pad_to_multiple_of: 0 must be at least 1"),
         ({"neftune_noise_alpha": -1.0}, "neftune_noise_alpha: -1.0 must be at least 0"),
         ({"lora_task_type": "SEQ_CLS"}, "lora_task_type: there is no 'SEQ_CLS'. There are: CAUSAL_LM"),
-        ({"accelerator_config": {"split_batchs": True}}, "an entry that nobody reads: .*split_batchs"),
+        ({"accelerator_config": {"split_batchs": True}}, "an entry that is never read: .*split_batchs"),
         ({"save_strategy": "best", "eval_strategy": "steps"}, "best by which measure"),
         ({"metric_for_best_model": "eval_truncated"}, "is more eval_truncated better, or less"),
     ],

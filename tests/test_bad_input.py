@@ -187,7 +187,7 @@ def test_an_adapter_that_no_stage_can_start_from(attempt, keys, miniqwen_dir, tm
 def test_keys_of_an_adapter_that_nobody_asked_for(attempt, keys):
     lora = {**keys, "lora_r": 8, "lora_target_modules": "all-linear"}
     for stage in (sft, dpo, grpo):
-        attempt(stage, lora, "lora_r, lora_target_modules: nobody reads this without `use_peft: true`")
+        attempt(stage, lora, "lora_r, lora_target_modules: this has no effect without `use_peft: true`")
     run._check_adapter_keys({**lora, "use_peft": False})  # which was said
 
 

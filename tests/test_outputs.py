@@ -291,7 +291,7 @@ def test_an_output_that_is_there_is_reused_and_not_what_was_there_before(trials)
         "prepare": ("holds these very rows already", 1),
         "sample": ("holds these very answers already", 1),
         "score": ("exists. Name another place", 1),
-        "evaluate": ("was evaluated in this very way before", 2),
+        "evaluate": ("was already evaluated this way", 2),
     }
     for command, (told, times) in reused.items():
         trial = trials(command)

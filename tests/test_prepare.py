@@ -249,7 +249,7 @@ def test_what_an_earlier_attempt_has_proven_is_not_proven_again(tmp_path, monkey
     prepare.main([*words[:-1], "straight"])
     last = read_rows(tmp_path / "straight" / "train.parquet")[-1]["solution"]
     source.write_text(good.replace(f'#### {last}"', '#### "'))
-    with pytest.raises(ValueError, match="gold answers do not prove themselves"):
+    with pytest.raises(ValueError, match="gold answers could not be verified"):
         prepare.main(words)
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == [journal.name]
     source.write_text(good)
@@ -281,7 +281,7 @@ def test_what_an_earlier_attempt_has_proven_is_not_proven_again(tmp_path, monkey
         (["arithmetic", "--max_length", "100"], "count tokens. Whose\\? Set tokenizer_name_or_path"),
         (["arithmetic", "--overlap_ngram", "-1"], "overlap_ngram: -1 must be at least 0"),
         (["arithmetic", "--max_rows", "0"], "max_rows: 0 must be at least 1"),
-        (["arithmetic", "--max_prompt_length", "100"], "max_prompt_length.* is no more"),
+        (["arithmetic", "--max_prompt_length", "100"], "max_prompt_length.* no longer exists"),
     ],
 )
 def test_wrong_words_are_refused(words, message):

@@ -41,7 +41,7 @@ def test_plain_text_may_choose_its_eos(tokenizer):
     ("given", "message"),
     [
         ({"eos_token": "<|endoftext|>"}, "the chat template writes '<|im_end|>' there.*run on past it"),
-        ({"eos_token": "<|im_fin|>"}, "'<|im_fin|>' is no token of this tokenizer"),
+        ({"eos_token": "<|im_fin|>"}, "'<|im_fin|>' is not a token of this tokenizer"),
         ({"chat_template_path": "mine.jinja"}, "there is no file 'mine.jinja'"),
         ({"chat_template_path": "./nowhere"}, "neither a .jinja file nor a directory with a tokenizer"),
     ],
@@ -69,7 +69,7 @@ def test_a_template_of_another_family_whose_end_is_no_token_here_is_refused(toke
     other.add_tokens(["<|eot|>"], special_tokens=True)
     other.chat_template = other.chat_template.replace("<|im_end|>", "<|eot|>")
     other.save_pretrained(tmp_path / "other")
-    with pytest.raises(ValueError, match="'<.eot.>', which is no token of this model"):
+    with pytest.raises(ValueError, match="'<.eot.>', which is not a token of this model"):
         turns.settle(tokenizer, conversational=True, chat_template_path=str(tmp_path / "other"))
 
 

@@ -41,7 +41,7 @@ class EngineArguments:
     """How a command that only asks a model loads it."""
 
     per_device_eval_batch_size: int = field(default=64, metadata={"help": "Completions at a time, with transformers."})
-    dtype: str = field(default="auto", metadata={"help": "In which type the weights are loaded."})
+    dtype: str = field(default="auto", metadata={"help": "The type in which the weights are loaded."})
     use_vllm: bool = field(default=False, metadata={"help": "Generate with vLLM instead of transformers."})
     vllm_max_model_length: int | None = field(default=None, metadata={"help": "vLLM's context window, in tokens."})
     vllm_gpu_memory_utilization: float = field(default=0.9, metadata={"help": "Share of the GPU that vLLM takes."})

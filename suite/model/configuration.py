@@ -78,7 +78,7 @@ class MiniQwenConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs):
         for name in ("num_experts", "kv_lora_rank", "q_lora_rank"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise ValueError(f"{name} {getattr(self, name)} must be at least 1; without the form, leave it away.")
+                raise ValueError(f"{name} {getattr(self, name)} must be at least 1; to do without it, leave it out.")
         for name in ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} {getattr(self, name)} must be at least 1.")

@@ -1,4 +1,4 @@
-"""Reinforcement learning by GRPO: sample a group per prompt, score it, make what beat its group likelier."""
+"""Reinforcement learning by GRPO: sample a group per prompt, score it, make what beat its group more likely."""
 
 import itertools
 import json
@@ -132,19 +132,20 @@ def doubts(config, model) -> list[str]:
     for key, honest in honest_ones.items():
         value = drawn[key]
         if value not in (honest, None) and not (key == "top_k" and value < 0) and not (key == "min_p" and value == 0):
+            wanted = "null" if honest is None else honest
             found.append(
                 f"warning: {key} {value} cuts or bends the distribution that rollouts are drawn from, and the policy's "
-                f"own probabilities do not know it: the importance ratio is biased. Honest: {key} {honest}."
+                f"own probabilities do not know it: the importance ratio is biased. Set `{key}: {wanted}`."
             )
     if config.use_vllm and not config.vllm_importance_sampling_correction:
         found.append(
             "warning: vllm_importance_sampling_correction false takes what vLLM sampled for the policy's own samples, "
-            "and their probabilities differ by the kernels' rounding. Honest: vllm_importance_sampling_correction true."
+            "and their probabilities differ by the kernels' rounding. Set `vllm_importance_sampling_correction: true`."
         )
     if model.use_peft and model.lora_dropout > 0:
         found.append(
-            f"warning: lora_dropout {model.lora_dropout} makes the policy that is trained another one than the policy "
-            "that sampled, from step 0 on; KL and ratio measure the dropout. Honest: lora_dropout 0."
+            f"warning: lora_dropout {model.lora_dropout} makes the policy that is trained differ from the policy "
+            "that sampled, from step 0 on; KL and ratio measure the dropout. Set `lora_dropout: 0`."
         )
     return found
 

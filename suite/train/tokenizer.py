@@ -28,18 +28,18 @@ _HELD_OUT, _HELD_OUT_BYTES = 0.01, 1_000_000  # share of the rows, and as much o
 class TokenizerArguments:
     output_dir: str = field(default="tokenizer", metadata={"help": "Where the tokenizer goes."})
     vocab_size: int = field(default=6400, metadata={"help": "How many tokens, the added ones included."})
-    min_frequency: int = field(default=2, metadata={"help": "A pair of tokens must occur so often to be merged."})
+    min_frequency: int = field(default=2, metadata={"help": "How often a pair of tokens must occur to be merged."})
     model_max_length: int = field(default=32768, metadata={"help": "What the tokenizer says of the longest input."})
     max_words: int = field(
         default=1_000_000,
         metadata={
-            "help": "Keep count of so many different pre-tokens; past it the rare are counted in halves. A million of "
+            "help": "Count at most this many different pre-tokens; beyond it the rare count in halves. A million of "
             "the longest take 2.7 GB to learn from."
         },
     )
     max_bytes: int = field(
         default=2_000_000_000,
-        metadata={"help": "Count about so much text; of a larger corpus, a sample of its rows drawn by `seed`."},
+        metadata={"help": "Count about this much text; of a larger corpus, a sample of its rows drawn by `seed`."},
     )
     seed: int = field(default=0, metadata={"help": "Draws the held-out rows, and the sample of a large corpus."})
     compare_with: str | None = field(

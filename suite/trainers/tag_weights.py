@@ -41,7 +41,7 @@ class TagWeightedSFTTrainer(SFTTrainer):
         if without == documents:
             raise ValueError(
                 f"tag_weight: no trained token of the {documents} {dataset_name} rows overlaps one of "
-                f"{', '.join(reasoning.TAGS)}. Leave `tag_weight` away, or train on rows in that format."
+                f"{', '.join(reasoning.TAGS)}. Remove `tag_weight`, or train on rows in that format."
             )
         if args.process_index == 0:
             print(f"tag_weight {self.tag_weight:g}: {without} of {documents} {dataset_name} rows have no tag to weigh.")
@@ -66,7 +66,7 @@ class TagWeightedSFTTrainer(SFTTrainer):
 class TagMarker:
     """Which tokens of a row overlap a tag's characters.
 
-    In Qwen2.5's vocabulary a tag is three or more tokens, and they merge with their neighbours (`><`, `>\\n`): only the
+    In Qwen2.5's vocabulary a tag is three or more tokens, and they merge with their neighbors (`><`, `>\\n`): only the
     place of each token in the text tells. A byte-level token spells its bytes, so that place is exact and needs no
     second tokenization. Raises `ValueError` for a tokenizer of another kind.
     """
