@@ -2,6 +2,7 @@
 
 import ast
 import base64
+import importlib
 import json
 import os
 import re
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from IPython.core.inputtransformer2 import TransformerManager
 
 from suite import cli, notebook
 from tests.conftest import HEADS_OF_32, ROOT, save_model
@@ -50,6 +52,19 @@ def test_in_git_there_is_nothing_but_what_somebody_wrote(path):
         assert not cell.outputs and cell.execution_count is None
         assert cell.metadata.keys() <= {"tags"}
     assert not re.search(r"https?://", path.read_text(encoding="utf-8"))  # every address is a parameter
+
+
+@every_book
+def test_what_it_takes_from_the_suite_is_there(path):
+    """A room that is renamed breaks a notebook where only its execution, minutes later, would tell."""
+    modules = {}
+    for cell in code_of(read(path)):
+        for node in ast.walk(ast.parse(TransformerManager().transform_cell(cell.source))):
+            if isinstance(node, ast.ImportFrom) and node.module == "suite":
+                modules |= {name.name: importlib.import_module(f"suite.{name.name}") for name in node.names}
+            of_ours = isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in modules
+            assert not of_ours or hasattr(modules[node.value.id], node.attr), ast.unparse(node)
+    assert modules
 
 
 @every_book
