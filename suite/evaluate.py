@@ -156,7 +156,7 @@ def _rows_and_prompts(evaluate: EvaluateArguments, script, mixture) -> tuple[lis
 
 
 def _evaluate(name: str, rows: list[dict], prompts: list, evaluate: EvaluateArguments, keys, about, asked) -> None:
-    """Put a checkpoint's result into `output_dir`, unless it was evaluated in this very way before."""
+    """Put a checkpoint's result into `output_dir`, unless it was already evaluated this way."""
     directory = Path(evaluate.output_dir)
     alike = conditions.identity(asked)
     journal = directory / f".{digest(name)}.journal"

@@ -45,7 +45,7 @@ class AnswerArguments:
     eval_answers: int = field(
         default=0,
         metadata={
-            "help": "So many test rows are answered greedily at every evaluation, and judged as `suite evaluate` does: "
+            "help": "How many test rows each evaluation answers greedily, and judges as `suite evaluate` does: "
             "eval_accuracy, eval_format, ... Where TRL's own evaluation samples (grpo, distill) it reads as many rows."
         },
     )
