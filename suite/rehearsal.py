@@ -7,6 +7,7 @@ A misspelt key inside a mapping is a traceback there, after minutes of loading, 
 import ast
 import inspect
 import re
+from collections.abc import Collection
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -20,6 +21,7 @@ ELSEWHERE = {
     "load_in_4bit": "it is a key of its own, which goes with `use_peft: true`",
     "load_in_8bit": "it is a key of its own, which goes with `use_peft: true`",
 }
+OF_THE_LOOP = ("every_n_layers", "offload")  # gradient_checkpointing_kwargs that transformers keeps for itself
 NEEDS_MODEL = ("galore", "apollo", "lomo")  # optimizers that are made for the layers of a model
 
 
@@ -46,8 +48,9 @@ def optimization(config) -> None:
         get_scheduler(schedule, optimizer, **how, scheduler_specific_kwargs=given)
     except (TypeError, ValueError) as error:
         raise ValueError(f"lr_scheduler_kwargs: {given} and lr_scheduler_type {schedule}: {error}") from None
+    kept = {k: v for k, v in (config.gradient_checkpointing_kwargs or {}).items() if k not in OF_THE_LOOP}
     try:
-        checkpoint(torch.sin, number, **{"use_reentrant": True, **(config.gradient_checkpointing_kwargs or {})})
+        checkpoint(torch.sin, number, **{"use_reentrant": True, **kept})
     except (TypeError, ValueError) as error:
         raise ValueError(f"gradient_checkpointing_kwargs: {error}") from None
 
@@ -60,6 +63,7 @@ def loading(model, config) -> None:
 
     repository, at = pins.split(model.model_name_or_path)
     how = {"revision": at or model.model_revision, "trust_remote_code": config.trust_remote_code}
+    how |= {k: v for k, v in (config.model_init_kwargs or {}).items() if k == "code_revision"}
     try:
         found = AutoConfig.from_pretrained(repository, **how)
     except OSError as error:  # the network and the Hub's own refusals
@@ -78,7 +82,10 @@ def init_kwargs(key: str, given: dict | None, model_config) -> None:
 
     loader = inspect.unwrap(PreTrainedModel.from_pretrained)
     parameters = [*inspect.signature(loader).parameters]
-    taken = set(parameters)  # and what its code takes out of the rest by name
+    taken = {
+        *parameters,
+        "code_revision",
+    }  # the Auto classes take that; and what its code takes out of the rest by name
     for constant in loader.__code__.co_consts:
         taken |= {constant} if isinstance(constant, str) else set(constant) if isinstance(constant, tuple) else set()
     for name in given or {}:
@@ -88,14 +95,19 @@ def init_kwargs(key: str, given: dict | None, model_config) -> None:
             who, there = type(model_config).__name__, [*parameters, *model_config.to_dict()]
             raise ValueError(f"{key}: neither from_pretrained nor {who} knows '{name}'.{nearest(name, there)}")
     changed = {name: value for name, value in (given or {}).items() if name not in taken}
-    as_it_is = empty(model_config) if changed else None
+    as_it_is = as_it_comes(model_config) if changed else None
     if as_it_is is None:
         return
     try:
         with_it = empty(type(model_config).from_dict(model_config.to_dict(), **changed))
     except (LookupError, TypeError, ValueError, ArithmeticError, RuntimeError) as error:
         raise ValueError(f"{key}: no model can be made with {changed} ({type(error).__name__}: {error}).") from None
-    if _shapes(with_it) != _shapes(as_it_is):  # weights that do not fit are not loaded, and new ones are random numbers
+    kinds, number = with_it.config.to_dict().get("layer_types"), changed.get("num_hidden_layers")
+    if kinds and number and len(kinds) != number:
+        raise ValueError(f"{key}: {number} layers need as many layer_types, and there are {len(kinds)}. Give both.")
+    there = _shapes(as_it_is)
+    # Weights that do not fit are not loaded, and new ones are random numbers. Layers that are left out do no harm.
+    if any(there.get(name) != shape for name, shape in _shapes(with_it).items()):
         raise ValueError(
             f"{key}: the weights there are do not fit a model with {changed}. The shape of a model stays as it is; "
             "`suite pretrain` makes a new one of any shape."
@@ -103,14 +115,24 @@ def init_kwargs(key: str, given: dict | None, model_config) -> None:
 
 
 def empty(model_config):
-    """The model without weights, on no device; None where its class is not known here."""
+    """The model without weights, on no device, of the class that TRL loads; None where that is not known here."""
     import torch
-    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
+    import transformers
 
-    if type(model_config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
-        return None
+    known, (named, *_) = transformers.MODEL_FOR_CAUSAL_LM_MAPPING, model_config.architectures or [""]
+    made = getattr(transformers, named, None)
+    if made is None and type(model_config) in known:
+        made = known[type(model_config)]
     with torch.device("meta"):
-        return MODEL_FOR_CAUSAL_LM_MAPPING[type(model_config)](model_config)
+        return made and made(model_config)
+
+
+def as_it_comes(model_config):
+    """The empty model as its checkpoint has it; None where it cannot be made from the config alone."""
+    try:
+        return empty(model_config)
+    except Exception:  # whatever it is, it is no fault of the keys that are tried out here: loading tells
+        return None
 
 
 def _shapes(model) -> dict:
@@ -128,15 +150,18 @@ def layers(model, model_config) -> None:
         "lora_target_parameters": model.lora_target_parameters,
     }
     asked = {key: names for key, names in asked.items() if names and names != "all-linear"}
-    whole = empty(model_config) if asked else None
+    whole = as_it_comes(model_config) if asked else None
     if whole is None:
         return
-    modules = [name for name, module in whole.named_modules() if "weight" in dict(module.named_parameters())]
+    modules = [name for name, _ in whole.named_modules() if name]
+    weighed = [name for name, module in whole.named_modules() if "weight" in dict(module.named_parameters())]
     parameters = [name for name, _ in whole.named_parameters()]
+    of_key = {"lora_target_parameters": parameters, "lora_modules_to_save": modules}
+    experts = _names_of_experts(model_config.model_type)
     for key, names in asked.items():
-        there = parameters if key == "lora_target_parameters" else modules
+        there = of_key.get(key, weighed)
         if isinstance(names, str):
-            if not any(re.fullmatch(names, name) for name in there):
+            if not experts and not any(re.fullmatch(names, name) for name in there):
                 raise ValueError(
                     f"{key}: '{names}' stands alone, is read as a regular expression of whole names, and no layer of "
                     rf"the model has such a name. `.*\.{names}` is a layer in any block, all-linear is every one."
@@ -144,9 +169,17 @@ def layers(model, model_config) -> None:
             continue
         ends = list(dict.fromkeys(name.rpartition(".")[2] for name in there))
         for wanted in names:
-            if not any(f".{name}".endswith(f".{wanted}") for name in there):
+            if wanted not in experts and not any(f".{name}".endswith(f".{wanted}") for name in there):
                 listed = ", ".join(end for end in ends if end and not end.isdigit())
                 raise ValueError(f"{key}: the model has no '{wanted}'. There are: {listed}.{nearest(wanted, ends)}")
+
+
+def _names_of_experts(model_type: str) -> Collection[str]:
+    """Names of single experts' layers, of which the model holds one tensor: PEFT translates them for some models."""
+    from peft.utils import transformers_weight_conversion as conversion
+
+    alike = conversion._MODEL_TO_CONVERSION_PATTERN.get(model_type, model_type)
+    return conversion._MOE_TARGET_MODULE_MAPPING.get(alike, ())
 
 
 def sampling(config, tokenizer) -> None:

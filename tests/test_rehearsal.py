@@ -24,6 +24,7 @@ def config_of(tmp_path, kind: str = "SFTConfig", **keys):
         {"lr_scheduler_type": "warmup_stable_decay", "lr_scheduler_kwargs": {"num_decay_steps": 5}},
         {"lr_scheduler_type": "reduce_lr_on_plateau", "eval_strategy": "steps", "lr_scheduler_kwargs": {"factor": 0.5}},
         {"optim": "adafactor", "gradient_checkpointing_kwargs": {"use_reentrant": False}},
+        {"gradient_checkpointing_kwargs": {"every_n_layers": 2, "offload": True}},
     ],
 )
 def test_what_works_is_let_through(tmp_path, keys):
@@ -55,13 +56,19 @@ def test_keys_of_the_config_and_of_from_pretrained_may_stand_in_model_init_kwarg
 
     config = {**vars(suite.model), "Qwen2Config": transformers.Qwen2Config}[kind](**TINY)
     given = {"dtype": "bfloat16", "attn_implementation": "sdpa", "attention_dropout": 0.1, "use_cache": False,
-             "device_map": None, "low_cpu_mem_usage": True, "use_kernels": False,
+             "device_map": None, "low_cpu_mem_usage": True, "use_kernels": False, "code_revision": "main",
              "rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0,
                                  "original_max_position_embeddings": 512}}  # fmt: skip
     rehearsal.init_kwargs("model_init_kwargs", given, config)
     with pytest.raises(ValueError, match=f"from_pretrained nor {kind} knows 'attention_droput'.*'attention_dropout'"):
         rehearsal.init_kwargs("model_init_kwargs", {"attention_droput": 0.1}, config)
-    for changed in ({"num_hidden_layers": 3}, {"num_hidden_layers": 1}, {"hidden_size": 32}, {"intermediate_size": 96}):
+    fewer = {"num_hidden_layers": 1}  # the start of a student: whatever it has, the checkpoint has
+    if kind == "Qwen2Config":
+        with pytest.raises(ValueError, match="1 layers need as many layer_types, and there are 2. Give both."):
+            rehearsal.init_kwargs("model_init_kwargs", fewer, config)
+        fewer["layer_types"] = ["full_attention"]
+    rehearsal.init_kwargs("model_init_kwargs", fewer, config)
+    for changed in ({"num_hidden_layers": 3}, {"hidden_size": 32}, {"intermediate_size": 96}):
         with pytest.raises(ValueError, match="model_init_kwargs: (the weights .* not fit a|no) model.*with {'"):
             rehearsal.init_kwargs("model_init_kwargs", changed, config)
     with pytest.raises(ValueError, match="'torch_dtype' is not read there: it is now the key `dtype`"):
@@ -78,7 +85,7 @@ def test_layers_that_the_model_lacks_are_named():
 
     config = MiniQwenConfig(**TINY)
     for there in (None, "all-linear", ["q_proj", "mlp.up_proj"], r".*\.(q|k)_proj"):
-        rehearsal.layers(adapter(lora_target_modules=there, lora_modules_to_save=["lm_head"]), config)
+        rehearsal.layers(adapter(lora_target_modules=there, lora_modules_to_save=["lm_head", "layers.1.mlp"]), config)
     with pytest.raises(ValueError, match="lora_target_modules: the model has no 'v_porj'.*q_proj.* mean 'v_proj'"):
         rehearsal.layers(adapter(lora_target_modules=["q_proj", "v_porj"]), config)
     with pytest.raises(ValueError, match=r"lora_target_modules: 'q_proj' stands alone.*`\.\*\\\.q_proj`"):
@@ -87,6 +94,17 @@ def test_layers_that_the_model_lacks_are_named():
         rehearsal.layers(adapter(lora_modules_to_save=["lm_heed"]), config)
     with pytest.raises(ValueError, match="lora_target_parameters: the model has no 'mlp.experts.up'"):
         rehearsal.layers(adapter(lora_target_parameters=["mlp.experts.up"]), config)
+
+
+def test_names_that_peft_translates_and_models_that_need_more_than_their_config_are_let_through():
+    from transformers import Qwen3MoeConfig
+    from transformers.models.qwen3_5 import Qwen3_5Config
+
+    mixture = Qwen3MoeConfig(**TINY, num_experts=4, moe_intermediate_size=32, vocab_size=64, head_dim=16)
+    rehearsal.layers(adapter(lora_target_modules=["q_proj", "gate_proj", "up_proj", "down_proj"]), mixture)
+    with pytest.raises(ValueError, match="lora_target_modules: the model has no 'q_porj'"):
+        rehearsal.layers(adapter(lora_target_modules=["q_porj", "gate_proj"]), mixture)
+    rehearsal.layers(adapter(lora_target_modules=["q_proj"]), Qwen3_5Config())  # of text and pictures
 
 
 def test_a_rehearsal_draws_no_random_number(tmp_path):
