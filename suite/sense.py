@@ -19,15 +19,17 @@ LEAST = {
     **dict.fromkeys(
         ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps", "max_length",
          "max_completion_length", "num_iterations", "steps_per_generation", "num_generations_eval", "lora_r",
-         "lora_alpha", "dataset_num_proc", "ref_model_sync_steps", "precompute_ref_batch_size"),
+         "lora_alpha", "ref_model_sync_steps", "precompute_ref_batch_size"),
         1,
     ),
     **dict.fromkeys(
-        ("learning_rate", "weight_decay", "warmup_steps", "beta", "seed", "dataloader_num_workers", "max_grad_norm",
-         "epsilon", "epsilon_high", "entropy_coef", "neftune_noise_alpha"),
+        ("learning_rate", "weight_decay", "warmup_steps", "beta", "seed", "dataloader_num_workers", "dataset_num_proc",
+         "epsilon", "epsilon_high", "neftune_noise_alpha"),
         0,
     ),
+    "max_grad_norm": -1,  # as 0: no clipping
 }  # fmt: skip
+ENDLESS = ("max_grad_norm", "epsilon_high")  # infinite, they bound nothing
 # Numbers that are a share of something, from 0 to 1.
 SHARES = ("top_entropy_quantile", "min_p", "ld_alpha", "ref_model_mixup_alpha", "label_smoothing_factor",
           "label_smoothing", "lora_dropout")  # fmt: skip
@@ -85,7 +87,7 @@ def check_run(values: dict) -> None:
 def check_choices(dataclasses: Sequence[type], values: dict) -> None:
     """Of keys with choices argparse checks what the command line says, and not what a file says."""
     for f in (f for d in dataclasses for f in fields(d)):
-        if values.get(f.name) is not None and "choices" in f.metadata:
+        if values.get(f.name) is not None and "choices" in f.metadata and f.name != "ddp_backend":  # may be several
             _check_choice(f.name, values[f.name], f.metadata["choices"])
 
 
@@ -151,8 +153,11 @@ def _check_numbers(values: dict) -> None:
     """Numbers of a training run that nothing good can come of."""
     for key, least in LEAST.items():
         value = values.get(key)
-        if value is not None and not least <= value < math.inf:  # nan is neither
-            raise ValueError(f"{key}: {value} must be at least {least}, and finite.")
+        endless = key in ENDLESS
+        if value is not None and not (least <= value < math.inf or endless and value == math.inf):  # nan is neither
+            raise ValueError(f"{key}: {value} must be at least {least}{'' if endless else ', and finite'}.")
+    if not math.isfinite(values.get("entropy_coef") or 0):
+        raise ValueError(f"entropy_coef: {values['entropy_coef']} must be finite.")
     for key in SHARES:
         if values.get(key) is not None and not 0 <= values[key] <= 1:
             raise ValueError(f"{key}: {values[key]} is a share, from 0 to 1.")
@@ -217,11 +222,18 @@ def _check_streaming(values: dict) -> None:
 
 
 def _check_schedule(values: dict) -> None:
-    if _word(values["lr_scheduler_type"]) == "constant" and values["warmup_steps"] > 0:
+    if _begins_whole(values) and values["warmup_steps"] > 0:
         raise ValueError(
             f"warmup_steps: {values['warmup_steps']} does nothing under `lr_scheduler_type: constant`, which begins "
             "with the whole learning rate. `constant_with_warmup` has a warmup."
         )
+
+
+def _begins_whole(said: dict) -> bool:
+    """Whether nobody reads a warmup: some optimizers have one of their own, and so may a schedule of DeepSpeed."""
+    elsewhere = "schedule_free" in str(_word(said.get("optim"))) or said.get("deepspeed")
+    elsewhere = elsewhere or os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true"
+    return _word(said.get("lr_scheduler_type")) == "constant" and not elsewhere
 
 
 def _check_best(values: dict) -> None:
@@ -282,8 +294,6 @@ def _check_grpo(values: dict) -> None:
         raise ValueError(
             f"delta: {values['delta']} is where the importance ratio ends, and must be above 1, its start."
         )
-    if values["remove_unused_columns"]:
-        raise ValueError("remove_unused_columns: true takes away the columns that rewards read. Leave it false.")
     _check_reference(values)
 
 
@@ -304,7 +314,7 @@ def _check_rows(values: dict) -> None:
             f"'{values['dataset_text_field']}' so, and remove the key."
         )
     given = as_mapping("dataset_kwargs", values.get("dataset_kwargs"))
-    if given:
+    if given and given != {"skip_prepare_dataset": False}:  # which is the default
         raise ValueError(
             f"dataset_kwargs: {given}. All that may stand there is skip_prepare_dataset, for rows of token ids, and "
             "rows are read as text here. Remove it."

@@ -84,7 +84,8 @@ def test_values_reach_the_fields_they_name_and_the_command_line_wins(tmp_path):
         ({"lora_alpha": 0}, "lora_alpha: 0 must be at least 1"),
         ({"lora_dropout": 1.0}, "lora_dropout: 1 drops all"),
         ({"lora_dropout": 5}, "lora_dropout: 5.0 is a share"),
-        ({"dataset_num_proc": 0}, "dataset_num_proc: 0 must be at least 1"),
+        ({"dataset_num_proc": -1}, "dataset_num_proc: -1 must be at least 0"),
+        ({"max_grad_norm": -2.0}, "max_grad_norm: -2.0 must be at least -1"),
         ({"lr_scheduler_type": "constant", "warmup_steps": 0.1}, "does nothing under .*constant_with_warmup"),
         ({"dataset_kwargs": {"skip_prepare_dataset": True}}, "dataset_kwargs: .* rows are read as text here"),
         ({"lr_scheduler_kwargs": "min_lr=1"}, "lr_scheduler_kwargs: 'min_lr=1' is not JSON"),
@@ -136,7 +137,8 @@ def test_a_wrong_word_on_the_command_line_is_refused(tmp_path, words, message):
         ({"scale_rewards": "False"}, "scale_rewards: there is no 'False'. There are: group, batch, none"),
         ({"importance_sampling_level": "tokens"}, "importance_sampling_level: .*mean 'token'"),
         ({"generation_kwargs": {"do_sample": False}}, "generation_kwargs: .* all answers of a group the same"),
-        ({"remove_unused_columns": True}, "remove_unused_columns: true takes away the columns that rewards read"),
+        ({"entropy_coef": float("nan")}, "entropy_coef: nan must be finite"),
+        ({"epsilon_high": float("nan")}, "epsilon_high: nan must be at least 0"),
         ({"sync_ref_model": True, "beta": 0.1, "use_peft": True}, "sync_ref_model .* there is none"),
         ({"label_smoothing_factor": 0.1}, "label_smoothing_factor .* here it does nothing"),
     ],
@@ -144,6 +146,40 @@ def test_a_wrong_word_on_the_command_line_is_refused(tmp_path, words, message):
 def test_what_no_group_could_learn_by_is_refused(tmp_path, keys, message):
     with pytest.raises(ValueError, match=message):
         parse(tmp_path, {**SFT, **keys}, classes=grpo_classes)
+
+
+@pytest.mark.parametrize(
+    ("classes", "keys"),
+    [
+        (sft_classes, {"dataset_num_proc": 0}),
+        (sft_classes, {"max_grad_norm": -1.0}),
+        (sft_classes, {"max_grad_norm": float("inf")}),
+        (sft_classes, {"dataset_kwargs": {"skip_prepare_dataset": False}}),
+        (sft_classes, {"lr_scheduler_type": "constant", "warmup_steps": 2.0, "optim": "schedule_free_adamw"}),
+        (grpo_classes, {"epsilon_high": float("inf")}),
+        (grpo_classes, {"entropy_coef": -0.01}),
+        (grpo_classes, {"remove_unused_columns": True}),
+    ],
+)
+def test_what_is_unusual_and_means_something_is_let_through(tmp_path, classes, keys):
+    config = parse(tmp_path, {**SFT, **keys}, classes=classes)[1]
+    assert {key: getattr(config, key) for key in keys} == keys
+
+
+def test_each_kind_of_device_may_have_a_backend_of_its_own():
+    sense.check_choices(sft_classes(), {"ddp_backend": "cuda:nccl,cpu:gloo"})
+    with pytest.raises(ValueError, match="packing_strategy: there is no 'bdf'"):
+        sense.check_choices(sft_classes(), {"packing_strategy": "bdf"})
+
+
+def test_a_warmup_that_a_schedule_of_deepspeed_may_read_is_let_through(tmp_path, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    values = {"lr_scheduler_type": "constant", "warmup_steps": 10}
+    sense._check_schedule(values)
+    monkeypatch.delenv("ACCELERATE_USE_DEEPSPEED")
+    sense._check_schedule({**values, "deepspeed": "zero.json"})
+    with pytest.raises(ValueError, match="warmup_steps: 10 does nothing"):
+        sense._check_schedule(values)
 
 
 @pytest.mark.parametrize(("said", "means"), [(True, "group"), (False, "none"), ("batch", "batch")])

@@ -206,6 +206,13 @@ def test_what_would_train_something_else_is_refused_before_a_model_is_loaded(min
     assert not Path("run").exists()
 
 
+def test_messages_of_which_only_answers_are_trained_may_say_it_twice():
+    from trl import SFTConfig
+
+    asked = {"completion_only_loss": True, "assistant_only_loss": True}
+    sft.check_masked(SFTConfig("o", bf16=False, use_cpu=True, **asked), [{"messages": []}])
+
+
 @pytest.mark.slow
 def test_a_run_of_no_step_is_no_run(miniqwen_dir, messages_dir):
     with pytest.raises(ValueError, match="Not one step was trained: .*`dataloader_drop_last: true`. Lower the batch"):

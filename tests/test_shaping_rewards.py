@@ -208,6 +208,12 @@ def test_length_without_prompts_is_refused():
         rewards.check_columns({"length": rewards.load("length")}, ["solution"], "The rows")
 
 
+def test_a_reward_that_reads_only_what_trl_keeps_may_have_the_other_columns_taken_away():
+    rewards.check_kept({name: rewards.load(name, given) for name, given in (("format", {"soft": True}), ("tags", {}))})
+    with pytest.raises(ValueError, match="takes away the column `solution`, which the reward 'length' reads"):
+        rewards.check_kept({"format": rewards.load("format"), "length": rewards.load("length")})
+
+
 @pytest.mark.parametrize(
     ("tokens", "right", "wrong"),
     [(0, 1.0, -1.0), (50, 0.75, -0.75), (100, 0.5, -0.5), (101, 0.5, -0.5), (200, 0.5, -0.5)],

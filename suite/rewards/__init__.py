@@ -118,6 +118,19 @@ def version(name: str, func: Callable | str) -> str:
     return digest([path.read_text(encoding="utf-8") for path in files if path.is_file()])
 
 
+def check_kept(funcs: dict[str, Callable | str]) -> None:
+    """Raise `ValueError` for a reward that names a column of the rows besides the prompt, where TRL keeps no other."""
+    kept = {"prompts", "completions", *RESERVED}
+    for name, func in funcs.items():
+        parameters = [] if isinstance(func, str) else inspect.signature(func).parameters.values()
+        read = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD and p.name not in kept]
+        if read:
+            raise ValueError(
+                f"remove_unused_columns: true takes away the column `{read[0]}`, which the reward '{name}' reads. "
+                "Leave it false."
+            )
+
+
 def check_columns(funcs: dict[str, Callable | str], there: Iterable[str], where: str) -> None:
     """Raise `ValueError` where the rows lack a column that a reward cannot do without, or have one named as its knob.
 

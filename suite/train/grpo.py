@@ -20,11 +20,12 @@ def arguments() -> tuple[type, ...]:
 def main(argv=None) -> None:
     script, config, model, mixture, reward, answers, extra, written = args.parse(arguments(), argv)
     funcs = rewards.load_all(reward.reward_funcs, reward.reward_kwargs)  # a bad knob is found before all else
+    if config.remove_unused_columns:
+        rewards.check_kept(dict(zip(reward.reward_funcs, funcs, strict=True)))
     if config.use_vllm:
         vllm_setup.require_vllm("use_vllm: true", config.vllm_mode, model.model_name_or_path)
     read = [*source.names(script, mixture), *filter(rewards.is_model, reward.reward_funcs)]
-    read.append(answers.eval_answers_dataset)
-    record = run.begin("grpo", config, written, model.model_name_or_path, *read)
+    record = run.begin("grpo", config, written, model.model_name_or_path, *read, answers.eval_answers_dataset)
     if record is None:
         return
     pins.settle(record, config, script, model, mixture, reward, answers)

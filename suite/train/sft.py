@@ -87,7 +87,7 @@ def main(argv=None) -> None:
 
 def check_masked(config, rows) -> None:
     """Raise `ValueError` where `messages` rows would be trained whole, although their answers alone were asked for."""
-    if config.completion_only_loss and "messages" in next(iter(rows)):
+    if config.completion_only_loss and not config.assistant_only_loss and "messages" in next(iter(rows)):
         raise ValueError(
             "completion_only_loss: true is for rows of `prompt` and `completion`; of `messages` every turn would be "
             "trained. Set `assistant_only_loss: true` in its place."
