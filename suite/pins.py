@@ -87,11 +87,12 @@ def commit_of(name: str, kind: str, revision: str | None = None) -> str:
         return revision
     known = _reference(name, kind, revision)
     try:
-        HfApi().repo_info(name, repo_type=kind, revision=revision, timeout=5)  # once: a download would ask six times
+        if _is_out_of_reach(name, kind, revision):
+            raise hub.LocalEntryNotFoundError("")
         found = HfApi().hf_hub_download(name, _ASKED_FOR[kind], repo_type=kind, revision=revision)
         return Path(found).parent.name
-    except (hub.EntryNotFoundError, hub.OfflineModeIsEnabled, httpx.ConnectError, httpx.ConnectTimeout):
-        if known.is_file():  # a repository without that file, or one that the cache knows where there is no network
+    except hub.EntryNotFoundError:  # it has no such file; or there is no network, and the cache may know the name
+        if known.is_file():
             return known.read_text(encoding="utf-8").strip()
         told = "the Hub cannot be reached, and it is not in the cache"
     except hub.RevisionNotFoundError:
@@ -105,6 +106,24 @@ def commit_of(name: str, kind: str, revision: str | None = None) -> str:
         f"Cannot load the {what} '{name}' (revision {revision}) from the Hub: {told}. If you meant a directory: there "
         "is none of that name here. Check the path; one that begins with ./ is never looked for on the Hub."
     )
+
+
+def _is_out_of_reach(name: str, kind: str, revision: str) -> bool:
+    """Whether there is no connection to the Hub at all, asked once: a download would try six times.
+
+    A Hub that is slow or busy is left to the download, which has the patience for it, and the cache.
+    """
+    import httpx
+    from huggingface_hub import HfApi
+    from huggingface_hub import errors as hub
+
+    try:
+        HfApi().repo_info(name, repo_type=kind, revision=revision, timeout=5, expand=["sha"])
+    except (hub.OfflineModeIsEnabled, httpx.ConnectError, httpx.ConnectTimeout):
+        return True
+    except (hub.HfHubHTTPError, httpx.HTTPError, ValueError, OSError):
+        return False
+    return False
 
 
 def _reference(name: str, kind: str, revision: str) -> Path:

@@ -87,7 +87,7 @@ def collect(directory: Path, result: dict, said: list[dict]) -> None:
     name, identity = result["checkpoint"], result["identity"]
     with whole.taking_turns(directory):
         results = results_of(directory)
-        at = next((i for i, r in enumerate(results) if r["checkpoint"] == name), len(results))
+        at = next((i for i, r in enumerate(results) if Path(r["checkpoint"]) == Path(name)), len(results))
         there = [line for line in _lines(directory) if json.loads(line).get("identity") != identity]
         about = {"checkpoint": name, "stage": result["stage"], "identity": identity}
         _write_lines(directory, there + [json.dumps({**about, **row}, ensure_ascii=False) for row in said])
@@ -117,7 +117,7 @@ def drop_older_rows(directory: Path, name: str, identity: str) -> None:
     """Leave out what a checkpoint said when it was evaluated before, and in another way."""
     with whole.taking_turns(directory):
         rows = [(line, json.loads(line)) for line in _lines(directory)]
-        kept = [line for line, row in rows if row["checkpoint"] != name or row.get("identity") == identity]
+        kept = [line for line, row in rows if Path(row["checkpoint"]) != Path(name) or row.get("identity") == identity]
         if len(kept) < len(rows):
             _write_lines(directory, kept)
 

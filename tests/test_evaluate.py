@@ -89,6 +89,8 @@ def test_a_before_is_found_however_the_start_is_written():
     for result in (first, second, third):
         results.collect(Path("runs"), result, [])
     assert [result["before"] for result in results.results_of(Path("runs"))] == [None, 0.5, 0.5]
+    results.collect(Path("runs"), {**first, "checkpoint": "runs/first/"}, [])  # takes the place of runs/first
+    assert len(results.results_of(Path("runs"))) == 3
 
 
 def test_a_directory_has_one_name_however_it_is_written():

@@ -81,6 +81,13 @@ def test_a_branch_a_tag_and_a_commit_are_known_and_stay_known_without_a_network(
         pins.commit_of("me/other", "model")
 
 
+def test_what_the_cache_has_outlives_a_hub_that_refuses_it(hub):
+    commit = hub.put("me/model", {"config.json": b"{}"})
+    assert pins.commit_of("me/model", "model") == commit
+    hub.repos["me/model"].private = True  # 401 to who has no token
+    assert pins.commit_of("me/model", "model") == commit
+
+
 def test_a_mistyped_path_is_told_at_once_and_what_the_cache_knows_needs_no_hub(hub, monkeypatch, tokenizer_dir):
     from huggingface_hub import constants
 
