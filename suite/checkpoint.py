@@ -8,6 +8,7 @@ import struct
 from pathlib import Path
 
 from suite import whole
+from suite.args import say
 
 WEIGHTS = ("model.safetensors", "adapter_model.safetensors")
 INDEX = "model.safetensors.index.json"
@@ -95,7 +96,11 @@ def check_base(path: str | Path, base: str | None = None) -> None:
         )
     record = read_json(path / "run.json") if (path / "run.json").is_file() else {}
     then = record.get("inputs", {}).get(trained_on)
-    if then is not None and then not in (trained_on, now := fingerprint(name)):
+    if then in (None, trained_on):
+        return
+    if name != trained_on and not Path(name).exists():
+        say(f"note: '{name}' is on the Hub, and whether '{path}' was trained on it was not verified.")
+    elif then not in (now := fingerprint(name), fingerprint(name, with_answers=True)):
         raise ValueError(
             f"'{name}' is not the base that '{path}' was trained on: it is another model, or its files have changed "
             f"(fingerprint {then} then, {now} now). Put back the one that was, or name it: --base DIRECTORY of `suite "
@@ -132,19 +137,20 @@ def _check_safetensors(path: Path) -> dict[str, list[int]]:
     return {name: tensor["shape"] for name, tensor in header.items() if name != "__metadata__"}
 
 
-def fingerprint(path: str | Path) -> str:
+def fingerprint(path: str | Path, *, with_answers: bool = False) -> str:
     """Sixteen hex digits of what a directory, or a file, holds: names, sizes, and the ends of each file. The Hub's name
     otherwise.
 
     The first and last MiB of a file are read; a trained tensor there differs as surely as anywhere else. What is noted
-    of a directory does not count, nor what `suite evaluate` has collected in it.
+    of a directory does not count, nor what `suite evaluate` has collected in it; `with_answers` its rows do, as
+    they did in older records.
     """
     path = Path(path)
     if not path.exists():
         return str(path)
     digest = hashlib.sha256()
     noted = ("run.json", "trainer_state.json", "prepare.json", "sample.json", "results.json")
-    if (path / "results.json").is_file():
+    if (path / "results.json").is_file() and not with_answers:
         noted += ("rows.jsonl",)
     for file in sorted(p for p in path.iterdir() if p.suffix in READ) if path.is_dir() else [path]:
         if file.name in noted:

@@ -135,6 +135,19 @@ def test_an_adapter_is_not_put_beside_a_base_that_was_trained_anew(copy, tmp_pat
             open_it(str(adapter))
 
 
+def test_of_an_adapter_a_base_on_the_hub_is_not_verified_and_an_older_record_counts_the_answers(copy, tmp_path, capsys):
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(copy)}))
+    for name in ("rows.jsonl", "results.json"):
+        (copy / name).write_text("[]\n")
+    older = checkpoint.fingerprint(copy, with_answers=True)
+    (tmp_path / "run.json").write_text(json.dumps({"inputs": {str(copy): older}}))
+    assert older != checkpoint.fingerprint(copy)
+    checkpoint.check_base(tmp_path)
+    assert not capsys.readouterr().out
+    checkpoint.check_base(tmp_path, "Qwen/Qwen2.5-0.5B")
+    assert "'Qwen/Qwen2.5-0.5B' is on the Hub, and whether" in capsys.readouterr().out
+
+
 def test_weights_of_another_width_than_the_config_says_are_refused_unread(copy):
     config = json.loads((copy / "config.json").read_text())
     (copy / "config.json").write_text(json.dumps({**config, "hidden_size": 2 * config["hidden_size"]}))
