@@ -46,11 +46,27 @@ SHORT = {
 }
 
 
+# By YAML 1.1 a number needs a point, and this is text.
+EXPONENT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+\Z")
+
+
 def _loader() -> type:
-    """YAML as it is, except that of two equal keys the last one does not win in silence, and that 1e-6 is a number."""
+    """YAML as it is, except that of two equal keys the last one does not win in silence, that 1e-6 is a number, and
+    that what `env` says is text."""
     import yaml  # here, so that `suite --help` need not wait for it
 
     class UniqueKeys(yaml.SafeLoader):
+        def get_single_node(self):
+            root = super().get_single_node()
+            for key, env in root.value if isinstance(root, yaml.MappingNode) else ():
+                if key.value == "env" and isinstance(env, yaml.MappingNode):
+                    env.value = [(name, self.as_text(value)) for name, value in env.value]
+            return root
+
+        def as_text(self, node):
+            is_scalar = isinstance(node, yaml.ScalarNode)
+            return yaml.ScalarNode("tag:yaml.org,2002:str", node.value) if is_scalar else node
+
         def construct_mapping(self, node, deep=False):
             seen = set()
             for key_node, _ in node.value:
@@ -64,10 +80,7 @@ def _loader() -> type:
                 seen.add(key)
             return super().construct_mapping(node, deep)
 
-    # By YAML 1.1 a number needs a point, and 1e-6 is text.
-    UniqueKeys.add_implicit_resolver(
-        "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+\Z"), list("-+0123456789")
-    )
+    UniqueKeys.add_implicit_resolver("tag:yaml.org,2002:float", EXPONENT, list("-+0123456789"))
     return UniqueKeys
 
 

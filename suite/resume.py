@@ -4,8 +4,8 @@ refused."""
 import os
 from pathlib import Path
 
-from suite import checkpoint
-from suite.args import say
+from suite import checkpoint, sense
+from suite.args import EXPONENT, say
 
 # Keys of a config that say nothing of what is trained.
 FREE_KEYS = {
@@ -155,8 +155,25 @@ def _agree(where: str | Path, old: dict, new: dict, config) -> bool:
 
 
 def _differences(old: dict, new: dict) -> list[tuple]:
+    """(key, its value before, its value now) for all that differs and was read, or is now."""
     before, now = old.get("config", {}), new["config"]
-    return [(key, before.get(key), now.get(key)) for key in _changed(before, now)]
+    return [
+        (key, before.get(key), now.get(key))
+        for key in _changed(before, now)
+        if not _are_one_number(before.get(key), now.get(key))
+        and not all(sense.is_idle(key, new["stage"], said) for said in (before, now))
+    ]
+
+
+def _are_one_number(before, now) -> bool:
+    """Whether two values differ only in that 1e-6 inside of them was text in older records, and is a number now."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        return before.keys() == now.keys() and all(_are_one_number(before[key], now[key]) for key in now)
+    if isinstance(before, list) and isinstance(now, list):
+        return len(before) == len(now) and all(map(_are_one_number, before, now))
+    if isinstance(before, str) and isinstance(now, float) and EXPONENT.match(before):
+        return float(before) == now
+    return before == now
 
 
 def _changed(before: dict, now: dict) -> list[str]:

@@ -9,7 +9,7 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
-from suite import card, checkpoint, columns, facts, hub, look, pins, reasoning, rehearsal, resume, turns, whole
+from suite import card, checkpoint, columns, facts, hub, look, pins, reasoning, rehearsal, resume, sense, turns, whole
 from suite.args import say
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate")
@@ -88,7 +88,7 @@ def _check_hub(config, written: dict) -> None:
 
 def _check_adapter_keys(written: dict) -> None:
     """TRL reads them only with `use_peft: true`, and without it trains the whole model in silence."""
-    idle = [key for key in written if key.startswith("lora_") or key in ("use_rslora", "use_dora")]
+    idle = [key for key in written if sense.is_of_adapter(key)]
     if idle and "use_peft" not in written:
         raise ValueError(
             f"{', '.join(idle)}: this has no effect without `use_peft: true`, and the whole model would be trained. "

@@ -84,6 +84,32 @@ def check_run(values: dict) -> None:
         _check_dpo(values)
 
 
+def is_idle(key: str, stage: str, said: dict) -> bool:
+    """Whether nobody reads a key beside what else a config says, `said`.
+
+    Such a key is refused, here or as a run begins; a run that was once begun with it may go on without.
+    """
+    adapts = said.get("use_peft") and stage != "pretrain"
+    match key:
+        case "use_peft":
+            return not adapts
+        case "load_in_4bit" | "load_in_8bit" | "dataset_text_field":
+            return stage == "pretrain"
+        case "warmup_steps":
+            return _begins_whole(said)
+        case "label_smoothing_factor":
+            return stage not in ("pretrain", "sft")
+        case "label_smoothing":
+            return not SMOOTHED & set(_losses(said))
+        case "dataset_kwargs":
+            return not as_mapping(key, said.get(key)).get("skip_prepare_dataset")
+    return is_of_adapter(key) and not adapts
+
+
+def is_of_adapter(key: str) -> bool:
+    return key.startswith("lora_") or key in ("use_rslora", "use_dora")
+
+
 def check_choices(dataclasses: Sequence[type], values: dict) -> None:
     """Of keys with choices argparse checks what the command line says, and not what a file says."""
     for f in (f for d in dataclasses for f in fields(d)):
@@ -256,7 +282,7 @@ def _check_best(values: dict) -> None:
 
 def _check_dpo(values: dict) -> None:
     """Names of losses, and numbers that the losses would not read, or would make nothing of."""
-    losses = values["loss_type"] if isinstance(values["loss_type"], list) else [values["loss_type"]]
+    losses = _losses(values)
     for loss in losses:
         _check_choice("loss_type", loss, DPO["loss_type"])
     _check_choice("f_divergence_type", values["f_divergence_type"], DPO["f_divergence_type"])
@@ -280,6 +306,11 @@ def _check_dpo(values: dict) -> None:
             f"{', '.join(losses)}: it would do nothing. `loss_type: robust` is the sigmoid loss with it."
         )
     _check_reference(values)
+
+
+def _losses(said: dict) -> list[str]:
+    losses = said.get("loss_type", "sigmoid")
+    return losses if isinstance(losses, list) else [losses]
 
 
 def _check_grpo(values: dict) -> None:

@@ -357,6 +357,12 @@ def test_env_in_yaml_reaches_the_environment(tmp_path, monkeypatch):
     assert __import__("os").environ["SUITE_TEST"] == "3"
 
 
+def test_what_env_says_is_text_as_it_is_written(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text("env: {A: 8e6, B: 1.50, C: true, D: '7', E: 0x10}\nmax_steps: 1\n")
+    assert args.read_yaml(path) == {"env": dict(A="8e6", B="1.50", C="true", D="7", E="0x10"), "max_steps": 1}
+
+
 @pytest.mark.slow
 def test_a_mistake_is_one_line_and_exit_code_2(tmp_path):
     path = tmp_path / "sft.yaml"

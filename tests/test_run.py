@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from suite import checkpoint, run, source
+from suite import checkpoint, resume, run, source
 from suite.args import parse
 from suite.keys import RunArguments
 from tests.conftest import write_yaml
@@ -116,6 +116,34 @@ def test_a_change_that_moves_no_weight_is_told_and_one_that_does_is_refused(tmp_
     monkeypatch.setattr(run, "version", lambda package: "0.1")
     assert begin(tmp_path, resume=True, logging_steps=10)[0]
     assert "is now 0.1: it goes on, and bit for bit as before is no longer promised" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("stage", "before", "now", "differs"),
+    [
+        ("sft", {"lora_r": 16}, {}, []),
+        ("sft", {"lora_r": 16}, {"use_peft": False}, []),
+        ("sft", {"lora_r": 16, "use_peft": True}, {"use_peft": True}, ["lora_r"]),
+        ("sft", {"lora_r": 16}, {"lora_r": 16, "use_peft": True}, ["use_peft"]),
+        ("pretrain", {"use_peft": True, "use_dora": True, "dataset_text_field": "words"}, {}, []),
+        ("sft", {"lr_scheduler_type": "constant", "warmup_steps": 0.1}, {"lr_scheduler_type": "constant"}, []),
+        ("sft", {"lr_scheduler_type": "cosine", "warmup_steps": 0.1}, {"lr_scheduler_type": "cosine"},
+         ["warmup_steps"]),
+        ("dpo", {"label_smoothing_factor": 0.1}, {"label_smoothing_factor": 0.0}, []),
+        ("sft", {"label_smoothing_factor": 0.1}, {}, ["label_smoothing_factor"]),
+        ("dpo", {"label_smoothing": 0.1}, {}, []),
+        ("dpo", {"label_smoothing": 0.1, "loss_type": ["robust"]}, {"loss_type": ["robust"]}, ["label_smoothing"]),
+        ("sft", {"dataset_kwargs": {"add_special_tokens": False}}, {}, []),
+        ("sft", {"lr_scheduler_kwargs": {"min_lr": "1e-6"}}, {"lr_scheduler_kwargs": {"min_lr": 1e-6}}, []),
+        ("sft", {"lr_scheduler_kwargs": {"a": [{"b": "1e-6"}]}}, {"lr_scheduler_kwargs": {"a": [{"b": 1e-6}]}}, []),
+        ("sft", {"lr_scheduler_kwargs": {"min_lr": "1e-6"}}, {"lr_scheduler_kwargs": {"min_lr": 1e-5}},
+         ["lr_scheduler_kwargs"]),
+        ("sft", {"seed": 1}, {}, ["seed"]),
+    ],
+)  # fmt: skip
+def test_a_key_that_nobody_read_and_a_number_that_was_text_make_no_other_run(stage, before, now, differs):
+    found = resume._differences({"config": before}, {"config": now, "stage": stage})
+    assert [key for key, *_ in found] == differs
 
 
 def test_another_engine_on_as_many_processes_is_refused(tmp_path, monkeypatch):
