@@ -115,7 +115,7 @@ def test_a_command_shows_what_it_says_and_one_that_fails_ends_the_notebook(capsy
     assert told.startswith("$ suite list rewards\n") and "accuracy " in told
     with pytest.raises(RuntimeError, match="suite list ended with exit code 2"):
         notebook.run("list 'all sorts'")
-    assert "suite: suite list all sorts: there are rewards" in capsys.readouterr().out
+    assert "suite: suite list all sorts: choose one of rewards" in capsys.readouterr().out
 
 
 @pytest.mark.slow

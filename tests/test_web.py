@@ -320,8 +320,8 @@ def test_an_answer_streams_is_stopped_and_counts_and_a_new_conversation_is_empty
     page.send("\b" * 10 + "on")
     page.until(lambda: len(page.column(1)) > 200)
     page.click("#again")  # in the middle of an answer
-    page.until(lambda: page.all("#message .submit-button"))
-    time.sleep(0.3)
+    page.until(lambda: not page.all(".talker .message") and page.all("#message .submit-button"))
+    time.sleep(0.5)  # nothing of the old answer comes behind
     assert not page.all(".talker .message")
 
 
