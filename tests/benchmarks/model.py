@@ -3,7 +3,8 @@
 as in the dense model.
 
 Two limits: the rate of one large square product, and a bare loop over the products of a step and no more, which are
-narrower and reach less.
+narrower and reach less: 0.88 of that rate on two AVX-512 cores. There a profile of a compiled step (64 rows of 128) had
+80 % of its time in these products, 11 % in fused element-wise kernels, 8 % in attention, and little in AdamW.
 """
 
 import sys
