@@ -423,6 +423,14 @@ FORMS = {
 }
 
 
+@pytest.mark.parametrize("how", [{"do_sample": False}, {"do_sample": True}, {"do_sample": True, "top_k": 0}])
+def test_the_model_can_learn_from_what_it_has_said(model, steps, how):
+    """Steps are taken in inference mode, whose tensors autograd refuses: none of them may get out."""
+    said = model.generate(**asked(8), max_new_tokens=24, **how)
+    assert steps and not said.is_inference()
+    model(input_ids=said, labels=said).loss.backward()
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_each_form_generates_what_it_did(steps, form):
     takes, shape = FORMS[form]

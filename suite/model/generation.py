@@ -29,12 +29,11 @@ from transformers.cache_utils import DynamicCache
 from transformers.generation import GenerationMixin
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from .attention import rotate  # relative: these files travel with a checkpoint, where there is no `suite`
-
 BLOCK = 256  # tokens by which the cache grows: one that is whole from the start would be as long as the longest answer
 PACKED_BYTES = 1 << 30  # of weights at most, since packed ones are a second copy
 PACKED_STEPS = 16  # at least: packing takes about as long as five
 PACKED_ROWS = 4  # at least: with fewer, products are as fast unpacked
+TURNS = 16  # steps whose RoPE is computed at once: for one it would take as many operations
 INPUTS = {"attention_mask", "position_ids", "past_key_values", "use_cache", "logits_to_keep"}
 
 
@@ -69,12 +68,13 @@ class MiniQwenGenerationMixin(GenerationMixin):
             )
         pad = generation_config._pad_token_tensor
         ends = any(hasattr(criterion, "eos_token_id") for criterion in stopping_criteria)  # as transformers asks
-        choose = draw if generation_config.do_sample else partial(torch.argmax, dim=-1)
+        choose = draw if generation_config.do_sample else likeliest
         decoder, logits = prefill(self, input_ids, model_kwargs, generation_config.max_length)
         going = torch.ones(input_ids.shape[0], dtype=torch.bool, device=input_ids.device)  # (R,)
         while True:
-            # A copy, since processors may write into it, and rows that have ended keep their logits.
-            tokens = choose(logits_processor(input_ids, logits.to(torch.float32, copy=True)))  # (R,)
+            # A copy where a processor may write into it: rows that have ended keep their logits.
+            scores = logits.to(torch.float32, copy=len(logits_processor) > 0)
+            tokens = choose(logits_processor(input_ids, scores))  # (R,)
             if ends:
                 tokens = torch.where(going, tokens, pad)
             input_ids = torch.cat([input_ids, tokens[:, None]], dim=-1)
@@ -151,6 +151,11 @@ def waits_for_trl(model: nn.Module) -> bool:
     return of_trl and not model._forward_hooks and not model._forward_pre_hooks
 
 
+def likeliest(scores):
+    """The first of the likeliest tokens of a row. (R, V) -> (R,). On a CPU `argmax` takes half as long again."""
+    return scores.max(dim=-1).indices
+
+
 def draw(scores):
     """One token a row, each with its probability. (R, V) -> (R,)
 
@@ -202,8 +207,12 @@ class Decoder:
     """The rows of one call to `generate`, and a step of one token for all of them.
 
     The packed weights live as long as this object: a call that follows a step of training packs the new ones.
+
+    RoPE turns a pair of numbers as one complex number, so the two are neighbours here, in queries and in keys, where
+    the modules have them half a head apart: what attention compares is the same.
     """
 
+    @torch.inference_mode()  # nothing here is ever differentiated, and half of a small operation is to be ready for it
     def __init__(self, model, cache: DynamicCache, mask, positions, prompt_of, steps: int):
         self.model, self.config, self.steps = model, model.config, steps
         self.positions = positions[prompt_of, -1:]  # (B, 1) of the last token
@@ -214,9 +223,11 @@ class Decoder:
         self.length = cache.get_seq_length()
         self.cache = []  # per layer (B, 2K, S, D): the keys of all heads, then the values
         for layer in cache.layers:
-            self.cache.append(self.grown(torch.cat([layer.keys, layer.values], dim=1)[prompt_of]))
+            self.cache.append(self.grown(torch.cat([neighbors(layer.keys), layer.values], dim=1)[prompt_of]))
             layer.keys = layer.values = layer.keys[:0]  # a layer at a time: never the whole cache twice
         self.kept = None  # (B,) rows of the call that are still in the batch; None while all are
+        self.turns = []  # of the steps to come, the next one last
+        self.turned_in = torch.promote_types(model.dtype, torch.float32)  # there are no complex numbers of bfloat16
         self.pack()
 
     @property
@@ -237,6 +248,7 @@ class Decoder:
         packed = pays and is_plain(head) and is_plain(norm)
         self.head = packed_product(self.rows, [head], norm) if packed else lambda x: head(norm(x))
 
+    @torch.inference_mode()
     def keep(self, going) -> None:
         """Let the rows that have ended leave the batch. going (R,)"""
         among = going if self.kept is None else going[self.kept]  # (B,)
@@ -244,9 +256,11 @@ class Decoder:
         for number, keys_values in enumerate(self.cache):
             self.cache[number] = keys_values[among]
         self.positions = self.positions[among]
+        self.turns = [turn[among] for turn in self.turns]
         self.mask = None if self.mask is None else self.mask[among]
         self.pack()
 
+    @torch.inference_mode()
     def step(self, tokens, logits):
         """The logits after `tokens`; rows that left the batch keep those they had. (R,), (R, V) -> (R, V)"""
         self.steps -= 1
@@ -260,7 +274,6 @@ class Decoder:
             for number, keys_values in enumerate(self.cache):  # a layer at a time, here as well
                 self.cache[number] = self.grown(keys_values)
         self.length += 1
-        self.positions = self.positions + 1
         if self.mask is not None:
             self.mask = F.pad(self.mask, (0, 1))
         x = self.model.model.embed_tokens(tokens)  # (B, C)
@@ -271,23 +284,27 @@ class Decoder:
             x = layer.add_feed_forward(x)
         return self.head(x)
 
-    def turn(self, x) -> tuple:
-        """RoPE's cos and sin at the last position, with 1 and 0 for the values, which stay as they are. (B, H + 2K, D)
+    def turn(self, x):
+        """RoPE's cos + i sin at the position of this step. (B, 1, D / 2)"""
+        if not self.turns:
+            positions = self.positions + torch.arange(1, TURNS + 1, device=self.positions.device)  # (B, TURNS)
+            self.positions = positions[:, -1:]
+            cos, sin = (each.to(self.turned_in) for each in self.model.model.rotary_emb(x, positions))
+            half = self.config.head_dim // 2
+            turns = torch.complex(cos[..., :half], sin[..., half:])  # (B, TURNS, 1, D / 2)
+            self.turns = list(turns.transpose(0, 1).contiguous())[::-1]
+        return self.turns.pop()
 
-        Turned with the rest, they need no operation of their own on the way to the cache.
-        """
-        H, K = self.config.num_attention_heads, self.config.num_key_value_heads
-        cos, sin = (each[:, 0].expand(-1, H + K, -1) for each in self.model.model.rotary_emb(x, self.positions))
-        return F.pad(cos, (0, 0, 0, K), value=1.0), F.pad(sin, (0, 0, 0, K))
-
-    def attended(self, heads, turn: tuple, cache, scaling: float):
+    def attended(self, heads, turn, cache, scaling: float):
         """Attention of one token a row to its cache, which takes in the token first. (B, H + 2K, D) -> (B, H * D)
 
         The G query heads that share a key head stand where the tokens of a longer input would: the cache is read as it
         lies, once for all of them. https://arxiv.org/abs/2305.13245
         """
         H, K = self.config.num_attention_heads, self.config.num_key_value_heads
-        heads = rotate(heads, *turn)
+        heads = heads.to(self.turned_in)
+        torch.view_as_complex(heads[:, : H + K].unflatten(-1, (-1, 2))).mul_(turn)
+        heads = heads.to(cache.dtype)
         cache.select(2, self.length - 1).copy_(heads[:, H:])
         keys, values = cache.narrow(2, 0, self.length).chunk(2, dim=1)  # (B, K, S, D)
         query = heads[:, :H].view(self.rows, K, H // K, -1)
@@ -296,15 +313,21 @@ class Decoder:
         return out.reshape(self.rows, -1)
 
 
+def neighbors(x):
+    """Pairs that stand half a row apart, side by side: (x_0, x_{D/2}, x_1, x_{D/2 + 1}, ...). (..., D) -> (..., D)"""
+    return x.unflatten(-1, (2, -1)).mT.flatten(-2)
+
+
 class Layer:
     """What a decoder layer does around attention, through its modules, whatever they are: adapters, experts."""
 
     def __init__(self, layer: nn.Module):
-        self.layer, self.scaling = layer, layer.self_attn.scaling
+        self.layer, self.scaling, self.head_dim = layer, layer.self_attn.scaling, layer.self_attn.head_dim
 
     def heads(self, x):  # (B, C) -> (B, (H + 2K) * D): queries, keys, values
         attention, x = self.layer.self_attn, self.layer.input_layernorm(x)
-        return torch.cat([attention.q_proj(x), attention.k_proj(x), attention.v_proj(x)], dim=-1)
+        heads = (each.unflatten(-1, (-1, self.head_dim)) for each in (attention.q_proj(x), attention.k_proj(x)))
+        return torch.cat([*(neighbors(each).flatten(-2) for each in heads), attention.v_proj(x)], dim=-1)
 
     def add_attention(self, x, attended):  # (B, C), (B, H * D) -> (B, C)
         return x + self.layer.self_attn.o_proj(attended)
@@ -320,7 +343,12 @@ class PackedLayer(Layer):
         super().__init__(layer)
         attention, mlp = layer.self_attn, layer.mlp
         product = partial(packed_product, rows)
-        self.heads = product([attention.q_proj, attention.k_proj, attention.v_proj], norm=layer.input_layernorm)
+        q, k, v = attention.q_proj, attention.k_proj, attention.v_proj
+        turning, still = torch.arange(q.out_features + k.out_features + v.out_features).split(
+            [q.out_features + k.out_features, v.out_features]
+        )
+        order = torch.cat([neighbors(turning.view(-1, self.head_dim)).flatten(), still])
+        self.heads = product([q, k, v], norm=layer.input_layernorm, order=order)
         self.out = product([attention.o_proj])
         self.gate_up = product([mlp.gate_proj, mlp.up_proj], norm=layer.post_attention_layernorm)
         self.down, self.act = product([mlp.down_proj]), mlp.act_fn
@@ -331,7 +359,7 @@ class PackedLayer(Layer):
     def add_feed_forward(self, x):
         """SwiGLU: down(silu(gate(x)) * up(x)). https://arxiv.org/abs/2002.05202"""
         gate, up = self.gate_up(x).chunk(2, dim=-1)  # (B, F)
-        return x.add_(self.down(self.act(gate) * up))
+        return x.add_(self.down(self.act(gate).mul_(up)))
 
 
 def packs(model, rows: int, steps: int) -> bool:
@@ -356,28 +384,36 @@ def is_plain(module: nn.Module) -> bool:
     return known and whole and untouched(module)
 
 
-def packed_product(rows: int, linears: list[nn.Linear], norm: nn.Module | None = None) -> Callable:
+def stacked(parts: list):
+    """One below the other; a single one is not copied."""
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def packed_product(rows: int, linears: list[nn.Linear], norm: nn.Module | None = None, order=None) -> Callable:
     """x -> what `linears` make of it side by side, after `norm` where there is one: a function of (rows, in).
 
+    `order` (out,) says which number of the result stands where.
+
     The weight of a norm is a factor of each column: (x w) W^T = x (W diag(w))^T. Of x it is left to divide by its root
-    mean square. https://arxiv.org/abs/1910.07467
+    mean square, sqrt((|x|^2 + in * eps) / in), and a factor of sqrt(in) goes to the weights as well.
+    https://arxiv.org/abs/1910.07467
     """
-    weight = torch.cat([linear.weight for linear in linears])  # (out, in)
-    bias = None if linears[0].bias is None else torch.cat([linear.bias for linear in linears])
+    weight, bias = stacked([each.weight for each in linears]), None  # (out, in)
+    if linears[0].bias is not None:
+        bias = stacked([each.bias for each in linears])
+    if order is not None:
+        weight, bias = weight[order], None if bias is None else bias[order]
+    width = weight.shape[1]
     if norm is not None:
-        weight = weight * norm.weight
-    packed = torch.ops.mkl._mkl_reorder_linear_weight(weight, rows)
+        weight = weight * (norm.weight * width**0.5)
+    multiply, packed = torch.ops.mkl._mkl_linear.default, torch.ops.mkl._mkl_reorder_linear_weight(weight, rows)
     shape = weight.new_empty(()).expand_as(weight)  # of the unpacked weight only its shape is asked for
-
-    def multiply(x):
-        return torch.ops.mkl._mkl_linear(x, packed, shape, bias, rows)
-
     if norm is None:
-        return multiply
-    eps, per_element = torch.tensor(norm.eps), 1 / weight.shape[1]
+        return lambda x: multiply(x, packed, shape, bias, rows)
+    floor = torch.tensor(norm.eps * width).sqrt()
 
     def normed(x):
-        root = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-        return multiply(x * torch.addcmul(eps, root, root, value=per_element).rsqrt_())
+        size = torch.linalg.vector_norm(x, dim=-1, keepdim=True).hypot_(floor)
+        return multiply(x / size, packed, shape, bias, rows)
 
     return normed
