@@ -1,5 +1,7 @@
 """Rewards tried without a model: on rows with completions, and on completions made up from gold answers."""
 
+import asyncio
+import functools
 import json
 from pathlib import Path
 
@@ -107,7 +109,10 @@ def test_a_broken_row_is_named_and_nothing_is_written(tmp_path, lines, message):
         (["rows.jsonl", "--max_rows", "0"], "max_rows: 0"),
         (["rows.jsonl", "--output_file", "x.txt"], "must end in .jsonl or .parquet"),
         (["--prove", "data/nowhere"], "no 'data/nowhere/train.parquet'"),
-        (["rows.jsonl", "--reward_funcs", "tests.test_score.broken_reward"], "gave .* for 1 completions"),
+        (
+            ["rows.jsonl", "--reward_funcs", "tests.test_score.broken_reward"],
+            r"gave \[inf\] \(list of 1\), whose entry 1 is inf",
+        ),
         (["rows.jsonl", "--reward_funcs", "./no-model"], "no checkpoint directory 'no-model'"),
     ],
 )
@@ -419,3 +424,56 @@ def test_scores_of_other_rows_or_other_rewards_are_not_taken_over(tmp_path, monk
         score.main([*changed, "--output_file", "out.jsonl"])
         assert "Going on" not in capsys.readouterr().out
         Path("out.jsonl").unlink()
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (None, r"gave None \(NoneType\)\. It must give a list of 3, as many as there were completions: for each a fin"),
+        (0.5, r"gave 0\.5 \(float\)"),
+        ([1.0, 2.0], r"gave \[1\.0, 2\.0\] \(list of 2\)\."),
+        ([1, 2, 3, 4], r"\(list of 4\)"),
+        (["1", "2", "3"], r"\(list of 3\), whose entry 1 is '1'\."),
+        ("123", r"gave '123' \(str\)"),
+        ([1, None, float("inf")], r"whose entry 3 is inf"),
+        ([1, [2], 3], r"whose entry 2 is \[2\]"),
+        ({0: 1, 1: 1, 2: 1}, r"\(dict\)"),
+    ],
+)
+def test_what_is_no_list_of_numbers_is_told_with_the_name_of_the_reward(given, told):
+    def own(completions, *, knob=1, **columns):
+        return given
+
+    async def own_later(completions, **columns):
+        return given
+
+    batch = {"completions": ["a", "b", "c"]}
+    told = f"The reward 'my.own' {told}" if told.startswith("gave") else f"The reward 'my.own' gave .*{told}"
+    with pytest.raises(ValueError, match=told):
+        scoring.call("my.own", own, batch, {})
+    for func in (own, functools.partial(own, knob=2)):
+        with pytest.raises(ValueError, match=told):
+            scoring.watched("my.own", func)(prompts=[], **batch)
+    with pytest.raises(ValueError, match=told):
+        asyncio.run(scoring.watched("my.own", own_later)(prompts=[], **batch))
+
+
+def test_a_reward_that_is_watched_gives_what_it_gave_and_is_to_trl_what_it_was():
+    numpy, torch = pytest.importorskip("numpy"), pytest.importorskip("torch")
+    from trl.trainer.utils import get_callable_name, is_async_callable
+
+    async def later(completions, *, knob=1, **columns):
+        return [knob, None, True]
+
+    def own(completions, *, form=list, **columns):
+        return form([1, 0, 0.5])
+
+    for func in (later, functools.partial(later, knob=1), own, functools.partial(own, form=tuple)):
+        watched = scoring.watched("my.own", func)
+        assert get_callable_name(watched) == get_callable_name(func)
+        assert is_async_callable(watched) == is_async_callable(func)
+    assert asyncio.run(scoring.watched("my.later", later)(completions="abc", prompts="abc")) == [1.0, None, 1.0]
+    for form in (list, tuple, iter, numpy.array, torch.tensor):
+        watched = scoring.watched("my.own", functools.partial(own, form=form))
+        assert watched(completions="abc", prompts="abc", extra=[1]) == [1.0, 0.0, 0.5]
+    assert scoring.watched("./judge", "./judge") == "./judge"

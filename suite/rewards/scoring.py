@@ -1,13 +1,14 @@
 """Rows with completions are scored as GRPO scores them: groups whole, columns as lists, metrics counted."""
 
 import asyncio
+import functools
 import inspect
 import json
 import math
 import statistics
 import time
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass
 
 from suite import columns
@@ -105,15 +106,55 @@ def call(name: str, func: Callable, batch: dict[str, list], metrics: dict[str, f
     given = func(**batch, trainer_state=state, log_metric=log_metric, log_extra=lambda column, values: None)
     if inspect.iscoroutine(given):
         given = asyncio.run(given)
+    return judged(name, given, n)
+
+
+def watched(name: str, func: Callable | str) -> Callable | str:
+    """A reward that TRL calls, with what it gives looked at as `call` does; a reward model's name as it is."""
+    if isinstance(func, str):
+        return func
+    own = func.func if isinstance(func, functools.partial) else func  # TRL logs a reward by its function's name
+
+    if inspect.iscoroutinefunction(func):
+
+        @functools.wraps(own)
+        async def watching(completions, **given):
+            return judged(name, await func(completions=completions, **given), len(completions))
+
+    else:
+
+        @functools.wraps(own)
+        def watching(completions, **given):
+            return judged(name, func(completions=completions, **given), len(completions))
+
+    return watching
+
+
+def judged(name: str, given, n: int) -> list[float | None]:
+    """What the reward `name` has given to `n` completions, as a list.
+
+    Raises `ValueError` where it is not one finite number, or None, for each.
+    """
     try:
-        values = [None if v is None else float(v) for v in given]
-    except (TypeError, ValueError):
+        values = [] if isinstance(given, str | bytes | Mapping | Set) else list(given)
+    except TypeError:
         values = []
-    if len(values) != n or any(v is not None and not math.isfinite(v) for v in values):
-        raise ValueError(
-            f"The reward '{name}' gave {given!r:.100} for {n} completions: one finite number, or None, each."
-        )
-    return values
+    odd = next((i for i, value in enumerate(values) if not _is_verdict(value)), None)
+    if len(values) == n and odd is None:
+        return [None if value is None else float(value) for value in values]
+    what = f"{type(given).__name__} of {len(given)}" if hasattr(given, "__len__") and values else type(given).__name__
+    where = f", whose entry {odd + 1} is {values[odd]!r:.60}" if odd is not None and len(values) == n else ""
+    raise ValueError(
+        f"The reward '{name}' gave {given!r:.100} ({what}){where}. It must give a list of {n}, as many as there were "
+        "completions: for each a finite number, or None where it cannot judge."
+    )
+
+
+def _is_verdict(value) -> bool:
+    try:
+        return value is None or math.isfinite(value)  # which takes tensors of one number, but no text
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        return False
 
 
 def table(scores: dict[str, Score]) -> str:

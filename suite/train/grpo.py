@@ -9,6 +9,7 @@ from suite import args, ending, pins, rewards, run, source, turns
 from suite.engine import colocated, rendered, vllm_setup
 from suite.engine.positions import positions_of, require_room
 from suite.keys import grpo_arguments
+from suite.rewards.scoring import watched
 
 TEMPLATE = 256  # tokens that a chat template adds at most to what a prompt holds
 
@@ -51,7 +52,7 @@ def main(argv=None) -> None:
     opened = run.opens_thinking(tokenizer, config.chat_template_kwargs)
     funcs = rewards.load_all(reward.reward_funcs, reward.reward_kwargs, think_opened=opened)
     with run.every_rank_reads_weights(), pins.in_vllm(config, model):
-        funcs, tokenizers = reward_models.load(funcs, record["pins"], config)
+        funcs, tokenizers = reward_models.load(list(map(watched, reward.reward_funcs, funcs)), record["pins"], config)
         trainer = exact(GRPOTrainer)(
             model=model.model_name_or_path,
             reward_funcs=funcs,
