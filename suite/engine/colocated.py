@@ -7,6 +7,15 @@ import gc
 import random
 from collections import Counter
 
+from suite.engine.vllm_setup import require_window
+
+
+def make_ready(config, model) -> None:
+    """Before vLLM is started inside a trainer. Raises `ValueError` for a window that it would not give the model."""
+    if config.vllm_mode == "colocate":
+        require_window(config.vllm_max_model_length, model.model_name_or_path, model.model_revision)
+        let_vllm_take_new_weights()
+
 
 def let_vllm_take_new_weights() -> None:
     """Before a colocated run on a CPU: have vLLM's linear layers multiply by the weights they were loaded with.

@@ -3,6 +3,7 @@
 from collections.abc import Collection, Sequence
 
 STRETCHED = ("linear", "dynamic")  # rope_types whose factor `max_position_embeddings` does not hold yet, as in vLLM
+WITHIN = ("yarn", "longrope", "llama3")  # those whose factor it holds
 
 
 def positions_of(config) -> int | None:
@@ -13,6 +14,21 @@ def positions_of(config) -> int | None:
     if positions is None or rope.get("rope_type") not in STRETCHED:
         return positions
     return int(positions * rope["factor"])
+
+
+def most_of_vllm(config) -> int | None:
+    """The longest window that vLLM gives a model; None where only vLLM can count it.
+
+    It knows other keys and other kinds of stretching, and one for each kind of layer:
+    https://github.com/vllm-project/vllm/blob/v0.31.0/vllm/config/model.py (_get_and_verify_max_len)
+    """
+    text = config.get_text_config()
+    rope = vars(text).get("rope_parameters") or {}
+    by_layer = [part for part in rope.values() if isinstance(part, dict)]
+    counted = rope.get("rope_type") in (*STRETCHED, *WITHIN) and not by_layer
+    if getattr(text, "model_max_length", None) or not (counted or all("factor" not in p for p in [rope, *by_layer])):
+        return None
+    return positions_of(config)
 
 
 def require_room(prompts: Collection[Sequence[int]], positions: int | None, of: int | None = None) -> None:

@@ -5,6 +5,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from suite import checkpoint, pins
+from suite.engine.positions import most_of_vllm
 
 
 def require_vllm(because: str, mode: str = "colocate", model: str | None = None) -> None:
@@ -31,6 +32,31 @@ def require_vllm(because: str, mode: str = "colocate", model: str | None = None)
         from suite.model.vllm_plugin import check_served
 
         check_served(f"'{model}'", checkpoint.read_json(Path(model) / "config.json"))
+
+
+def require_window(asked: int | None, name: str, revision: str | None = None) -> None:
+    """Raise `ValueError` where `vllm_max_model_length` is more than vLLM gives the model; it says so once it starts.
+
+    A config that cannot be read here is left to whoever loads the model.
+    """
+    if asked is None or os.environ.get("VLLM_ALLOW_LONG_MAX_MODEL_LEN", "").strip().lower() in ("1", "true"):
+        return
+    from transformers import AutoConfig
+
+    import suite.model  # noqa: F401  (AutoConfig reads a miniqwen's)
+
+    repository, noted = pins.where(name)
+    try:
+        config = AutoConfig.from_pretrained(repository, revision=revision or noted, trust_remote_code=False)
+    except (OSError, ValueError):
+        return
+    most = most_of_vllm(config)
+    if most is not None and asked > most:
+        raise ValueError(
+            f"vllm_max_model_length: {asked} is more than the {most} positions of '{name}' "
+            f"(`max_position_embeddings`), and vLLM would not start. Set at most {most}, leave the key out, or take a "
+            "model with more positions. The environment variable VLLM_ALLOW_LONG_MAX_MODEL_LEN=1 has vLLM go beyond."
+        )
 
 
 def shares_of_machine(replicas: int, gpus_each: int) -> list[dict[str, str]]:

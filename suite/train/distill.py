@@ -63,7 +63,7 @@ def main(argv=None) -> None:
     student_rows, teacher_rows = check_teacher(model, config, tokenizer)
     config.generation_kwargs = sampling(config, tokenizer, student_rows)
     if config.use_vllm:
-        colocated.let_vllm_take_new_weights()
+        colocated.make_ready(config, model)
 
     from trl import get_quantization_config
 

@@ -40,7 +40,7 @@ def main(argv=None) -> None:
     asked = source.to_answer(answers, config, script, mixture, tokenizer)
     if config.use_vllm:
         config.generation_kwargs = turns.told_to_vllm(tokenizer, config.generation_kwargs)
-        colocated.let_vllm_take_new_weights()
+        colocated.make_ready(config, model)
     run.say("\n".join([*doubts(config, model), arithmetic(config, train_rows)]))
 
     from trl import GRPOTrainer, get_quantization_config
