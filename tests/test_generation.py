@@ -86,11 +86,13 @@ def test_without_padding_there_is_no_mask_and_the_same_tokens(model, steps):
     assert steps
 
 
-def test_prompts_of_a_group_are_read_once(model, steps):
+def test_prompts_of_a_group_are_read_once(model, steps, monkeypatch):
     how = asked(3)
     how = {key: each.repeat_interleave(4, dim=0) if key != "pad_token_id" else each for key, each in how.items()}
-    read = []
-    model.model.embed_tokens.register_forward_pre_hook(lambda module, args: read.append(tuple(args[0].shape)))
+    read, forward = [], torch.nn.Embedding.forward
+    monkeypatch.setattr(
+        torch.nn.Embedding, "forward", lambda module, ids: read.append(tuple(ids.shape)) or forward(module, ids)
+    )
     ours, theirs = both(model, **how, max_new_tokens=20, do_sample=False, eos_token_id=None)
     assert torch.equal(ours, theirs)
     assert read[:21] == [(3, 9), *[(12,)] * 19, (12, 9)]
@@ -208,6 +210,46 @@ def test_an_adapter_speaks_on_the_road(model, steps):
     assert torch.equal(ours, theirs)
     assert not torch.equal(ours, bare)
     assert steps == [8] * 19
+
+
+def test_each_row_hears_its_own_adapter(model, steps):
+    """PEFT keeps a name for each row of the call: it must not meet fewer, of equal prompts or when rows have ended."""
+    from peft import LoraConfig, get_peft_model
+
+    adapted = get_peft_model(model, LoraConfig(r=4, target_modules=["q_proj"]))
+    adapted.add_adapter("other", LoraConfig(r=4, target_modules=["q_proj"]))
+    shaken(adapted, by=0.05)
+    rows = {key: each[:1].expand(6, -1) for key, each in asked(6).items() if key != "pad_token_id"}
+    names = ["default", "other", "__base__"] * 2
+    assert torch.equal(*both(adapted.eval(), **rows, adapter_names=names, max_new_tokens=20, do_sample=False))
+    assert not steps
+
+
+def test_a_hook_inside_a_layer_meets_tensors_that_can_be_learned_from(model, steps):
+    met = []
+    model.model.layers[0].mlp.down_proj.register_forward_hook(lambda module, inputs, output: met.append(inputs[0]))
+    model.generate(**asked(3), max_new_tokens=6, do_sample=False)
+    assert not steps and not any(each.is_inference() for each in met)
+
+
+def test_a_model_whose_inputs_may_require_grads_keeps_the_road(model, steps):
+    model.enable_input_require_grads()  # as TRL does with adapters and gradient checkpointing
+    assert torch.equal(*both(model, **asked(3), max_new_tokens=20, do_sample=False))
+    assert steps
+
+
+def test_the_keys_and_values_of_the_prompts_are_not_held_twice(model, monkeypatch):
+    caches, prefill = [], road.prefill
+
+    def watched(model, input_ids, model_kwargs, max_length):
+        caches.append(model_kwargs["past_key_values"])
+        return prefill(model, input_ids, model_kwargs, max_length)
+
+    monkeypatch.setattr(road, "prefill", watched)
+    model.generate(**asked(3), max_new_tokens=6, do_sample=False)
+    assert (
+        sum(each.untyped_storage().nbytes() for layer in caches[0].layers for each in (layer.keys, layer.values)) == 0
+    )
 
 
 def test_a_merged_or_disabled_adapter_is_not_heard(model, steps):

@@ -34,6 +34,10 @@ PACKED_BYTES = 1 << 30  # of weights at most, since packed ones are a second cop
 PACKED_STEPS = 16  # at least: packing takes about as long as five
 PACKED_ROWS = 4  # at least: with fewer, products are as fast unpacked
 TURNS = 16  # steps whose RoPE is computed at once: for one it would take as many operations
+SLEEPING = {
+    "output_capturing_hook",
+    "make_inputs_require_grads",
+}  # transformers' recorders, and what only training needs
 INPUTS = {"attention_mask", "position_ids", "past_key_values", "use_cache", "logits_to_keep"}
 
 
@@ -111,7 +115,11 @@ def takes_plain_steps(generation_config, input_ids, model_kwargs: dict) -> bool:
 
 
 def can_step(model, device: torch.device) -> bool:
-    """Whether a step may pass by the modules' `forward`: none has a hook, another `forward` or shards for weights."""
+    """Whether a step may pass by the modules' `forward`: none has a hook, another `forward` or shards for weights.
+
+    A module that a step does call may have no hook either. PEFT's `adapter_names` has one of as many names as the call
+    has rows, of which some leave; and nobody's hook expects the tensors of inference mode.
+    """
     config, layers = model.config, model.model.layers
     passed_by = [model.model, *layers, *(part for layer in layers for part in (layer.self_attn, layer.mlp))]
     drops = model.training and (config.attention_dropout or any(type(m) is nn.Dropout and m.p for m in model.modules()))
@@ -124,21 +132,26 @@ def can_step(model, device: torch.device) -> bool:
         and all(isinstance(layer, GradientCheckpointingLayer) for layer in layers)  # what wraps a layer has its reasons
         and (untouched(model) or waits_for_trl(model))
         and all(untouched(module) for module in passed_by)
+        and all(quiet(module) for module in model.modules())
         and "prepare_inputs_for_generation" not in vars(model)  # PEFT's, where it puts learned prompts in front
         and all(weight.device == device and not hasattr(weight, "ds_id") for weight in model.parameters())
     )
 
 
 def untouched(module: nn.Module) -> bool:
-    """Whether calling a module is its `forward` and no more. transformers' own recorders sleep unless asked.
+    """Whether calling a module is its class's `forward` and no more.
 
     TRL's loss of a distillation puts back the `forward` it has borrowed as an attribute of the module, and which road a
     rollout takes must not depend on whether there was a loss before: a run that goes on would draw other tokens.
     """
-    hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
-    sleeping = all(getattr(hook, "__name__", "") == "output_capturing_hook" for hook in hooks)
     forward = vars(module).get("forward")
-    return sleeping and (forward is None or getattr(forward, "__func__", None) is type(module).forward)
+    return quiet(module) and (forward is None or getattr(forward, "__func__", None) is type(module).forward)
+
+
+def quiet(module: nn.Module) -> bool:
+    """Whether no hook of a module does anything here."""
+    hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
+    return all(getattr(hook, "__name__", "") in SLEEPING for hook in hooks)
 
 
 def waits_for_trl(model: nn.Module) -> bool:
@@ -224,7 +237,7 @@ class Decoder:
         self.cache = []  # per layer (B, 2K, S, D): the keys of all heads, then the values
         for layer in cache.layers:
             self.cache.append(self.grown(torch.cat([neighbors(layer.keys), layer.values], dim=1)[prompt_of]))
-            layer.keys = layer.values = layer.keys[:0]  # a layer at a time: never the whole cache twice
+            layer.keys = layer.values = layer.keys.new_empty(0)  # a layer at a time: never the whole cache twice
         self.kept = None  # (B,) rows of the call that are still in the batch; None while all are
         self.turns = []  # of the steps to come, the next one last
         self.turned_in = torch.promote_types(model.dtype, torch.float32)  # there are no complex numbers of bfloat16
