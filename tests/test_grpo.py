@@ -174,11 +174,9 @@ def test_a_base_model_stops_its_rollouts_at_the_end_of_a_turn(tokenizer_dir, ari
 
 @pytest.mark.slow
 def test_a_reward_that_gives_too_little_ends_the_run_with_its_name(miniqwen_dir, arithmetic_dir):
-    own = words(miniqwen_dir, arithmetic_dir, max_steps=1)
-    Path("letters.py").write_text("def letters_reward(completions, **columns):\n    return 0.5\n")
-    with pytest.raises(
-        ValueError, match=r"The reward 'letters.letters_reward' gave 0.5 \(float\).*a list of 8, as many"
-    ):
+    own = words(miniqwen_dir, arithmetic_dir, max_steps=1, reward_funcs=["halves.half_reward"])
+    Path("halves.py").write_text("def half_reward(completions, **columns):\n    return 0.5\n")
+    with pytest.raises(ValueError, match=r"The reward 'halves.half_reward' gave 0.5 \(float\).*a list of 8, as many"):
         grpo.main(own)
 
 

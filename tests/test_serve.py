@@ -708,7 +708,8 @@ sys.exit([code, *{"torch", "transformers"} & set(sys.modules)] != [2])
 @pytest.mark.slow
 def test_a_server_that_dies_while_it_starts_shows_the_end_of_its_log_and_one_line(taught_miniqwen):
     pytest.importorskip("vllm")
-    done = run_suite("serve", taught_miniqwen, "--port", 0, "--vllm_max_model_length", 100_000, env=ENVIRONMENT)
+    beyond = ("--vllm_kwargs", '{"max_model_len": 100000}')  # vLLM's own key, which only vLLM looks at
+    done = run_suite("serve", taught_miniqwen, "--port", 0, *beyond, env=ENVIRONMENT)
     assert done.returncode == 2, done
     *log, told = done.stderr.splitlines()
     assert re.match(r"suite: The server \(vllm\) ended with code 1 before it answered\. .*100000", told), told
