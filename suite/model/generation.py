@@ -139,13 +139,13 @@ def can_step(model, device: torch.device) -> bool:
 
 
 def untouched(module: nn.Module) -> bool:
-    """Whether calling a module is its class's `forward` and no more.
+    """Whether the `forward` of a module is its class's.
 
     TRL's loss of a distillation puts back the `forward` it has borrowed as an attribute of the module, and which road a
     rollout takes must not depend on whether there was a loss before: a run that goes on would draw other tokens.
     """
     forward = vars(module).get("forward")
-    return quiet(module) and (forward is None or getattr(forward, "__func__", None) is type(module).forward)
+    return forward is None or getattr(forward, "__func__", None) is type(module).forward
 
 
 def quiet(module: nn.Module) -> bool:
@@ -160,8 +160,7 @@ def waits_for_trl(model: nn.Module) -> bool:
     accelerate's autocast around that is not: it changes what is computed.
     """
     wrapper = getattr(vars(model).get("forward"), "__func__", None)
-    of_trl = isinstance(wrapper, FunctionType) and wrapper.__globals__["__name__"] == "trl.trainer.utils"
-    return of_trl and not model._forward_hooks and not model._forward_pre_hooks
+    return isinstance(wrapper, FunctionType) and wrapper.__globals__["__name__"] == "trl.trainer.utils"
 
 
 def likeliest(scores):
