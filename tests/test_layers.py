@@ -18,6 +18,7 @@ FLOORS = {
         "registry",
         "whole",
         "machine",
+        "memory",
         "model",
     },
     1: {
