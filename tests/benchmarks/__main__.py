@@ -8,6 +8,7 @@ BENCHMARKS = {
     "startup": ("startup",),
     "rewards": ("rewards",),
     "model": ("model",),
+    "model-avx2": ("avx2", "model"),
     "sft": ("scripts", "sft"),
     "dpo": ("scripts", "dpo"),
     "grpo": ("scripts", "grpo"),
@@ -16,6 +17,7 @@ BENCHMARKS = {
     "saves": ("saves",),
     "tokenizer": ("tokenizer",),
     "generate": ("generate",),
+    "generate-avx2": ("avx2", "generate"),
     "evaluation": ("evaluation",),
     "true_shapes": ("true_shapes",),
 }
