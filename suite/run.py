@@ -291,12 +291,9 @@ def finish(trainer, config, record: dict) -> None:
 
 
 def _train_and_save(trainer, config, record: dict) -> None:
-    from suite import memory
     from suite.trainers import stopping
 
     is_main = trainer.accelerator.is_main_process
-    if trainer.accelerator.device.type == "cpu":
-        memory.keep_freed()
     trainer.record = record
     told = stopping.StopOnSigterm()
     if record["config"].get("enable_jit_checkpoint", True):

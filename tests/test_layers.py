@@ -18,7 +18,6 @@ FLOORS = {
         "registry",
         "whole",
         "machine",
-        "memory",
         "model",
     },
     1: {

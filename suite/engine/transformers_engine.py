@@ -5,7 +5,7 @@ import math
 import os
 from collections.abc import Collection, Iterator, Sequence
 
-from suite import memory, pins
+from suite import pins
 from suite.engine import Completion, Engine, Sampling, rendered, seed_of, stop_ids
 from suite.engine.positions import positions_of, require_room
 from suite.run import tokenizer as load_tokenizer
@@ -25,8 +25,6 @@ class TransformersEngine(Engine):
 
         tokenizer = load_tokenizer(name)
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        if device == "cpu":
-            memory.keep_freed()
         repository, revision = pins.where(name)
         model = AutoModelForCausalLM.from_pretrained(repository, dtype=dtype, revision=revision)
         self._take(model.to(device).eval(), tokenizer, batch_size)

@@ -12,7 +12,6 @@ import torch
 import torch.nn.functional as F
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from suite import memory
 from suite.model import MiniQwenConfig, MiniQwenForCausalLM
 from suite.model.generation import packed_product
 from tests.benchmarks.interleaved import Rounds, Series, told
@@ -98,7 +97,6 @@ def groups(model: MiniQwenForCausalLM) -> list[list[torch.nn.Linear]]:
 
 def main(n: int = 9) -> None:
     ours, theirs = pair()
-    memory.keep_freed()  # as the commands do on a CPU, for all that is timed
     print(f"{NEW} tokens after {PROMPT}, {torch.get_num_threads()} threads; seconds a call, as miniqwen / Qwen2")
     for batch, ratio in RATIO.items():
         greedy = [generated(model, batch, **HOW["greedy"]) for model in (ours, theirs)]

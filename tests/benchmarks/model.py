@@ -17,7 +17,6 @@ from collections.abc import Callable
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from suite import memory
 from suite.model import MiniQwenConfig, MiniQwenForCausalLM
 from tests.benchmarks.interleaved import Rounds, Series, process, rounds, told
 
@@ -118,8 +117,6 @@ def peak(name: str, batch: int, length: int) -> float:
 
 def main(n: int = 9) -> None:
     batch, length, turns = (64, 512, 20) if torch.cuda.is_available() else (16, 128, 1)
-    if not torch.cuda.is_available():
-        memory.keep_freed()  # as a training run does, for all that is timed
     models = dict(zip(("miniqwen", "Qwen2"), pair(), strict=True))
     steps = {name: step(model, batch, length) for name, model in models.items()}
     print(f"B {batch}, T {length}, {turns} steps a round, {torch.get_num_threads()} threads")
@@ -170,7 +167,6 @@ def against_qwen2(
 if __name__ == "__main__":  # one of the two alone, for its memory
     classes = {"miniqwen": (MiniQwenForCausalLM, MiniQwenConfig), "Qwen2": (Qwen2ForCausalLM, Qwen2Config)}
     model_class, config_class = classes[sys.argv[1]]
-    memory.keep_freed()
     alone = step(model_class(config_class(**SHAPE)).train(), *map(int, sys.argv[2:]))
     for _ in range(3):
         alone()
