@@ -119,7 +119,7 @@ def write(prepare: PrepareArguments, load, knobs: dict) -> Path:
     target = Path(prepare.output_dir or f"data/{prepare.name}")
     whole.restore(target)
     settings = {key: value for key, value in asdict(prepare).items() if key != "output_dir"} | knobs
-    made_from = [settings, _fingerprint(knobs), inspect.getsource(inspect.getmodule(load))]
+    made_from = [settings, _fingerprint(knobs), whole.code_of(inspect.getsource(inspect.getmodule(load)))]
     identity = whole.digest([*made_from, *_counted_here(prepare)])
     if _identity(target) == identity and all((target / f"{split}.parquet").is_file() for split in _splits_in(target)):
         whole.tidy(target)

@@ -5,6 +5,7 @@ next attempt clears away or goes on from. Long work notes in a `Journal` what it
 `ValueError`.
 """
 
+import ast
 import contextlib
 import ctypes
 import errno
@@ -21,11 +22,44 @@ from pathlib import Path
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no space, no quota, a limit on the size of files
 _NUMBER = re.compile(r"\(os error (\d+)\)")  # how safetensors and tokenizers, which are written in Rust, pass it on
 SYNC_EVERY = 1.0  # seconds of journal that a power cut may cost; a kill costs nothing that was written down
+_DOC_READERS = ("__doc__", "getdoc", "get_docstring")  # whoever names one of them may read docstrings as it runs
 
 
 def digest(content) -> str:
     """Sixteen hex digits of anything that JSON can say: whether an output, or part of one, is of the same making."""
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def code_of(source: str) -> list | str:
+    """What a Python source does, for `digest`: not how it is laid out, nor its comments, nor its docstrings unless it
+    may read them. Where it does not parse, the source itself.
+
+    The nodes of its tree, breadth first. `ast.unparse` and `ast.dump` write the same tree differently in different
+    Pythons; here a field counts only where it holds something, so one that a newer Python adds changes nothing. What
+    still differs is an f-string that Python 3.12 parses otherwise.
+    """
+    try:
+        tree = ast.parse(source)
+    except (SyntaxError, ValueError):  # ValueError: a null byte
+        return source
+    nodes = list(ast.walk(tree))
+    if not any(value in _DOC_READERS for n in nodes for _, value in ast.iter_fields(n) if isinstance(value, str)):
+        for node in nodes:
+            documented = isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+            if documented and ast.get_docstring(node, clean=False) is not None:
+                del node.body[0]
+    return [[type(node).__name__, _fields(node)] for node in ast.walk(tree)]
+
+
+def _fields(node: ast.AST) -> dict[str, str | list[str]]:
+    """Field -> what it holds, an empty text for each node: breadth first, they follow in order. `kind` is the u of
+    u"text"."""
+
+    def said(value) -> str:
+        return "" if isinstance(value, ast.AST) else repr(value)
+
+    there = {name: v for name, v in ast.iter_fields(node) if v is not None and v != [] and name != "kind"}
+    return {name: list(map(said, v)) if isinstance(v, list) else said(v) for name, v in there.items()}
 
 
 def journal_of(target: Path) -> Path:

@@ -1,9 +1,11 @@
 """Raw data to parquet: disjoint splits, proven golds, whole or not at all."""
 
+import importlib.util
 import itertools
 import json
 import random
 import shutil
+import sys
 
 import pytest
 
@@ -214,6 +216,27 @@ def test_the_same_rows_are_reused_and_other_rows_replace_them(tmp_path, capsys):
     assert "reusing" in capsys.readouterr().out
     train, _ = prepared(tmp_path, "arithmetic", "--size", "31", "--test_size", "10")
     assert len(train) == 31
+
+
+def test_another_comment_in_the_file_of_a_data_set_makes_no_other_rows_and_another_constant_does(tmp_path, capsys):
+    source = tmp_path / "sums.py"
+
+    def reused(text: str) -> bool:
+        source.write_text(text)
+        spec = importlib.util.spec_from_file_location("sums", source)
+        sys.modules["sums"] = module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        prepare.write(prepare.PrepareArguments(name="arithmetic", output_dir=str(tmp_path / "out")), module.load, {})
+        return "reusing them" in capsys.readouterr().out
+
+    text = "def load(split):\n    yield {'text': f'{split} has 1 row'}\n"
+    try:
+        assert [reused(text), reused(text)] == [False, True]
+        assert reused("# Some rows.\n" + text.replace("yield", '"""Rows."""\n\n    yield'))
+        assert not reused(text.replace("1 row", "one row"))
+        assert read_rows(tmp_path / "out" / "train.parquet") == [{"text": "train has one row"}]
+    finally:
+        sys.modules.pop("sums", None)
 
 
 def test_a_local_tokenizer_that_has_changed_counts_anew_and_weights_beside_it_do_not(tmp_path, tokenizer_dir, capsys):

@@ -295,3 +295,79 @@ def test_weights_may_be_read_by_whoever_may_read_what_lies_beside_them(mask, mod
     finally:
         os.umask(before)
     assert {path.stat().st_mode & 0o777 for path in (tmp_path / "model").iterdir()} == {mode}
+
+
+SOURCE = '''"""Sums."""
+import re
+
+PROMPT = "Add."
+
+
+class Sum:
+    """What a sum is."""
+
+    sign: str = "+"
+
+    def of(self, a, b=None):
+        """The sum of two."""
+        return re.match(r"\\d+", f"{a + 1:>3}", flags=re.I) if a else {**a, "b": b}
+'''
+
+
+def test_what_a_source_does_is_the_same_whatever_its_comments_its_layout_and_its_docstrings():
+    does = whole.digest(whole.code_of(SOURCE))
+    for old, new in (
+        ("import re\n", "import re  # a comment\n\n\n"),
+        ('"""Sums."""\n', ""),
+        ('"""What a sum is."""', '"""Another."""'),
+        ('"""The sum of two."""', ""),
+        ("of(self, a, b=None)", "of(\n        self,\n        a,\n        b=None,\n    )"),
+        ('"Add."', "(u'A' 'dd.')"),
+    ):
+        assert old in SOURCE and whole.digest(whole.code_of(SOURCE.replace(old, new))) == does, new
+
+
+def test_another_constant_name_order_or_pattern_is_another_source():
+    sources = [SOURCE] + [
+        SOURCE.replace(old, new)
+        for old, new in (
+            ('"Add."', '"Add!"'),
+            ('"Add."', '""'),
+            ('"Add."', "None"),
+            ('"Add."', "'None'"),
+            ('"Add."', '["Add.", []]'),
+            ('"Add."', '[["Add."]]'),
+            ('"Add."', '[["Add.", []]]'),
+            ("\\d+", "\\d*"),
+            ("+ 1", "- 1"),
+            ("+ 1", "+ 1.0"),
+            ("+ 1", "+ True"),
+            (":>3", ":>4"),
+            ("re.I", "re.M"),
+            ("b=None", "b=0"),
+            ("a, b=None", "b, a=None"),
+            ("a, b=None", "a, *, b=None"),
+            ("{**a, ", "{a: "),
+            ("sign: str =", "sign ="),
+            ("import re", "import regex as re"),
+            ("    def of", "    async def of"),
+            ("class Sum:", "class Sum(str):"),
+            ("    sign:", "    @property\n    def none(self): ...\n\n    sign:"),
+        )
+    ]
+    assert len({whole.digest(whole.code_of(source)) for source in sources}) == len(sources)
+
+
+@pytest.mark.parametrize("reads", ["Sum.__doc__", "getattr(Sum, '__doc__')", "inspect.getdoc(Sum)"])
+def test_a_docstring_counts_in_a_source_that_may_read_it(reads):
+    source = f"{SOURCE}\nprint({reads})\n"
+    other = source.replace("What a sum is.", "Another.")
+    assert whole.digest(whole.code_of(source)) != whole.digest(whole.code_of(other))
+    assert whole.digest(whole.code_of(source)) == whole.digest(
+        whole.code_of(source.replace("import re", "import re  # it"))
+    )
+
+
+def test_what_is_no_python_counts_to_the_letter():
+    for broken in ("def f(:\n", "a = 1\0"):
+        assert whole.code_of(broken) == broken
