@@ -1,8 +1,8 @@
 """How a checkpoint was asked and judged, so that two results can say whether they are comparable, and if not, why."""
 
+import inspect
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
 from suite import reasoning, rewards, run
 from suite.engine import EngineArguments
@@ -22,7 +22,7 @@ def of(name: str | None, rows: list[dict], prompts: list, asking: dict, sampler:
         "prompt": {"hash": digest(prompts) if prompts else None, **asking},
         "sampler": sampler,
         "engine": _engine(keys),
-        "judge": _judge(),
+        "judge": digest([rewards.version("accuracy", rewards.load("accuracy")), code_of(inspect.getsource(reasoning))]),
         "versions": _versions(keys.use_vllm),
     }
 
@@ -61,12 +61,6 @@ def _pairs(one, other) -> Iterator[tuple[str, object, object]]:
     for key in dict.fromkeys([*one, *other]):
         if one.get(key) != other.get(key):
             yield f".{key}", one.get(key), other.get(key)
-
-
-def _judge() -> str:
-    """Sixteen hex digits of what the code that judges does; another comment in it makes no other judge."""
-    files = [*sorted(Path(rewards.__file__).parent.glob("*.py")), Path(reasoning.__file__)]
-    return digest([code_of(path.read_text(encoding="utf-8")) for path in files])
 
 
 def _engine(keys: EngineArguments) -> dict:

@@ -13,7 +13,7 @@ from pathlib import Path
 from suite import checkpoint
 from suite.registry import entries, pick
 from suite.values import check_knobs, knobs
-from suite.whole import digest
+from suite.whole import code_of, digest
 
 VERDICT_KNOBS = ("reading", "tolerance", "seconds")
 # What TRL passes beside the columns.
@@ -115,7 +115,7 @@ def version(name: str, func: Callable | str) -> str:
         return checkpoint.fingerprint(name)
     own = func.func if isinstance(func, functools.partial) else func
     files = [Path(inspect.getsourcefile(own) or "")] if "." in name else sorted(Path(__file__).parent.glob("*.py"))
-    return digest([path.read_text(encoding="utf-8") for path in files if path.is_file()])
+    return digest([code_of(path.read_text(encoding="utf-8")) for path in files if path.is_file()])
 
 
 def check_kept(funcs: dict[str, Callable | str]) -> None:
