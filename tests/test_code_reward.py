@@ -547,6 +547,12 @@ def test_tests_use_a_program_over_there_as_if_it_was_here(program, tests):
     assert score(program, textwrap.dedent(tests)) == 1.0
 
 
+def test_a_docstring_is_the_programs_own():
+    program = "def f():\n    'its own words'\nclass C:\n    'others'"
+    assert score(program, "assert f.__doc__ == 'its own words'", "assert C.__doc__ == C().__doc__ == 'others'") == 1.0
+    assert score("def f(): pass", "assert f.__doc__ is None") == 1.0
+
+
 def test_a_builtin_that_a_program_calls_its_own_is_meant_where_a_test_names_nothing_else():
     assert (
         score("def sum(a, b): return a + b", "assert sum(10, 15) == 25", "assert sum([1, 2], [3]) == [1, 2, 3]") == 1.0

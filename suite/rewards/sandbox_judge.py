@@ -106,6 +106,7 @@ for _name in _REFLECTED:
     _what = f"{_name}_" if _name in ("and", "or") else _name
     setattr(Remote, f"__{_name}__", _binary(_what))
     setattr(Remote, f"__r{_name}__", _binary(_what, is_reflected=True))
+Remote.__doc__ = property(lambda remote: _asked(remote, "attribute", "__doc__"))  # found before any `__getattr__`
 for _name in ("setitem", "delitem"):
     setattr(Remote, f"__{_name}__", _told(_name))
 Remote.__getitem__ = _counted("getitem")
