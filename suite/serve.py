@@ -21,6 +21,7 @@ from pathlib import Path
 
 from suite import address, args, checkpoint, ending, engine, merge, pins, reasoning, run, server
 from suite.engine import vllm_setup
+from suite.registry import nearest
 from suite.server_child import KEY
 from suite.values import as_mapping
 
@@ -37,7 +38,9 @@ PLAIN_BEGINNINGS = (True, False, None, "gaussian", "orthogonal", "eva")  # the o
 
 
 @dataclass
-class ServeArguments:
+class ServedArguments:
+    """What is served, and where."""
+
     model_name_or_path: str = field(metadata={"help": "A checkpoint, an adapter, or a model on the Hub."})
     host: str = field(default="127.0.0.1", metadata={"help": "Address to listen at; 0.0.0.0 is all of this machine's."})
     port: int = field(default=8000, metadata={"help": "0 takes any that is free."})
@@ -49,25 +52,30 @@ class ServeArguments:
         default=None, metadata={"help": "What clients call the model; by default its directory's name."}
     )
     base: str | None = field(default=None, metadata={"help": "The adapter's base model, where it has moved."})
+
+
+@dataclass
+class ServeArguments(engine.EngineArguments, ServedArguments):
+    """That, and how it is loaded: those keys and their ranges are those of every command that asks a model."""
+
+    per_device_eval_batch_size: int = field(default=1, init=False)  # no key: a server's batch is who asks at the time
     use_vllm: bool | None = field(
         default=None, metadata={"help": "Serve with vLLM, or with transformers; by default vLLM if it is installed."}
     )
-    dtype: str = field(default="auto", metadata={"help": "The type in which the weights are loaded."})
     generation_config: str = field(
         default="auto", metadata={"help": "Sampling defaults: auto takes the checkpoint's, vllm neutral ones."}
     )
     reasoning_parser: str = field(
         default="suite", metadata={"help": "Splits thinking from answer by its tags: suite, none, or one of vLLM's."}
     )
-    vllm_max_model_length: int | None = field(default=None, metadata={"help": "vLLM's context window, in tokens."})
-    vllm_gpu_memory_utilization: float = field(default=0.9, metadata={"help": "Share of the GPU that vLLM takes."})
-    vllm_tensor_parallel_size: int = field(default=1, metadata={"help": "GPUs that share one model."})
-    vllm_data_parallel_size: int = field(default=1, metadata={"help": "Replicas of the model that share requests."})
     vllm_kwargs: dict | str | None = field(
         default=None, metadata={"help": 'More of vLLM\'s options, by its names: {"max_num_seqs": 16}.'}
     )
 
     def __post_init__(self):
+        super().__post_init__()
+        if self.vllm_max_model_length is not None and self.vllm_max_model_length < 1:
+            raise ValueError(f"vllm_max_model_length: {self.vllm_max_model_length} must be at least 1.")
         self.vllm_kwargs = as_mapping("vllm_kwargs", self.vllm_kwargs)
         given = {key.replace("-", "_").strip("_") for key in self.vllm_kwargs}  # vLLM takes either
         if "api_key" in given:
@@ -149,6 +157,7 @@ def planned(keys: ServeArguments, secret: str | None) -> Plan:
     by_vllm = find_spec("vllm") is not None if keys.use_vllm is None else keys.use_vllm
     if by_vllm:
         vllm_setup.require_vllm("use_vllm: true", model=base or name)
+        _check_parser(keys)
     else:
         _check_transformers(keys, base, secret)
     model = pins.at_commit(base or name)
@@ -242,6 +251,20 @@ def _parser(name: str, tokenizer) -> dict:
     at_once = not run.opens_thinking(tokenizer)
     ours = {"reasoning_parser_plugin": "suite.reasoning_parser", "reasoning_parser": "suite"}
     return {**ours, "structured_outputs_config": {"enable_in_reasoning": at_once}}
+
+
+def _check_parser(keys: ServeArguments) -> None:
+    """Raise `ValueError` for a parser that vLLM does not have, for it says so once its server has started."""
+    name = keys.reasoning_parser
+    if name in ("suite", "none") or any(key.replace("-", "_").startswith("reasoning_") for key in keys.vllm_kwargs):
+        return
+    from vllm.reasoning import ReasoningParserManager
+
+    there = ["suite", "none", *ReasoningParserManager.list_registered()]
+    if name not in there:
+        raise ValueError(
+            f"reasoning_parser: there is no '{name}'. There are: {', '.join(there)}.{nearest(name, there)}"
+        )
 
 
 def _adapter(path: Path, name: str) -> dict:

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections import deque
+from itertools import takewhile
 from pathlib import Path
 
 from suite import child
@@ -17,6 +18,17 @@ LOG_LINES, KEPT_LINES = 40, 1000  # of a server which died: how many are shown, 
 # For the server and its workers to end in good order. One that still loads has nothing to finish, and vLLM's waits for
 # the engine that it has begun to start.
 END_SECONDS, LOADING_END_SECONDS = 60, 5
+
+
+def cause_in(log: list[str]) -> str:
+    """The line of a log that says why its program ended; nothing where none does."""
+    told = [line for line in log if re.search(r"\b\w*[Ee]rror\b[:,] \S", line)]
+    roots = [line for line in told if "root cause above" not in line] or told or [""]
+    cause = re.sub(r"^\(\w+ pid=\d+\)\s*(ERROR .*?\[\S+\])?\s*", "", roots[-1])
+    if re.search(r"\d validation errors? for ", cause):  # pydantic says below which field, and what is wrong with it
+        below = map(str.strip, log[log.index(roots[-1]) + 1 :])
+        cause = " ".join([cause, *takewhile(lambda line: "For further information" not in line, below)])
+    return cause[:400]
 
 
 class Server:
@@ -79,9 +91,7 @@ class Server:
         self.reader.join(10)
         if not self.answered:
             print("\n".join(f"| {line}" for line in list(self.log)[-LOG_LINES:]), file=sys.stderr, flush=True)
-        told = [line for line in self.log if re.search(r"\b\w*[Ee]rror\b[:,] \S", line)]
-        roots = [line for line in told if "root cause above" not in line] or told or [""]
-        cause = re.sub(r"^\(\w+ pid=\d+\)\s*(ERROR .*?\[\S+\])?\s*", "", roots[-1])[:400]
+        cause = cause_in(list(self.log))
         how = child.how_it_ended(self.process.returncode)
         return f"The server ({self.by}) ended {how} {when}. {cause or 'The end of its log says more.'}"
 

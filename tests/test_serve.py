@@ -19,13 +19,14 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from suite import address, engine, reasoning, serve
+from suite import address, engine, reasoning, serve, server
 from suite.server_child import KEY, Guard
 from tests.conftest import HEADS_OF_32, ROOT, base_flavoured, run_suite, save_model
 
@@ -348,6 +349,49 @@ def test_what_ends_an_answer_and_how_it_is_sampled_is_the_checkpoints_own(tokeni
 )
 def test_what_cannot_be_served_like_this_is_told_before_it_is_loaded(words, match, miniqwen_dir, no_key):
     refused(miniqwen_dir, "--port", 0, *words, match=match)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("vllm_gpu_memory_utilization", 1.5), ("vllm_gpu_memory_utilization", 0), ("vllm_tensor_parallel_size", 0),
+        ("vllm_data_parallel_size", -1), ("vllm_data_parallel_size", 0), ("vllm_max_model_length", 0),
+    ],
+)  # fmt: skip
+def test_numbers_out_of_their_range_are_told_before_anything_is_looked_at(key, value, no_key):
+    refused("runs/missing", f"--{key}", value, match=f"{key}: {value}.* must be (at least 1|above 0 and at most 1)")
+
+
+def test_every_key_of_an_engine_is_one_of_the_server_but_for_the_batch():
+    def keys(*classes):
+        return {f.name: f.type for d in classes for f in fields(d) if f.init}
+
+    of_engine = keys(engine.EngineArguments)
+    assert of_engine.keys() - keys(*serve.arguments()).keys() == {"per_device_eval_batch_size"}
+    refused("runs/missing", "--per_device_eval_batch_size", 4, match="Unknown key 'per_device_eval_batch_size'")
+
+
+def test_a_parser_that_vllm_does_not_have_is_told_before_its_server_starts(miniqwen_dir, no_key):
+    pytest.importorskip("vllm")
+    wrong = ("--reasoning_parser", "qwen33")
+    refused(miniqwen_dir, "--port", 0, *wrong, match="there is no 'qwen33'. There are: suite, none, .*mean 'qwen3'")
+    serve._check_parser(serve.ServeArguments(model_name_or_path="m", reasoning_parser="deepseek_r1"))
+    own = {"reasoning-parser-plugin": "mine"}
+    serve._check_parser(serve.ServeArguments(model_name_or_path="m", reasoning_parser="mine", vllm_kwargs=own))
+
+
+def test_the_cause_of_a_servers_end_is_told_with_the_field_that_it_is_about():
+    log = [
+        "Traceback (most recent call last):",
+        "pydantic_core._pydantic_core.ValidationError: 1 validation error for CacheConfig",
+        "gpu_memory_utilization",
+        "  Input should be less than or equal to 1 [type=less_than_equal, input_value=1.5, input_type=float]",
+        "    For further information visit https://errors.pydantic.dev/",
+    ]
+    told = server.cause_in(log)
+    assert "for CacheConfig gpu_memory_utilization Input should be less than or equal to 1" in told, told
+    assert "information" not in told and server.cause_in(["all is well"]) == ""
+    assert server.cause_in(["(APIServer pid=7) ERROR 11-26 [core.py:7] ValueError: too long"]) == "ValueError: too long"
 
 
 def test_without_vllm_and_without_what_transformers_needs_the_ways_are_named(miniqwen_dir, no_key, monkeypatch):
