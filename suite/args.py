@@ -161,6 +161,8 @@ def parse(
 
     parser = Parser(list(dataclasses), allow_abbrev=False, prog="suite")
     parser.set_defaults_with_config(**written)
+    for action in parser._actions:
+        action.required = False  # `_check_required` says more of what is missing, and later: first what is unknown
     namespace, unknown = parser.parse_known_args(words)
     for word in unknown:
         _check_key(word.partition("=")[0].removeprefix("--").replace("-", "_"), keys, "the command line", word)

@@ -10,6 +10,7 @@ suite chat runs/quickstart/grpo --web
 """
 
 import json
+import math
 import re
 import shutil
 import sys
@@ -43,10 +44,10 @@ class ChatArguments:
     web: bool = field(default=False, metadata={"help": "Talk on a page instead of in the terminal."})
 
     def __post_init__(self):
-        if self.max_new_tokens < 1 or self.temperature < 0:
-            raise ValueError(
-                f"max_new_tokens: {self.max_new_tokens} must be at least 1, temperature: {self.temperature} at least 0."
-            )
+        if self.max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens: {self.max_new_tokens} must be at least 1.")
+        if not 0 <= self.temperature < math.inf:  # nan is neither
+            raise ValueError(f"temperature: {self.temperature} must be at least 0 (greedy), and finite.")
 
 
 def arguments() -> tuple[type, ...]:
@@ -59,6 +60,7 @@ def main(argv=None) -> None:
         words = ["--model_name_or_path", *words]
     asked, page, written = args.parse(arguments(), words, needs_config=False)
     names = [asked.model_name_or_path, *([asked.compare] if asked.compare else [])]
+    _check_names(names, written)
     sampling = engine.Sampling(asked.max_new_tokens, asked.temperature, asked.top_p)
     if asked.web:
         with web.opened(page, written) as door:  # what is wrong with the address is told before a model is loaded
@@ -74,8 +76,30 @@ def main(argv=None) -> None:
             break
 
 
+def _is_address(name: str) -> bool:
+    return re.match(r"https?://", name) is not None
+
+
+def _check_names(names: list[str], written: dict) -> None:
+    """Raise `ValueError`, before the first model is loaded, for a name that means none, and for a key that nobody of
+    those who answer would read."""
+    here = [name for name in names if not _is_address(name)]
+    for name in here:
+        if re.match(r"\w+:/|[\w.-]+:\d+(/|$)", name) and not Path(name).exists():
+            raise ValueError(
+                f"'{name}' is no model, and no address either: one begins with http:// or https://, such as "
+                "http://localhost:8000/v1."
+            )
+        engine.require_whole(name, use_vllm=False)
+    for key in ("model", "api_key_env"):  # without its value, which may be the key itself
+        if key in written and len(here) == len(names):
+            raise ValueError(f"{key} goes with an address, such as http://localhost:8000/v1. Remove it.")
+    if "dtype" in written and not here:
+        raise ValueError("dtype goes with a checkpoint: behind an address its server has loaded the model. Remove it.")
+
+
 def _talker(name: str, asked: ChatArguments) -> talk.Talker:
-    if re.match(r"https?://", name):
+    if _is_address(name):
         return talk.Endpoint(name, asked.model, asked.api_key_env)
     return talk.Checkpoint(name, asked.dtype)
 

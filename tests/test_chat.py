@@ -124,6 +124,38 @@ def test_a_checkpoint_streams_what_it_generates_at_once_and_stops_when_told(mini
         list(model.answer([{"role": "user", "content": "1+2" * 64}], greedy))
 
 
+ADDRESS = "http://127.0.0.1:9/v1"
+
+
+@pytest.mark.parametrize(
+    ("words", "match"),
+    [
+        (["runs/none"], "no checkpoint directory 'runs/none'"),
+        (["MODEL", "--compare", "runs/none"], "no checkpoint directory 'runs/none'"),
+        (["MODEL", "--temperature", "nan"], "temperature: nan must be at least 0"),
+        (["MODEL", "--temperature", "inf"], "temperature: inf must .* finite"),
+        (["MODEL", "--max_new_tokens", "0"], "max_new_tokens: 0 must be at least 1"),
+        (["MODEL", "--model", "mine"], "model goes with an address"),
+        (["MODEL", "--api_key_env", "sk-secret"], "api_key_env goes with an address, .*v1. Remove it"),
+        ([ADDRESS, "--dtype", "float32"], "dtype goes with a checkpoint"),
+        (["htp://localhost:8000/v1"], "'htp://localhost:8000/v1' is no model, and no address either"),
+        (["localhost:8000"], "'localhost:8000' is no model, and no address either"),
+        ([], "'model_name_or_path' is missing. A checkpoint"),
+    ],
+)
+def test_what_cannot_be_meant_is_told_before_a_model_is_loaded(words, match, miniqwen_dir, monkeypatch):
+    monkeypatch.setattr(talk, "Checkpoint", None)  # nobody is to be made
+    with pytest.raises(ValueError, match=match) as caught:
+        chat.main([str(miniqwen_dir) if word == "MODEL" else word for word in words])
+    assert "sk-secret" not in str(caught.value)
+
+
+def test_keys_that_one_of_two_models_reads_are_let_through(miniqwen_dir, tmp_path):
+    both = [str(miniqwen_dir), ADDRESS]
+    chat._check_names(both, {"model": "mine", "api_key_env": "KEY", "dtype": "float32"})
+    chat._check_names([ADDRESS, "Qwen/Qwen2.5-0.5B-Instruct@main"], {"dtype": "auto"})
+
+
 @pytest.mark.slow
 def test_chat_is_a_command_that_reads_lines_and_names_what_is_wrong(miniqwen_dir):
     import subprocess
