@@ -1,9 +1,39 @@
-"""Two models on the same problems: who gained, who lost, and whether that may be chance."""
+"""Which results are comparable; and two models on the same problems: who gained, who lost, and whether that may be
+chance."""
 
 import math
 from dataclasses import dataclass
 
 from suite.metrics import wilson
+
+# Of how a checkpoint was asked, what a reader makes nothing of, or is told anyway.
+_UNTOLD = ("data", "judge", "versions", "template")
+
+
+def asked_alike(results: list[dict]) -> list[tuple[str, list[dict]]]:
+    """(how they were asked, the results that were asked so), a pair for each way: only within one are numbers
+    comparable. Where there is but one way, it is not told: ""."""
+    ways: dict[str | None, list[dict]] = {}
+    for result in results:
+        ways.setdefault(result.get("conditions"), []).append(result)
+    if len(ways) < 2:
+        return [("", results)]
+    keys = [_keys(there[0].get("asked", {})) for there in ways.values()]
+    apart = [key for key in dict.fromkeys(k for each in keys for k in each) if len({e.get(key) for e in keys}) > 1]
+    told = []
+    for there, each in zip(ways.values(), keys, strict=True):
+        rows = there[0].get("asked", {}).get("data", {}).get("rows", there[0]["n"])
+        more = "".join(f", {key} {each[key]}" for key in apart if key in each)
+        told.append(f"{there[0].get('dataset', 'an older evaluation')}, {rows} rows{more}")
+    # Where that is the same, the texts of the rows or the code that judges were others.
+    unique = [how if told.count(how) == 1 else f"{how} ({way})" for how, way in zip(told, ways, strict=True)]
+    return list(zip(unique, ways.values(), strict=True))
+
+
+def _keys(asked: dict) -> dict[str, str]:
+    """Key -> value, on one line, of how a checkpoint was asked, but for where the rows are from and for hashes."""
+    named = [(part, *item) for part, held in asked.items() if part not in _UNTOLD for item in held.items()]
+    return {part if key == "name" else key: _short(value, 60) for part, key, value in named if key != "hash"}
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,10 @@ and judged; of `text` the bits per byte are counted; of `prompt`, `chosen` and `
 the more likely one. `metrics` names the goal of each stage: its `before` is that of the model it started from.
 
 `output_dir` collects: results.json holds one object a checkpoint, in the order they were first evaluated, and
-rows.jsonl one line a completion; the card of each run tells of them. A checkpoint that was evaluated the same way
-before is reused. Completions are written down as they come, in a hidden file beside the results: what was killed goes
-on, and ends as it would have. Likelihoods, which take one pass over the rows, are measured from the first row again.
+rows.jsonl one line a completion; the card of each run tells of them. Those that were asked other rows, or in another
+way, are told in tables of their own. A checkpoint that was evaluated the same way before is reused, however its path
+is written. Completions are written down as they come, in a hidden file beside the results: what was killed goes on, and
+ends as it would have. Likelihoods, which take one pass over the rows, are measured from the first row again.
 """
 
 from dataclasses import dataclass, field, replace
@@ -95,7 +96,7 @@ class EvaluateArguments:
         if self.compare and len(set(self.compare)) != 2:
             raise ValueError(f"compare: takes two names, and these are {', '.join(self.compare)}.")
         self.checkpoints = [name.rstrip("/") or name for name in self.checkpoints]  # a shell completes them so
-        if len(set(self.checkpoints)) < len(self.checkpoints):
+        if len({Path(name).resolve() for name in self.checkpoints}) < len(self.checkpoints):
             raise ValueError(f"checkpoints names one twice: {', '.join(self.checkpoints)}.")
         for key, least in (("num_generations", 0), ("max_completion_length", 1), ("num_fewshot", 0), ("max_flips", 0)):
             if getattr(self, key) < least:
@@ -121,12 +122,15 @@ def main(argv=None) -> None:
     if evaluate.compare:
         print(compare(Path(evaluate.output_dir), *evaluate.compare, evaluate.max_flips))
         return
+    evaluate.checkpoints = [results.called(Path(evaluate.output_dir), name) for name in evaluate.checkpoints]
     engine.require_asked(evaluate.checkpoints, keys)
     for name in evaluate.checkpoints:  # one that is nowhere is told before the others are evaluated
         pins.at_commit(name)
     rows, prompts = _rows_and_prompts(evaluate, script, mixture)
     about = {name: _purpose(name, rows, evaluate) for name in evaluate.checkpoints}
     named = ", ".join(filter(None, source.names(script, mixture)))
+    if script.dataset_test_split != "test":
+        named += f" (split {script.dataset_test_split})"
     noted = ({key: vars(evaluate)[key] for key in part} for part in (ASKING, SAMPLER))
     asked = conditions.of(named, rows, prompts, *noted, keys)
     for name in evaluate.checkpoints:

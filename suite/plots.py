@@ -1,10 +1,12 @@
 """What was logged, and what was measured, in pictures."""
 
 import contextlib
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 
 from suite import whole
+from suite.comparison import asked_alike
 from suite.tables import HEADINGS, QUANTITIES, label
 
 # Panel -> (what the axis says, the logged keys it draws). A key ending in * takes every key with that beginning.
@@ -24,6 +26,7 @@ PANELS = {
 }
 # Only what a GRPO run logs tells anything there: its loss is near 0 by construction at one update per rollout.
 NOT_FOR_GRPO = ("loss", "token-accuracy")
+UNSEEN = "On rows no stage has seen"
 COLORS = ("#2f5d8a", "#c4622d", "#4f8a4b", "#8a5a9e", "#8c8c2e", "#5b5b5b")
 
 
@@ -99,17 +102,18 @@ def _draw(axes, panel: str, lines: dict) -> None:
 
 
 def draw_results(results: list[dict], path: Path, of: str | None = None) -> None:
-    """What was measured of each checkpoint as bars with their 95 % intervals: shares, bits per byte, thinking."""
-    groups = [("accuracy", "lenient", "format", "preferred"), ("bits_per_byte",), ("thinking",)]
-    there = [[name for name in group if any(name in r["metrics"] for r in results)] for group in groups]
-    there = [names for names in there if names]
-    titles = ["On rows no stage has seen", *[""] * (len(there) - 1)]
-    figure, several = _new_figure(titles, width=1.6 + 1.3 * len(results))
-    for axes, names in zip(several, there, strict=True):
+    """What was measured of each checkpoint as bars with their 95 % intervals: shares, bits per byte, thinking.
+
+    Those that were asked in another way stand further down, under a title that says how.
+    """
+    panels = [panel for how, alike in asked_alike(results) for panel in _panels(how or UNSEEN, alike)]
+    most = max(len(alike) for *_, alike in panels)
+    figure, several = _new_figure([title for title, *_ in panels], width=1.6 + 1.3 * most)
+    for axes, (_, names, results) in zip(several, panels, strict=True):
         for offset, (name, color) in enumerate(zip(names, COLORS, strict=False)):
             _draw_bars(axes, name, results, color, (offset - (len(names) - 1) / 2) / (len(names) + 0.7), len(names))
         axes.set_xticks(range(len(results)), [r["stage"] for r in results])
-        axes.set_xlim(-0.6, len(results) - 0.4)  # one below the other, though the last has no bar in each
+        axes.set_xlim(-0.6, most - 0.4)  # one below the other, though the last has no bar in each
         if names[0] in QUANTITIES:
             axes.set_ylim(bottom=0)
             axes.set_ylabel(QUANTITIES[names[0]], fontsize=9)
@@ -120,9 +124,16 @@ def draw_results(results: list[dict], path: Path, of: str | None = None) -> None
     figure.savefig(path, format="png", metadata={"Source": of})
 
 
-def draw_progress(metric: str, runs: dict[str, list[dict]], path: Path) -> None:
+def _panels(title: str, results: list[dict]) -> list[tuple[str, list[str], list[dict]]]:
+    """(title of the first, the metrics that stand together, the results) of those that were asked alike."""
+    groups = [("accuracy", "lenient", "format", "preferred"), ("bits_per_byte",), ("thinking",)]
+    there = [[name for name in group if any(name in r["metrics"] for r in results)] for group in groups]
+    return [("" if n else title, names, results) for n, names in enumerate(filter(None, there))]
+
+
+def draw_progress(metric: str, runs: dict[str, list[dict]], title: str, path: Path) -> None:
     """A metric of several runs' checkpoints, each {step, seconds, value, ci95}: over steps, and over seconds."""
-    figure, several = _new_figure(["On rows no stage has seen", ""], columns=2)
+    figure, several = _new_figure([title, ""], columns=2)
     unit = 1 if metric in QUANTITIES else 100
     for axes, along in zip(several, ("step", "seconds"), strict=True):
         for color, (run, points) in zip(COLORS * 3, runs.items(), strict=False):
@@ -160,7 +171,7 @@ def _new_figure(titles: list[str], columns: int = 1, width: float = 5.0):
     figure = Figure(figsize=(max(4.0, width) * columns, 3.2 * rows), dpi=130, layout="constrained")
     several = [figure.add_subplot(rows, columns, number) for number in range(1, len(titles) + 1)]
     for axes, title in zip(several, titles, strict=True):
-        axes.set_title(title, fontsize=10, loc="left")
+        axes.set_title(textwrap.fill(title, int(10 * max(4.0, width))), fontsize=10, loc="left")
         axes.grid(axis="y", color="#dddddd", linewidth=0.6)
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)

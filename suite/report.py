@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from suite import args, card, checkpoint, ending, pages, plots, samples, tables
-from suite.results import results_of, run_of, told_apart
+from suite.comparison import asked_alike
+from suite.results import is_same, results_of, run_of, told_apart
 
 
 @dataclass
@@ -88,10 +89,11 @@ def draw(directory: Path, runs: list[Path], results: list[dict]) -> tuple[dict[s
     if ended:
         pictures["Each stage"] = [folder / "before-after.png"]
         plots.draw_results(ended, pictures["Each stage"][0])
-    for metric, checkpoints_of in progress(results).items():
-        path = folder / f"progress-{metric.replace('_', '-')}.png"
-        plots.draw_progress(metric, checkpoints_of, path)
-        pictures.setdefault("Checkpoint by checkpoint", []).append(path)
+    for number, (how, alike) in enumerate(asked_alike(results), 1):
+        for metric, checkpoints_of in progress(alike).items():
+            path = folder / f"progress-{metric.replace('_', '-')}{f'-{number}' if number > 1 else ''}.png"
+            plots.draw_progress(metric, checkpoints_of, how or plots.UNSEEN, path)
+            pictures.setdefault("Checkpoint by checkpoint", []).append(path)
     for run_dir in runs:
         history = checkpoint.read_json(run_dir / "trainer_state.json")["log_history"]
         for panel, lines in plots.curves(history, plots.has_rewards(history)).items():
@@ -103,14 +105,9 @@ def draw(directory: Path, runs: list[Path], results: list[dict]) -> tuple[dict[s
             tokens = max((entry.get("num_tokens", 0) for entry in history), default=0)
             told = [f"{made['stage']}, {made.get('steps', '?')} steps in {made['seconds']:.0f} s"]
             told += [f"{tokens:,.0f} tokens"] if tokens else []
-            told += [tables.one_line(r) for r in results if _is_of(r, run_dir) and "metric" in r]
+            told += [tables.one_line(r) for r in results if is_same(r["checkpoint"], run_dir) and "metric" in r]
             about[run_dir.name] = "; ".join(told)
     return pictures, about
-
-
-def _is_of(result: dict, run_dir: Path) -> bool:
-    """Whether a result is that of a run, however both are written."""
-    return Path(result["checkpoint"]).resolve() == run_dir.resolve()
 
 
 def progress(results: list[dict]) -> dict[str, dict[str, list[dict]]]:

@@ -22,6 +22,18 @@ def results_of(directory: Path) -> list[dict]:
     return found
 
 
+def is_same(one: str | Path, other: str | Path) -> bool:
+    """Whether two names mean one checkpoint, however they are written."""
+    return Path(one).resolve() == Path(other).resolve()
+
+
+def called(directory: Path, name: str) -> str:
+    """The name that a checkpoint has in `directory` already, where it was evaluated or an evaluation was begun."""
+    begun = [head for path in sorted(directory.glob(".*.journal")) for head in whole.read_lines(path)[:1]]
+    known = [told["checkpoint"] for told in (*results_of(directory), *begun) if "checkpoint" in told]
+    return next((each for each in known if is_same(each, name)), name)
+
+
 def run_of(path: Path) -> Path:
     """The run that a checkpoint belongs to; any other is its own."""
     return path.parent if path.name.startswith("checkpoint-") else path
@@ -63,7 +75,7 @@ def find(directory: Path, name: str) -> tuple[Path, dict]:
     for place, asked in ((directory, name), (path, None), *around):
         every = results_of(place)
         there = [(r, told["stage"]) for r, told in zip(every, told_apart(every), strict=True) if "accuracy" in r]
-        found = [r for r, called in there if asked in (None, r["stage"], called) or Path(r["checkpoint"]) == path]
+        found = [r for r, called in there if asked in (None, r["stage"], called) or is_same(r["checkpoint"], path)]
         if len(found) == 1:
             return place, found[0]
         if found:
@@ -87,11 +99,12 @@ def collect(directory: Path, result: dict, said: list[dict]) -> None:
     name, identity = result["checkpoint"], result["identity"]
     with whole.taking_turns(directory):
         results = results_of(directory)
-        at = next((i for i, r in enumerate(results) if Path(r["checkpoint"]) == Path(name)), len(results))
+        at = next((i for i, r in enumerate(results) if is_same(r["checkpoint"], name)), len(results))
         there = [line for line in _lines(directory) if json.loads(line).get("identity") != identity]
         about = {"checkpoint": name, "stage": result["stage"], "identity": identity}
         _write_lines(directory, there + [json.dumps({**about, **row}, ensure_ascii=False) for row in said])
-        results = [*results[:at], result, *results[at + 1 :]]
+        after = [r for r in results[at + 1 :] if not is_same(r["checkpoint"], name)]
+        results = [*results[:at], result, *after]
         told = [{**r, "before": _before(r, results)} if "metric" in r else r for r in results]
         checkpoint.write_json(directory / "results.json", told)
     drop_older_rows(directory, name, identity)
@@ -107,8 +120,7 @@ def _before(result: dict, results: list[dict]) -> float | None:
     if result["started_from"] == "":
         return result.get("guessing") if result["metric"] == "bits_per_byte" else None
     for other in results:
-        same = Path(other["checkpoint"]).resolve() == Path(result["started_from"]).resolve()  # however it was written
-        if same and other.get("conditions") == result["conditions"]:
+        if is_same(other["checkpoint"], result["started_from"]) and other.get("conditions") == result["conditions"]:
             return other["metrics"][result["metric"]]["value"]
     return None
 
@@ -117,7 +129,8 @@ def drop_older_rows(directory: Path, name: str, identity: str) -> None:
     """Leave out what a checkpoint said when it was evaluated before, and in another way."""
     with whole.taking_turns(directory):
         rows = [(line, json.loads(line)) for line in _lines(directory)]
-        kept = [line for line, row in rows if Path(row["checkpoint"]) != Path(name) or row.get("identity") == identity]
+        older = {there for there in {row["checkpoint"] for _, row in rows} if is_same(there, name)}
+        kept = [line for line, row in rows if row["checkpoint"] not in older or row.get("identity") == identity]
         if len(kept) < len(rows):
             _write_lines(directory, kept)
 

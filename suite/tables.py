@@ -1,5 +1,7 @@
 """What was measured, in tables for people: of each stage, before and after, with intervals."""
 
+from suite.comparison import asked_alike
+
 # Metric in results.json -> what it says to a reader.
 HEADINGS = {
     "accuracy": "accuracy",
@@ -26,6 +28,8 @@ NOTE = (
     "pairs whose chosen answer is more likely. Bits/byte: of the text. Thinking, tokens: mean numbers of tokens, "
     "of the thinking and of the whole completion."
 )
+# Stands above results that were asked in several ways, each of which has tables of its own.
+APART = "Asked in different ways: numbers are comparable only below the same heading."
 OF_K = ("pass@", "maj@")  # metrics of k samples; in a table stands that of the largest k
 MOST_LINES = 20  # of a table of subjects; more are in results.json
 
@@ -101,9 +105,13 @@ def text_table(headings: list[str], rows: list[list[str]]) -> str:
 
 def results_table(results: list[dict]) -> str:
     """results.json for a terminal: all that was measured, accuracy by subject and level, each stage's goal."""
-    headings, rows = purposes(results)
-    tables = [table_rows(results), *groups(results), *([(headings, rows)] if rows else [])]
-    return "\n\n".join(text_table(*table) for table in tables)
+    ways = asked_alike(results)
+    parts = [APART] if len(ways) > 1 else []
+    for how, alike in ways:
+        headings, rows = purposes(alike)
+        tables = [table_rows(alike), *groups(alike), *([(headings, rows)] if rows else [])]
+        parts += [f"{how}:"] * bool(how) + [text_table(*table) for table in tables]
+    return "\n\n".join(parts)
 
 
 def groups(results: list[dict]) -> list[tuple[list[str], list[list[str]]]]:

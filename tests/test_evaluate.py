@@ -89,8 +89,41 @@ def test_a_before_is_found_however_the_start_is_written():
     for result in (first, second, third):
         results.collect(Path("runs"), result, [])
     assert [result["before"] for result in results.results_of(Path("runs"))] == [None, 0.5, 0.5]
-    results.collect(Path("runs"), {**first, "checkpoint": "runs/first/"}, [])  # takes the place of runs/first
-    assert len(results.results_of(Path("runs"))) == 3
+    for name in ("runs/first/", "./runs/first", "runs/../runs/first", str(Path("runs/first").resolve())):
+        results.collect(Path("runs"), {**first, "checkpoint": name}, [])  # takes the place of runs/first
+        assert len(results.results_of(Path("runs"))) == 3
+
+
+def test_an_evaluation_is_reused_resumed_and_found_however_its_checkpoint_is_written(sums, line, capsys):
+    how = {"dataset_name": sums, "max_completion_length": 4, "num_generations": 0}
+    there = measured(line[1], **how)
+    for name in (f"./{line[1]}", f"{line[1]}/", str(Path(line[1]).resolve())):
+        assert measured(name, **how) == there
+        assert "runs/second was already evaluated this way" in capsys.readouterr().out
+        assert results.find(Path("runs"), name) == (Path("runs"), there[0])
+    (changed,) = measured(str(Path(line[1]).resolve()), **{**how, "max_completion_length": 5})
+    rows = Path("runs/rows.jsonl").read_text().splitlines()
+    assert len(rows) == 12 and {json.loads(row)["identity"] for row in rows} == {changed["identity"]}
+    assert "| | second | n |" in Path("runs/second/README.md").read_text().replace("  ", " ")
+    Path("runs/.0.journal").write_text('{"checkpoint": "./runs/first"}\n')  # what a kill left
+    assert results.called(Path("runs"), str(Path("runs/first").resolve())) == "./runs/first"
+    assert results.called(Path("runs"), "runs/third") == "runs/third"
+
+
+def test_what_was_asked_other_rows_stands_in_no_table_with_the_others(sums, line, capsys):
+    how = {"dataset_name": sums, "num_generations": 0}
+    measured(line[0], **how, max_completion_length=4)
+    assert "Asked in different ways" not in capsys.readouterr().out
+    measured(line[1], **how, max_completion_length=5, max_rows=3, dataset_test_split="train")
+    report.main(["runs"])
+    first = f"{sums}, 12 rows, max_completion_length 4"
+    second = f"{sums} (split train), 3 rows, max_completion_length 5"
+    table, _ = capsys.readouterr().out.split("\n(Shares")
+    told = table[table.rindex("Asked in different ways") :].split(f"{second}:")
+    assert f"{first}:" in told[0] and "second" not in told[0].replace(first, "") and "\nfirst " not in told[1]
+    page, short = Path("runs/report.html").read_text(), Path("runs/report.md").read_text()
+    assert page.count(f"<h3>{first}</h3>") == page.count(f"<h3>{second}</h3>") == 2
+    assert short.count("numbers are comparable only below the same heading") == 2
 
 
 def test_a_directory_has_one_name_however_it_is_written():

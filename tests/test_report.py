@@ -4,8 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
-from suite import evaluate, plots, report
+from suite import comparison, evaluate, plots, report
 from suite.results import results_of, told_apart
 from suite.whole import NoRoomError
 from tests.disk import full_disk
@@ -40,6 +41,28 @@ def test_checkpoints_of_a_run_are_a_curve_over_steps_and_seconds_and_what_stands
     report.main(["runs"])
     assert "report/progress-bits-per-byte.png" in Path("runs/report.md").read_text()
     assert Path("runs/report/progress-bits-per-byte.png").stat().st_size > 5000
+
+
+def test_checkpoints_that_were_asked_in_different_ways_share_no_curve_and_no_bars():
+    asked = {"sampler": {"seed": 0}, "engine": {"name": "vllm"}, "data": {"name": "sums", "rows": 9}}
+    results = []
+    for way, kept in (("1", asked), ("2", {**asked, "sampler": {"seed": 1}}), ("3", {**asked, "judge": "other"})):
+        for step in (10, 20):
+            name = lay(f"runs/dense-{way}/checkpoint-{step}", step=step, spent=4.0)
+            results.append({**result(name, 0.5, "accuracy"), "dataset": "sums", "conditions": way, "asked": kept})
+    ways = comparison.asked_alike(results)
+    assert [how for how, _ in ways] == ["sums, 9 rows, seed 0 (1)", "sums, 9 rows, seed 1", "sums, 9 rows, seed 0 (3)"]
+    assert [alike for _, alike in ways] == [results[:2], results[2:4], results[4:]]
+    assert comparison.asked_alike(results[:2]) == [("", results[:2])]
+    assert comparison.asked_alike([result("a", 0.5), *results[:1]])[0][0] == "an older evaluation, 9 rows"
+    Path("runs/results.json").write_text(json.dumps(results))
+    report.main(["runs"])
+    drawn = sorted(path.name for path in Path("runs/report").glob("progress-*"))
+    assert drawn == ["progress-accuracy-2.png", "progress-accuracy-3.png", "progress-accuracy.png"]
+    plots.draw_results(results, Path("bars.png"))
+    plots.draw_results(results[:2], Path("alike.png"))
+    bars, alike = (Image.open(name).height for name in ("bars.png", "alike.png"))
+    assert bars == 3 * alike
 
 
 def test_two_runs_of_one_name_have_lines_columns_and_answers_of_their_own():
