@@ -5,6 +5,7 @@ A misspelt key inside a mapping is a traceback there, after minutes of loading, 
 """
 
 import ast
+import copy
 import inspect
 import re
 from collections.abc import Collection
@@ -69,8 +70,56 @@ def loading(model, config) -> None:
     except OSError as error:  # the network and the Hub's own refusals
         raise ValueError(f"Cannot load the config of '{model.model_name_or_path}': {error}") from error
     init_kwargs("model_init_kwargs", config.model_init_kwargs, found)
+    router(config, found)
+    attention((config.model_init_kwargs or {}).get("attn_implementation", model.attn_implementation), found)
     if model.use_peft:
         layers(model, found)
+
+
+def router(config, model_config) -> None:
+    """Raise `ValueError` for a share of the routers' loss where the model has no experts to choose from."""
+    given = vars(config).get("router_aux_loss_coef")  # distillation has no such key
+    if given and not hasattr(model_config.get_text_config(), "output_router_logits"):
+        raise ValueError(
+            f"router_aux_loss_coef: {given} is for a mixture of experts, and this {model_config.model_type} is dense. "
+            "Remove it."
+        )
+
+
+def attention(asked: str | None, model_config) -> None:
+    """Raise `ValueError` for an attention that there is not, that is not installed, or that the model does not have."""
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+    from transformers.utils import is_kernels_available
+
+    if asked is None:
+        return
+    if "/" in asked:  # a kernel on the Hub
+        if not is_kernels_available():
+            raise ValueError(f"attn_implementation: {asked} is a kernel on the Hub and needs the package kernels.")
+        return
+    there = sorted({"eager", *(name for name in ALL_ATTENTION_FUNCTIONS.valid_keys() if "|" not in name)})
+    if asked not in there:  # a paged one, which stands there with a |, is for generation alone
+        raise ValueError(
+            f"attn_implementation: there is no '{asked}'. There are: {', '.join(there)}.{nearest(asked, there)}"
+        )
+    if as_it_comes(model_config) is None:
+        return
+    with_it = copy.deepcopy(model_config)
+    with_it._attn_implementation = asked
+    try:
+        empty(with_it)
+    except (ImportError, ValueError) as error:
+        raise ValueError(f"attn_implementation: {asked} cannot be had here: {' '.join(str(error).split())}") from None
+
+
+def padding(config, tokenizer) -> None:
+    """Raise `ValueError` for a `pad_token` that the tokenizer lacks."""
+    given = vars(config).get("pad_token")  # only SFT and DPO have that key
+    brought = vars(config).get("chat_template_path")  # which may bring tokens of its own
+    if given is not None and not brought and given not in tokenizer.get_vocab():
+        raise ValueError(
+            f"pad_token: '{given}' is not a token of this tokenizer, which pads with '{tokenizer.pad_token}'."
+        )
 
 
 def init_kwargs(key: str, given: dict | None, model_config) -> None:
@@ -158,6 +207,7 @@ def layers(model, model_config) -> None:
     parameters = [name for name, _ in whole.named_parameters()]
     of_key = {"lora_target_parameters": parameters, "lora_modules_to_save": modules}
     experts = _names_of_experts(model_config.model_type)
+    head = next((name for name, module in whole.named_modules() if module is whole.get_output_embeddings()), None)
     for key, names in asked.items():
         there = of_key.get(key, weighed)
         if isinstance(names, str):
@@ -172,6 +222,10 @@ def layers(model, model_config) -> None:
             if wanted not in experts and not any(f".{name}".endswith(f".{wanted}") for name in there):
                 listed = ", ".join(end for end in ends if end and not end.isdigit())
                 raise ValueError(f"{key}: the model has no '{wanted}'. There are: {listed}.{nearest(wanted, ends)}")
+            if key == "lora_target_modules" and f".{head}".endswith(f".{wanted}"):
+                raise ValueError(
+                    f"{key}: TRL reads the weight of {head} itself, so an adapter on it would not learn. Remove it."
+                )
 
 
 def _names_of_experts(model_type: str) -> Collection[str]:

@@ -26,7 +26,7 @@ def begin(stage: str, config, written: dict, *inputs: str | None) -> dict | None
         if written.get("output_dir") is None:  # TRL would take one that every other run takes, too
             raise ValueError("output_dir is missing: where are the checkpoints and the model to go?")
         _check_hub(config, written)
-        _check_adapter_keys(written)
+        _check_idle_keys(written)
         config.enable_jit_checkpoint = False  # `stopping.StopOnSigterm` does it, and says why
     record = {
         "stage": stage,
@@ -86,13 +86,18 @@ def _check_hub(config, written: dict) -> None:
     hub.leave_out()
 
 
-def _check_adapter_keys(written: dict) -> None:
-    """TRL reads them only with `use_peft: true`, and without it trains the whole model in silence."""
+def _check_idle_keys(written: dict) -> None:
+    """Keys of an adapter, or of 4 bits, that TRL passes over in silence where nobody asked for either."""
     idle = [key for key in written if sense.is_of_adapter(key)]
     if idle and "use_peft" not in written:
         raise ValueError(
             f"{', '.join(idle)}: this has no effect without `use_peft: true`, and the whole model would be trained. "
             "Set it, or `use_peft: false` if you mean the whole model."
+        )
+    idle = [key for key in written if key in sense.OF_4BIT]
+    if idle and "load_in_4bit" not in written:
+        raise ValueError(
+            f"{', '.join(idle)}: this has no effect without `load_in_4bit: true`. Set it, or `load_in_4bit: false`."
         )
 
 
@@ -141,7 +146,7 @@ def starting_point(model, config, rows, *, eos_token: str | None = None, chat_te
     """
     checkpoint.check_whole(model.model_name_or_path)
     checkpoint.refuse_adapter(model.model_name_or_path)
-    _check_packages(model, config)
+    check_loading(model, config)
     rehearsal.optimization(config)
     _check_rope(model, config)
     _say_what_stays(model)
@@ -154,13 +159,26 @@ def starting_point(model, config, rows, *, eos_token: str | None = None, chat_te
     turns.settle(found, conversational=conversational, eos_token=eos_token, chat_template_path=chat_template_path)
     if conversational:
         turns.check_said(rows, found, chat_template_path)
+    rehearsal.padding(config, found)
     rehearsal.sampling(config, found)
     config.model_init_kwargs = model_init_kwargs(model, config)
     return found
 
 
-def _check_packages(model, config) -> None:
-    """What would fail only after the weights were read, or without a way out."""
+def check_loading(model, config) -> None:
+    """What would fail only after the weights were read, or without a way out; and what their dtype costs."""
+    in_32_bits = resume.engine() not in ("DDP", "no engine") or config.deepspeed  # ZeRO and FSDP keep such weights
+    if not model.use_peft and not in_32_bits:
+        if model.dtype == "float16":
+            raise ValueError(
+                "dtype: float16 is for weights that stay as they are, under `use_peft: true`. The steps of whole "
+                "training are too small for it. Leave it at float32; `fp16: true` computes in it all the same."
+            )
+        if model.dtype == "bfloat16":
+            say(
+                "warning: dtype bfloat16 keeps 8 bits of every weight, and steps that are smaller are lost. With "
+                "`dtype: float32` and `bf16: true` they are kept, and the computing is in bfloat16 all the same."
+            )
     if model.attn_implementation == "flash_attention_2" and not (find_spec("flash_attn") or find_spec("kernels")):
         raise ValueError(
             "attn_implementation: flash_attention_2 needs the package flash-attn (or kernels), which is not installed. "

@@ -48,6 +48,11 @@ DPO = {
     "f_divergence_type": ("reverse_kl", "forward_kl", "js_divergence", "alpha_divergence"),
 }  # fmt: skip
 SMOOTHED = {"robust", "exo_pair", "aot", "aot_unpaired"}  # the losses of DPO that read `label_smoothing`
+OF_4BIT = (
+    "bnb_4bit_quant_type",
+    "bnb_4bit_quant_storage",
+    "use_bnb_nested_quant",
+)  # read with `load_in_4bit: true` alone
 # Measures of which less may be better, or neither: the Trainer takes more of anything for better that is no loss.
 UNCLEAR = ("unjudged", "truncated", "tokens", "entropy", "kl", "completions/clipped_ratio", "completions/mean_length")
 
@@ -68,6 +73,9 @@ def check_run(values: dict) -> None:
     _check_precision(values)
     _check_streaming(values)
     _check_rows(values)
+    _check_padding(values)
+    if values.get("ignore_bias_buffers"):
+        raise ValueError("ignore_bias_buffers is read by nobody but TRL's own script of DPO. Remove it.")
     if values.get("activation_offloading") and _is_on_cpu(values):
         raise ValueError(
             "activation_offloading: true brings activations from a GPU to the CPU, and this run has no GPU."
@@ -93,7 +101,13 @@ def is_idle(key: str, stage: str, said: dict) -> bool:
     match key:
         case "use_peft":
             return not adapts
-        case "load_in_4bit" | "load_in_8bit" | "dataset_text_field":
+        case "ignore_bias_buffers":
+            return True
+        case "model_init_kwargs" | "model_revision":
+            return stage == "pretrain" and not said.get("model_name_or_path")
+        case "tokenizer_name_or_path":
+            return stage == "pretrain" and bool(said.get("model_name_or_path"))
+        case "load_in_4bit" | "load_in_8bit" | "dataset_text_field" | "completion_only_loss":
             return stage == "pretrain"
         case "warmup_steps":
             return _begins_whole(said)
@@ -103,7 +117,7 @@ def is_idle(key: str, stage: str, said: dict) -> bool:
             return not SMOOTHED & set(_losses(said))
         case "dataset_kwargs":
             return not as_mapping(key, said.get(key)).get("skip_prepare_dataset")
-    return is_of_adapter(key) and not adapts
+    return is_of_adapter(key) and not adapts or key in OF_4BIT and not said.get("load_in_4bit")
 
 
 def is_of_adapter(key: str) -> bool:
@@ -349,6 +363,19 @@ def _check_rows(values: dict) -> None:
         raise ValueError(
             f"dataset_kwargs: {given}. All that may stand there is skip_prepare_dataset, for rows of token ids, and "
             "rows are read as text here. Remove it."
+        )
+
+
+def _check_padding(values: dict) -> None:
+    """TRL's DPO goes on without; its SFT finds out when the model is loaded."""
+    if not values.get("padding_free"):
+        return
+    if "packing" not in values:
+        raise ValueError("padding_free: TRL's DPO cannot do it, and would pad. Remove it.")
+    if not values["packing"] and values["max_length"] is not None:
+        raise ValueError(
+            f"padding_free: without `packing: true` rows are not cut off, so max_length {values['max_length']} would "
+            "not hold. Set `packing: true`, which pads nothing either, or `max_length: null`."
         )
 
 

@@ -7,6 +7,7 @@ import pytest
 from suite import columns, run
 from suite.engine import vllm_setup
 from suite.train import dpo, grpo, pretrain, sft
+from tests import rows
 from tests.conftest import ON_CPU, write_yaml
 
 
@@ -168,6 +169,41 @@ def test_a_mistake_that_shows_at_the_first_step_leaves_the_directory_free(keys, 
             dpo.main(["--config", str(config), *ON_CPU, "--max_steps", "1"])
 
 
+@pytest.mark.parametrize("stage", [sft, dpo, grpo, pretrain])
+def test_what_could_be_told_only_of_a_model_that_is_there(stage, attempt, keys, tmp_path):
+    if stage is dpo:
+        rows.write_rows(tmp_path / "rows" / "train.parquet", [{"prompt": "1+1=", "chosen": "2", "rejected": "3"}] * 8)
+        keys["dataset_name"] = str(tmp_path / "rows")
+    attempt(stage, {**keys, "attn_implementation": "spda"}, "attn_implementation: there is no 'spda'.*mean 'sdpa'")
+    attempt(stage, {**keys, "attn_implementation": "paged|sdpa"}, "there is no 'paged.sdpa'. There are: eager, flash")
+    attempt(stage, {**keys, "router_aux_loss_coef": 0.01}, "router_aux_loss_coef: 0.01 .* this miniqwen is dense")
+    attempt(stage, {**keys, "dtype": "float16"}, "dtype: float16 is for weights that stay as they are.*float32")
+    if stage is not grpo:
+        attempt(stage, {**keys, "pad_token": "<pad>"}, "pad_token: '<pad>' is not a token .* pads with '<.endoftext")
+    if stage is not pretrain:
+        head = {**keys, "use_peft": True, "lora_target_modules": ["q_proj", "lm_head"]}
+        attempt(stage, head, "lora_target_modules: TRL reads the weight of lm_head itself.*Remove it")
+
+
+def test_padding_free_that_would_cut_nothing_off_or_is_not_there(attempt, keys):
+    for stage in (sft, pretrain):
+        attempt(stage, {**keys, "padding_free": True}, "padding_free: .* max_length 1024 would not hold. Set `packing")
+    attempt(dpo, {**keys, "padding_free": True}, "padding_free: TRL's DPO cannot do it")
+
+
+def test_keys_that_nobody_would_read(attempt, keys, miniqwen_dir):
+    attempt(sft, {**keys, "use_bnb_nested_quant": True}, "use_bnb_nested_quant: this has no effect without `load_in_4")
+    attempt(dpo, {**keys, "ignore_bias_buffers": True}, "ignore_bias_buffers is read by nobody")
+    attempt(pretrain, {**keys, "completion_only_loss": True}, "completion_only_loss: rows of `text` have no answers")
+    attempt(pretrain, {**keys, "tokenizer_name_or_path": str(miniqwen_dir)}, "is the tokenizer of a new model, and")
+    attempt(pretrain, {**keys, "eos_token": "<eos>"}, "eos_token: '<eos>' is not a token of this tokenizer")
+    scratch = {"dataset_name": keys["dataset_name"], "tokenizer_name_or_path": str(miniqwen_dir)}
+    for key, value in (("model_init_kwargs", {"attention_dropout": 0.1}), ("model_revision", "step-5")):
+        attempt(pretrain, {**scratch, key: value}, f"{key} says how `model_name_or_path` is loaded, and there is none")
+    for wrong in ({"router_aux_loss_coef": 0.1}, {"attn_implementation": "spda"}, {"pad_token": "<pad>"}):
+        attempt(pretrain, {**scratch, **wrong}, f"{next(iter(wrong))}: ")
+
+
 def test_a_second_run_in_the_same_directory(keys, tmp_path, miniqwen_dir):
     (tmp_path / "out").mkdir()
     shutil.copy(miniqwen_dir / "model.safetensors", tmp_path / "out")
@@ -188,7 +224,7 @@ def test_keys_of_an_adapter_that_nobody_asked_for(attempt, keys):
     lora = {**keys, "lora_r": 8, "lora_target_modules": "all-linear"}
     for stage in (sft, dpo, grpo):
         attempt(stage, lora, "lora_r, lora_target_modules: this has no effect without `use_peft: true`")
-    run._check_adapter_keys({**lora, "use_peft": False})  # which was said
+    run._check_idle_keys({**lora, "use_peft": False})  # which was said
 
 
 def test_an_adapter_that_pretraining_would_not_make(attempt, keys):

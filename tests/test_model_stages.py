@@ -102,7 +102,7 @@ def test_dpo_and_grpo_balance_experts_too_and_a_dense_model_has_none_to_balance(
     assert len(logged(stage("dpo", "dpo", dataset_name="pairs"), "aux_loss")) == STEPS
     rewards = {"reward_funcs": ["tests.engines.letters_reward"], "num_generations": 4, "max_completion_length": 8}
     assert len(logged(stage("grpo", "grpo", **rewards), "aux_loss")) == STEPS
-    with pytest.raises(ValueError, match="not a Mixture-of-Experts model"):
+    with pytest.raises(ValueError, match="router_aux_loss_coef: 0.1 is for a mixture of experts"):
         stage("sft", "dense", model_name_or_path=str(miniqwen_dir), router_aux_loss_coef=0.1)
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from suite.train import pretrain
-from tests.conftest import ON_CPU, write_yaml
+from tests.conftest import ON_CPU, TINY, built_by, write_yaml
 from tests.rows import write_rows
 
 
@@ -39,3 +39,14 @@ def test_rows_too_few_for_one_batch_are_one_line_where_such_a_batch_is_left_out(
     ):
         pretrain.main(["--config", str(config), *ON_CPU])
     assert not any((tmp_path / "out").iterdir())
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "auto"])
+def test_a_new_model_has_the_dtype_that_was_asked_for(dtype, tokenizer_dir, tmp_path, monkeypatch, capsys):
+    keys = {"tokenizer_name_or_path": str(tokenizer_dir), "model_config": TINY, "dtype": dtype}
+    words = ["--config", config_of(tmp_path, ["1+2=3"] * 4, **keys), *ON_CPU]
+    model = built_by(pretrain.main, words, monkeypatch).model
+    there = {str(parameter.dtype).removeprefix("torch.") for parameter in model.parameters()}
+    assert there == {"float32" if dtype == "auto" else dtype}
+    assert str(model.model.rotary_emb.inv_freq.dtype) == "torch.float32"
+    assert ("dtype bfloat16 keeps 8 bits" in capsys.readouterr().out) == (dtype == "bfloat16")

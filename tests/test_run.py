@@ -139,6 +139,9 @@ def test_a_change_that_moves_no_weight_is_told_and_one_that_does_is_refused(tmp_
         ("sft", {"lr_scheduler_kwargs": {"min_lr": "1e-6"}}, {"lr_scheduler_kwargs": {"min_lr": 1e-5}},
          ["lr_scheduler_kwargs"]),
         ("sft", {"seed": 1}, {}, ["seed"]),
+        ("sft", {"use_bnb_nested_quant": True, "ignore_bias_buffers": True}, {}, []),
+        ("pretrain", {"model_init_kwargs": {"a": 1}}, {}, []),
+        ("pretrain", {"tokenizer_name_or_path": "a", "model_name_or_path": "b"}, {"model_name_or_path": "b"}, []),
     ],
 )  # fmt: skip
 def test_a_key_that_nobody_read_and_a_number_that_was_text_make_no_other_run(stage, before, now, differs):

@@ -3,7 +3,7 @@
 import sys
 from dataclasses import fields
 
-from suite import args, checkpoint, ending, pins, rehearsal, run, source
+from suite import args, checkpoint, ending, pins, rehearsal, run, source, turns
 from suite.keys import AnswerLengthArguments, RunArguments, ScratchArguments
 from suite.registry import nearest
 from suite.values import coerce
@@ -18,7 +18,7 @@ def arguments() -> tuple[type, ...]:
 
 def main(argv=None) -> None:
     script, config, model, mixture, scratch, answers, extra, written = args.parse(arguments(), argv)
-    check_keys(model)
+    check_keys(model, config)
     data = (scratch.tokenizer_name_or_path, *source.names(script, mixture), answers.eval_answers_dataset)
     record = run.begin("pretrain", config, written, model.model_name_or_path, *data)
     if record is None:
@@ -33,26 +33,9 @@ def main(argv=None) -> None:
 
     from suite.trainers.exact import exact
 
-    rehearsal.optimization(config)
-    if model.model_name_or_path:
-        if scratch.model_config:
-            raise ValueError(
-                f"model_config is the shape of a new model, and '{model.model_name_or_path}' has its own. Remove one."
-            )
-        checkpoint.check_whole(model.model_name_or_path)
-        checkpoint.refuse_adapter(model.model_name_or_path)
-        config.model_init_kwargs = run.model_init_kwargs(model, config)
-        tokenizer = run.tokenizer(model.model_name_or_path, model.model_revision)
-    else:
-        if not scratch.tokenizer_name_or_path:
-            raise ValueError(
-                "A model from nothing needs a tokenizer: set `tokenizer_name_or_path` (`suite tokenizer` trains one), "
-                "or `model_name_or_path` to go on from a checkpoint."
-            )
-        tokenizer = run.tokenizer(*pins.split(scratch.tokenizer_name_or_path))
+    tokenizer, new = starting_point(model, config, scratch)
     asked = source.to_answer(answers, config, script, mixture, tokenizer)
-    made_of = (tokenizer, scratch.model_config, config.seed, model.attn_implementation)
-    start = model.model_name_or_path or new_model(*made_of)
+    start = model.model_name_or_path or new_model(new, config.seed, model.attn_implementation)
 
     source.say_what_is_cut_off(train_rows, tokenizer, config)
     source.say_what_packing_costs(config, model.attn_implementation)
@@ -72,7 +55,7 @@ def main(argv=None) -> None:
     run.finish(trainer, config, record)
 
 
-def check_keys(model) -> None:
+def check_keys(model, config) -> None:
     """Raise `ValueError` for keys that other stages follow and this one would pass over in silence."""
     given = [key for key in ("use_peft", "load_in_4bit", "load_in_8bit") if getattr(model, key)]
     if given:
@@ -80,6 +63,50 @@ def check_keys(model) -> None:
             f"{given[0]}: `suite pretrain` trains every weight, in its own precision. Remove it; an adapter learns by "
             "`suite sft`, `dpo`, `distill` and `grpo`."
         )
+    given = [key for key in ("completion_only_loss", "assistant_only_loss") if getattr(config, key)]
+    if given:
+        raise ValueError(f"{given[0]}: rows of `text` have no answers, and `suite pretrain` learns all. Remove it.")
+    if model.model_name_or_path:
+        return
+    given = ["model_init_kwargs"] if config.model_init_kwargs else []
+    given += ["model_revision"] if model.model_revision != "main" else []
+    if given:
+        raise ValueError(
+            f"{given[0]} says how `model_name_or_path` is loaded, and there is none. `model_config` is the shape of a "
+            "new model."
+        )
+
+
+def starting_point(model, config, scratch) -> tuple:
+    """(tokenizer, configuration of the new model or None where the run goes on from a checkpoint).
+
+    Raises `ValueError` for what could otherwise be told only when the model is there.
+    """
+    run.check_loading(model, config)
+    rehearsal.optimization(config)
+    if model.model_name_or_path:
+        for key, what in (("model_config", "shape"), ("tokenizer_name_or_path", "tokenizer")):
+            if getattr(scratch, key):
+                raise ValueError(
+                    f"{key} is the {what} of a new model, and '{model.model_name_or_path}' has its own. Remove one."
+                )
+        checkpoint.check_whole(model.model_name_or_path)
+        checkpoint.refuse_adapter(model.model_name_or_path)
+        config.model_init_kwargs = run.model_init_kwargs(model, config)
+        tokenizer, new = run.tokenizer(model.model_name_or_path, model.model_revision), None
+    else:
+        if not scratch.tokenizer_name_or_path:
+            raise ValueError(
+                "A model from nothing needs a tokenizer: set `tokenizer_name_or_path` (`suite tokenizer` trains one), "
+                "or `model_name_or_path` to go on from a checkpoint."
+            )
+        tokenizer = run.tokenizer(*pins.split(scratch.tokenizer_name_or_path))
+        new = new_config(tokenizer, scratch.model_config, model.dtype)
+        rehearsal.router(config, new)
+        rehearsal.attention(model.attn_implementation, new)
+    turns.settle(tokenizer, conversational=False, eos_token=config.eos_token)
+    rehearsal.padding(config, tokenizer)
+    return tokenizer, new
 
 
 def check_words(rows) -> None:
@@ -107,32 +134,37 @@ def check_batch(rows, made, config) -> None:
         )
 
 
-def new_model(tokenizer, shape: dict, seed: int, attn_implementation: str | None):
-    """A miniqwen with random weights that agrees with the tokenizer on vocabulary and stop tokens.
+def new_config(tokenizer, shape: dict, dtype: str):
+    """The configuration of a miniqwen that agrees with the tokenizer on vocabulary and stop tokens.
 
-    Raises `ValueError` for a field of `model_config` that MiniQwenConfig does not have.
+    Raises `ValueError` for a field of `shape` that MiniQwenConfig does not have.
     """
-    from transformers import set_seed
-
-    from suite.model import MiniQwenConfig, MiniQwenForCausalLM
+    from suite.model import MiniQwenConfig
 
     there = {f.name: f.type for f in fields(MiniQwenConfig)}
     for key in shape:
         if key not in there:
             raise ValueError(f"model_config has no field '{key}'.{nearest(key, there)}")
     shape = {key: coerce(f"model_config.{key}", value, there[key]) for key, value in shape.items()}
-    set_seed(seed)
-    model = MiniQwenForCausalLM._from_config(
-        MiniQwenConfig(
-            **{
-                "vocab_size": len(tokenizer),
-                "eos_token_id": tokenizer.eos_token_id,
-                "pad_token_id": tokenizer.pad_token_id,
-                **shape,
-            }
-        ),
-        attn_implementation=attn_implementation,
+    return MiniQwenConfig(
+        **{
+            "vocab_size": len(tokenizer),
+            "eos_token_id": tokenizer.eos_token_id,
+            "pad_token_id": tokenizer.pad_token_id,
+            "dtype": None if dtype == "auto" else dtype,  # which is that of a checkpoint, and here is none
+            **shape,
+        }
     )
+
+
+def new_model(config, seed: int, attn_implementation: str | None):
+    """A miniqwen with random weights."""
+    from transformers import set_seed
+
+    from suite.model import MiniQwenForCausalLM
+
+    set_seed(seed)
+    model = MiniQwenForCausalLM._from_config(config, attn_implementation=attn_implementation)
     run.say(f"A new miniqwen of {model.num_parameters() / 1e6:.1f} M parameters: {model.config.in_words()}.")
     return model
 
