@@ -89,6 +89,11 @@ def check_base(path: str | Path, base: str | None = None) -> None:
         return
     trained_on = read_json(path / "adapter_config.json").get("base_model_name_or_path")
     name = base or trained_on
+    if not name:
+        raise ValueError(
+            f"'{path}' does not say which model it adapts. Say it: `suite export {path}` and `suite serve` by --base "
+            "DIRECTORY, all others by base_model_name_or_path in its adapter_config.json."
+        )
     if is_local(name) and not Path(name).is_dir():
         raise ValueError(
             f"The base of '{path}', '{name}', is not there. Put it there, or say where: `suite export {path}` and "

@@ -74,8 +74,6 @@ class ServeArguments(engine.EngineArguments, ServedArguments):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.vllm_max_model_length is not None and self.vllm_max_model_length < 1:
-            raise ValueError(f"vllm_max_model_length: {self.vllm_max_model_length} must be at least 1.")
         self.vllm_kwargs = as_mapping("vllm_kwargs", self.vllm_kwargs)
         given = {key.replace("-", "_").strip("_") for key in self.vllm_kwargs}  # vLLM takes either
         if "api_key" in given:

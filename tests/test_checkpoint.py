@@ -119,6 +119,10 @@ def test_an_adapter_whose_base_is_gone_is_refused_before_anybody_asks_the_hub_fo
         with pytest.raises(ValueError, match="'runs/gone', is not there. Put it there"):
             open_it(str(tmp_path))
     checkpoint.check_base(tmp_path, base=str(tmp_path))  # where it is, was said
+    (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": null}')
+    for open_it in (checkpoint.check_base, engine.load):
+        with pytest.raises(ValueError, match="does not say which model it adapts"):
+            open_it(str(tmp_path))
 
 
 def test_an_adapter_is_not_put_beside_a_base_that_was_trained_anew(copy, tmp_path):

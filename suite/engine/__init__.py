@@ -52,8 +52,9 @@ class EngineArguments:
     )
 
     def __post_init__(self):
-        for key in ("per_device_eval_batch_size", "vllm_tensor_parallel_size", "vllm_data_parallel_size"):
-            if getattr(self, key) < 1:
+        sizes = ("per_device_eval_batch_size", "vllm_tensor_parallel_size", "vllm_data_parallel_size")
+        for key in (*sizes, "vllm_max_model_length"):
+            if getattr(self, key) is not None and getattr(self, key) < 1:
                 raise ValueError(f"{key}: {getattr(self, key)} must be at least 1.")
         if not 0 < self.vllm_gpu_memory_utilization <= 1:
             raise ValueError(
