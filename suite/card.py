@@ -243,7 +243,7 @@ def _measured(directory: Path, told: dict, results: list[dict]) -> Iterator[str]
         )
         return
     yield tables.markdown_table(*tables.before_after(results))
-    how = f"On the test split of `{privacy.shown(results[-1]['dataset'])}`. In brackets: 95 % intervals."
+    how = f"On `{privacy.shown(results[-1]['dataset'])}`. In brackets: 95 % intervals."
     if "accuracy" in results[-1]["metrics"]:
         how += " Accuracy is the reward that trains; by greedy decoding, but for sampled and pass@k."
     if len(results) == 1:

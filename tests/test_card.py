@@ -213,7 +213,7 @@ def test_before_and_after_have_n_and_intervals_and_three_completions():
     assert "| accuracy, % | 10.0 [2.8, 30.1] | 75.0 [53.1, 88.8] | 20 |" in measured
     rows = [line.split(" | ")[0] for line in measured.splitlines()]
     assert rows.index("| pass@2, %") + 1 == rows.index("| pass@10, %") and "| tokens a completion" in rows
-    assert "On the test split of `data/sums`" in measured and (run / "before-after.png").is_file()
+    assert "On `data/sums`" in measured and (run / "before-after.png").is_file()
     said = section(text, "Completions")
     assert said.count("(gold: ") == 3 and said.count("base, wrong:") == 3 and said.count("sft, right:") == 3
     assert "```text\nruns/sft says 2\n```" in said and said.index("base, ") < said.index("sft, ")
