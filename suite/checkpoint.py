@@ -143,11 +143,11 @@ def _check_safetensors(path: Path) -> dict[str, list[int]]:
 
 
 def fingerprint(path: str | Path, *, with_answers: bool = False) -> str:
-    """Sixteen hex digits of what a directory, or a file, holds: names, sizes, and the ends of each file. The Hub's name
-    otherwise.
+    """Sixteen hex digits of what a directory, or a file, holds: names, sizes and contents. The Hub's name otherwise.
 
-    The first and last MiB of a file are read; a trained tensor there differs as surely as anywhere else. What is noted
-    of a directory does not count, nor what `suite evaluate` has collected in it; `with_answers` its rows do, as
+    Of weights the first and last MiB are read: a trained tensor there differs as surely as anywhere else. Of any other
+    file, of which a single row may have changed, all is read up to 4 GiB, and of a longer one 4,096 spread MiB. What is
+    noted of a directory does not count, nor what `suite evaluate` has collected in it; `with_answers` its rows do, as
     they did in older records.
     """
     path = Path(path)
@@ -160,11 +160,13 @@ def fingerprint(path: str | Path, *, with_answers: bool = False) -> str:
     for file in sorted(p for p in path.iterdir() if p.suffix in READ) if path.is_dir() else [path]:
         if file.name in noted:
             continue
-        digest.update(f"{file.name}:{file.stat().st_size}".encode())
+        size = file.stat().st_size
+        digest.update(f"{file.name}:{size}".encode())
+        between = () if file.suffix == ".safetensors" else range(_SAMPLE, size - _SAMPLE, max(_SAMPLE, size // 4096))
         with file.open("rb") as stream:
-            digest.update(stream.read(_SAMPLE))
-            stream.seek(max(0, file.stat().st_size - _SAMPLE))
-            digest.update(stream.read(_SAMPLE))
+            for at in (0, *between, max(0, size - _SAMPLE)):
+                stream.seek(at)
+                digest.update(stream.read(_SAMPLE))
     return digest.hexdigest()[:16]
 
 
