@@ -151,8 +151,7 @@ def test_a_row_that_is_no_example_is_left_out(row, reason, tmp_path):
         ("a.parquet", "PAR1", "a.parquet is cut off or broken"),
         ("a.jsonl", "", "of 0 different questions: too few to divide"),
         ("a.jsonl", '{"text": "x"}', "of 1 different questions: too few to divide"),
-        ("a.jsonl", '{"text": "你好"}'.encode("gbk"), "a.jsonl, line 1: not UTF-8.*Convert it: iconv"),
-        ("a.json", '[{"text": "你好"}]'.encode("utf-16"), "a.json, line 1: not UTF-8"),
+        ("a.jsonl", '{"text": "你好"}'.encode("gbk"), "a.jsonl, line 1: not UTF-8.*Convert it: iconv -f GB18030"),
         ("a.json", '[{"text": "你好"}]'.encode("gbk"), "a.json is not UTF-8"),
         ("a.jsonl.gz", b'{"text": "x"}', "a.jsonl.gz is no gzip file"),
         ("a.json.gz", gzip.compress(b'[{"text": "x"}]', mtime=0)[:-9], "a.json.gz is .* cut off"),
@@ -166,6 +165,33 @@ def test_an_error_names_the_place(name, content, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         for split in ("test", "train"):
             list(data.load("files")(split, source=str(tmp_path / name), **knobs))
+
+
+@pytest.mark.parametrize("packed", ["", ".gz"])
+@pytest.mark.parametrize("kind", [".txt", ".jsonl", ".json"])
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "marked utf-16-be"])
+def test_utf_16_is_refused_with_the_way_out(encoding, kind, packed, tmp_path):
+    rows = [{"text": f"Line {number}."} for number in range(9)]
+    text = "".join((row["text"] if kind == ".txt" else json.dumps(row)) + "\n" for row in rows)
+    text = "\ufeff" * encoding.startswith("marked") + (json.dumps(rows) if kind == ".json" else text)
+    content = text.encode(encoding.removeprefix("marked "))
+    path = tmp_path / f"a{kind}{packed}"
+    path.write_bytes(gzip.compress(content) if packed else content)
+    way = "UTF-16LE -t UTF-8, say, or -f UTF-16BE" if encoding in ("utf-16-le", "utf-16-be") else "UTF-16 -t UTF-8"
+    for read in (
+        lambda: list(data.load("files")("train", source=str(path), test_size=1)),
+        lambda: files.splits(str(path), "train", "test", streaming=True),
+        lambda: list(files.stream([str(path)], "text")),
+    ):
+        with pytest.raises(ValueError, match=rf"a\{kind}.*Convert it: iconv -f {way}"):
+            read()
+
+
+def test_a_line_of_text_with_nul_bytes_is_left_out_and_named(tmp_path, capsys):
+    path = tmp_path / "a.txt"
+    path.write_bytes(b"x\nb\0roken\ny\n")
+    assert list(files.stream([str(path)], "text")) == [{"text": "x"}, {"text": "y"}]
+    assert f"{path}, line 2: NUL bytes" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

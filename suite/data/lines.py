@@ -4,6 +4,7 @@ A line that is no row is given as `Dropped` in its place: it is counted and name
 file of which nothing can be read the first such line is an error.
 """
 
+import codecs
 import contextlib
 import gzip
 import io
@@ -20,6 +21,12 @@ from suite.args import say
 SUFFIXES = (".jsonl", ".json", ".parquet", ".txt")
 COMPRESSED = (".gz", ".zst")
 _BOM = b"\xef\xbb\xbf"  # which Windows puts at the beginning of UTF-8
+_UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)  # no UTF-8 begins so
+_NUL = "NUL bytes"  # beside each Latin letter, in UTF-16
+_CONVERT = {
+    "not UTF-8": " Convert it: iconv -f GB18030 -t UTF-8, say.",
+    _NUL: " Convert it: iconv -f UTF-16LE -t UTF-8, say, or -f UTF-16BE.",  # without its mark, iconv has to be told
+}
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")  # half a character, where its other half is missing
 _NAMED = 3  # of the rows of a file that are left out, so many are named; of more the number is told
 
@@ -39,19 +46,21 @@ def suffix(path: Path) -> str:
 def read(path: Path, columns: tuple[str, ...] = ()) -> Iterator[tuple[str, dict | Dropped]]:
     """(place, row) of every row; of a parquet file only `columns`, where it has any of them.
 
-    Raises `ValueError` for a file that is cut off, or broken from beginning to end.
+    Raises `ValueError` for a file that is cut off, broken from beginning to end, or marked as UTF-16.
     """
     kind = suffix(path)
     rows = {".parquet": _parquet, ".json": _json}.get(kind)
-    first, whole = None, False
+    broken: dict[str, Dropped] = {}  # the first of each reason
+    whole = False
     for place, row in rows(path, columns) if rows else _lines(path, kind):
         if not isinstance(row, Dropped):
             whole = True
-        elif first is None:
-            first = row
+        elif row.reason not in broken:
+            broken[row.reason] = row
         yield place, row
-    if first and not whole:
-        way = " Convert it: iconv -f GB18030 -t UTF-8, say." if first.reason == "not UTF-8" else ""
+    if broken and not whole:
+        first = broken.get(_NUL) or next(iter(broken.values()))
+        way = _CONVERT.get(first.reason, "")
         raise ValueError(f"{first.where}: {first.reason}, and so it is with every row of the file.{way}")
 
 
@@ -91,12 +100,21 @@ def _say_once(line: str, alone: bool) -> None:
 def _lines(path: Path, kind: str) -> Iterator[tuple[str, dict | Dropped]]:
     with _opened(path) as file:
         for number, line in enumerate(file, 1):
-            if line := (line.removeprefix(_BOM) if number == 1 else line).strip():
+            if line := (_first(line, path) if number == 1 else line).strip():
                 place = f"{path}, line {number}"
                 yield place, _row(line, kind, place)
 
 
+def _first(line: bytes, path: Path) -> bytes:
+    """The first line without its mark of UTF-8. Raises `ValueError` for that of UTF-16."""
+    if line.startswith(_UTF16):
+        raise ValueError(f"{path} is UTF-16. Convert it: iconv -f UTF-16 -t UTF-8.")
+    return line.removeprefix(_BOM)
+
+
 def _row(line: bytes, kind: str, place: str) -> dict | Dropped:
+    if 0 in line:  # ten times as fast as to look for b"\0"
+        return Dropped(_NUL, place)
     try:
         text = line.decode()
         row = {"text": text.strip()} if kind == ".txt" else json.loads(text)
@@ -117,14 +135,14 @@ def _json(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[str, dict | Dr
     """A list of objects, all in memory; or, as some name their .jsonl files, an object a line."""
     with _opened(path) as file:
         start = file.peek(1 << 16)[: 1 << 16].removeprefix(_BOM).lstrip()
-        content = file.read() if start.startswith(b"[") else None
+        content = file.read() if start.startswith(b"[") and not start.startswith(b"[\0") else None
     if content is None:
         yield from _lines(path, ".jsonl")
         return
     try:
         found = json.loads(content.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 ({error}). Convert it: iconv -f GB18030 -t UTF-8, say.") from None
+        raise ValueError(f"{path} is not UTF-8 ({error}).{_CONVERT['not UTF-8']}") from None
     except json.JSONDecodeError as error:
         raise ValueError(f"{path}, line {error.lineno}: not JSON ({error.msg}).") from None
     for number, row in enumerate(found, 1):
