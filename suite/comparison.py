@@ -4,6 +4,7 @@ chance."""
 import math
 from dataclasses import dataclass
 
+from suite import privacy
 from suite.metrics import wilson
 
 # Of how a checkpoint was asked, what a reader makes nothing of, or is told anyway.
@@ -19,12 +20,13 @@ def asked_alike(results: list[dict]) -> list[tuple[str, list[dict]]]:
     if len(ways) < 2:
         return [("", results)]
     keys = [_keys(there[0].get("asked", {})) for there in ways.values()]
-    apart = [key for key in dict.fromkeys(k for each in keys for k in each) if len({e.get(key) for e in keys}) > 1]
+    noted = [each for each in keys if each]  # an older result tells nothing
+    apart = [key for key in dict.fromkeys(k for each in noted for k in each) if len({e.get(key) for e in noted}) > 1]
     told = []
     for there, each in zip(ways.values(), keys, strict=True):
         rows = there[0].get("asked", {}).get("data", {}).get("rows", there[0]["n"])
         more = "".join(f", {key} {each[key]}" for key in apart if key in each)
-        told.append(f"{there[0].get('dataset', 'an older evaluation')}, {rows} rows{more}")
+        told.append(f"{privacy.shown(there[0].get('dataset', 'an older evaluation'))}, {rows} rows{more}")
     # Where that is the same, the texts of the rows or the code that judges were others.
     unique = [how if told.count(how) == 1 else f"{how} ({way})" for how, way in zip(told, ways, strict=True)]
     return list(zip(unique, ways.values(), strict=True))

@@ -15,6 +15,7 @@ is written. Completions are written down as they come, in a hidden file beside t
 ends as it would have. Likelihoods, which take one pass over the rows, are measured from the first row again.
 """
 
+import itertools
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -96,8 +97,9 @@ class EvaluateArguments:
         if self.compare and len(set(self.compare)) != 2:
             raise ValueError(f"compare: takes two names, and these are {', '.join(self.compare)}.")
         self.checkpoints = [name.rstrip("/") or name for name in self.checkpoints]  # a shell completes them so
-        if len({Path(name).resolve() for name in self.checkpoints}) < len(self.checkpoints):
-            raise ValueError(f"checkpoints names one twice: {', '.join(self.checkpoints)}.")
+        for one, other in itertools.combinations(self.checkpoints, 2):
+            if results.is_same(one, other):
+                raise ValueError(f"checkpoints names one twice: {one} and {other}.")
         for key, least in (("num_generations", 0), ("max_completion_length", 1), ("num_fewshot", 0), ("max_flips", 0)):
             if getattr(self, key) < least:
                 raise ValueError(f"{key}: {getattr(self, key)} must be at least {least}.")

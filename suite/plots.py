@@ -171,7 +171,8 @@ def _new_figure(titles: list[str], columns: int = 1, width: float = 5.0):
     figure = Figure(figsize=(max(4.0, width) * columns, 3.2 * rows), dpi=130, layout="constrained")
     several = [figure.add_subplot(rows, columns, number) for number in range(1, len(titles) + 1)]
     for axes, title in zip(several, titles, strict=True):
-        axes.set_title(textwrap.fill(title, int(10 * max(4.0, width))), fontsize=10, loc="left")
+        wrapped = textwrap.fill(title, int(10 * max(4.0, width)))
+        axes.set_title(wrapped, fontsize=10, loc="left", parse_math=False)  # a prompt may hold TeX
         axes.grid(axis="y", color="#dddddd", linewidth=0.6)
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)

@@ -81,8 +81,8 @@ def router(config, model_config) -> None:
     given = vars(config).get("router_aux_loss_coef")  # distillation has no such key
     if given and not hasattr(model_config.get_text_config(), "output_router_logits"):
         raise ValueError(
-            f"router_aux_loss_coef: {given} is for a mixture of experts, and this {model_config.model_type} is dense. "
-            "Remove it."
+            f"router_aux_loss_coef: {given} is for a mixture of experts that returns its routers' logits, which this "
+            f"{model_config.model_type} does not. Remove it."
         )
 
 
@@ -91,7 +91,7 @@ def attention(asked: str | None, model_config) -> None:
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
     from transformers.utils import is_kernels_available
 
-    if asked is None:
+    if not asked or not isinstance(asked, str):  # a mapping says it for parts of a model
         return
     if "/" in asked:  # a kernel on the Hub
         if not is_kernels_available():

@@ -3,11 +3,13 @@
 results.json says which rows count: new ones are there before it names them, and older ones go after it.
 """
 
+import contextlib
 import json
+import os
 from collections.abc import Collection
 from pathlib import Path
 
-from suite import checkpoint, whole
+from suite import checkpoint, pins, whole
 
 
 def results_of(directory: Path) -> list[dict]:
@@ -23,14 +25,19 @@ def results_of(directory: Path) -> list[dict]:
 
 
 def is_same(one: str | Path, other: str | Path) -> bool:
-    """Whether two names mean one checkpoint, however they are written."""
-    return Path(one).resolve() == Path(other).resolve()
+    """Whether two names mean one checkpoint, however its path is written. A name on the Hub is no path."""
+    if pins.is_on_hub(str(one)) or pins.is_on_hub(str(other)):
+        return str(one) == str(other)
+    return os.path.realpath(one) == os.path.realpath(other)
 
 
 def called(directory: Path, name: str) -> str:
     """The name that a checkpoint has in `directory` already, where it was evaluated or an evaluation was begun."""
-    begun = [head for path in sorted(directory.glob(".*.journal")) for head in whole.read_lines(path)[:1]]
-    known = [told["checkpoint"] for told in (*results_of(directory), *begun) if "checkpoint" in told]
+    known = [told["checkpoint"] for told in results_of(directory)]
+    for path in sorted(directory.glob(".*.journal")):
+        with contextlib.suppress(OSError, ValueError, TypeError, KeyError):  # a neighbor's, ended meanwhile or broken
+            with path.open("rb") as lines:
+                known.append(json.loads(lines.readline())["checkpoint"])
     return next((each for each in known if is_same(each, name)), name)
 
 
@@ -76,6 +83,8 @@ def find(directory: Path, name: str) -> tuple[Path, dict]:
         every = results_of(place)
         there = [(r, told["stage"]) for r, told in zip(every, told_apart(every), strict=True) if "accuracy" in r]
         found = [r for r, called in there if asked in (None, r["stage"], called) or is_same(r["checkpoint"], path)]
+        if len(found) > 1:  # of one checkpoint that older results hold under two names, that which was given
+            found = [r for r in found if r["checkpoint"] == name] or found
         if len(found) == 1:
             return place, found[0]
         if found:

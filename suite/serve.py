@@ -256,8 +256,10 @@ def _check_parser(keys: ServeArguments) -> None:
     name = keys.reasoning_parser
     if name in ("suite", "none") or any(key.replace("-", "_").startswith("reasoning_") for key in keys.vllm_kwargs):
         return
+    from vllm.plugins import load_general_plugins
     from vllm.reasoning import ReasoningParserManager
 
+    load_general_plugins()  # which may bring parsers
     there = ["suite", "none", *ReasoningParserManager.list_registered()]
     if name not in there:
         raise ValueError(

@@ -22,7 +22,9 @@ from pathlib import Path
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no space, no quota, a limit on the size of files
 _NUMBER = re.compile(r"\(os error (\d+)\)")  # how safetensors and tokenizers, which are written in Rust, pass it on
 SYNC_EVERY = 1.0  # seconds of journal that a power cut may cost; a kill costs nothing that was written down
-_DOC_READERS = ("__doc__", "getdoc", "get_docstring")  # whoever names one of them may read docstrings as it runs
+# Whoever names one of them may read docstrings as it runs, or all that is written.
+_DOC_READERS = ("__doc__", "getdoc", "get_docstring", "get_json_schema", "model_json_schema", "schema_json")
+_SOURCE_READERS = ("getsource", "getsourcelines", "getcomments")
 
 
 def digest(content) -> str:
@@ -32,7 +34,7 @@ def digest(content) -> str:
 
 def code_of(source: str) -> list | str:
     """What a Python source does, for `digest`: not how it is laid out, nor its comments, nor its docstrings unless it
-    may read them. Where it does not parse, the source itself.
+    may read them. Where it does not parse, or reads what is written, the source itself.
 
     The nodes of its tree, breadth first. `ast.unparse` and `ast.dump` write the same tree differently in different
     Pythons; here a field counts only where it holds something, so one that a newer Python adds changes nothing. What
@@ -43,7 +45,10 @@ def code_of(source: str) -> list | str:
     except (SyntaxError, ValueError):  # ValueError: a null byte
         return source
     nodes = list(ast.walk(tree))
-    if not any(value in _DOC_READERS for n in nodes for _, value in ast.iter_fields(n) if isinstance(value, str)):
+    said = {value for node in nodes for _, value in ast.iter_fields(node) if isinstance(value, str)}
+    if not said.isdisjoint(_SOURCE_READERS):
+        return source
+    if said.isdisjoint(_DOC_READERS):
         for node in nodes:
             documented = isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
             if documented and ast.get_docstring(node, clean=False) is not None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from suite import cli, evaluate, report, results
+from suite import cli, evaluate, privacy, report, results
 from tests.conftest import shaken, write_yaml
 from tests.rows import write_rows
 
@@ -107,7 +107,12 @@ def test_an_evaluation_is_reused_resumed_and_found_however_its_checkpoint_is_wri
     assert "| | second | n |" in Path("runs/second/README.md").read_text().replace("  ", " ")
     Path("runs/.0.journal").write_text('{"checkpoint": "./runs/first"}\n')  # what a kill left
     assert results.called(Path("runs"), str(Path("runs/first").resolve())) == "./runs/first"
-    assert results.called(Path("runs"), "runs/third") == "runs/third"
+    for broken in ("7\n", '["x"]\n', "{}\n", "{"):  # another's, which is no reason to stop
+        Path("runs/.1.journal").write_text(broken)
+        assert results.called(Path("runs"), "runs/third") == "runs/third"
+    assert not results.is_same("me/model", str(Path("me/model").resolve()))  # on the Hub, and a directory that is gone
+    Path("loop").symlink_to("loop")
+    assert not results.is_same("loop", "runs/first")
 
 
 def test_what_was_asked_other_rows_stands_in_no_table_with_the_others(sums, line, capsys):
@@ -116,6 +121,7 @@ def test_what_was_asked_other_rows_stands_in_no_table_with_the_others(sums, line
     assert "Asked in different ways" not in capsys.readouterr().out
     measured(line[1], **how, max_completion_length=5, max_rows=3, dataset_test_split="train")
     report.main(["runs"])
+    sums = privacy.shown(sums)
     first = f"{sums}, 12 rows, max_completion_length 4"
     second = f"{sums} (split train), 3 rows, max_completion_length 5"
     table, _ = capsys.readouterr().out.split("\n(Shares")
@@ -128,7 +134,7 @@ def test_what_was_asked_other_rows_stands_in_no_table_with_the_others(sums, line
 
 def test_a_directory_has_one_name_however_it_is_written():
     assert evaluate.EvaluateArguments(checkpoints=["runs/first/"]).checkpoints == ["runs/first"]
-    with pytest.raises(ValueError, match="names one twice: runs/first, runs/first"):
+    with pytest.raises(ValueError, match="names one twice: runs/first and runs/first"):
         evaluate.EvaluateArguments(checkpoints=["runs/first", "runs/first/"])
     assert evaluate._stage(".") == Path.cwd().name and evaluate._stage("runs/..") == Path.cwd().name
 

@@ -46,12 +46,20 @@ def test_checkpoints_of_a_run_are_a_curve_over_steps_and_seconds_and_what_stands
 def test_checkpoints_that_were_asked_in_different_ways_share_no_curve_and_no_bars():
     asked = {"sampler": {"seed": 0}, "engine": {"name": "vllm"}, "data": {"name": "sums", "rows": 9}}
     results = []
-    for way, kept in (("1", asked), ("2", {**asked, "sampler": {"seed": 1}}), ("3", {**asked, "judge": "other"})):
+    for way, kept in (
+        ("1", asked),
+        ("2", {**asked, "sampler": {"seed": r"$\boxed{}$"}}),
+        ("3", {**asked, "judge": "other"}),
+    ):
         for step in (10, 20):
             name = lay(f"runs/dense-{way}/checkpoint-{step}", step=step, spent=4.0)
             results.append({**result(name, 0.5, "accuracy"), "dataset": "sums", "conditions": way, "asked": kept})
     ways = comparison.asked_alike(results)
-    assert [how for how, _ in ways] == ["sums, 9 rows, seed 0 (1)", "sums, 9 rows, seed 1", "sums, 9 rows, seed 0 (3)"]
+    assert [how for how, _ in ways] == [
+        "sums, 9 rows, seed 0 (1)",
+        r"sums, 9 rows, seed $\boxed{}$",
+        "sums, 9 rows, seed 0 (3)",
+    ]
     assert [alike for _, alike in ways] == [results[:2], results[2:4], results[4:]]
     assert comparison.asked_alike(results[:2]) == [("", results[:2])]
     assert comparison.asked_alike([result("a", 0.5), *results[:1]])[0][0] == "an older evaluation, 9 rows"

@@ -358,7 +358,9 @@ def test_another_constant_name_order_or_pattern_is_another_source():
     assert len({whole.digest(whole.code_of(source)) for source in sources}) == len(sources)
 
 
-@pytest.mark.parametrize("reads", ["Sum.__doc__", "getattr(Sum, '__doc__')", "inspect.getdoc(Sum)"])
+@pytest.mark.parametrize(
+    "reads", ["Sum.__doc__", "getattr(Sum, '__doc__')", "inspect.getdoc(Sum)", "get_json_schema(Sum)"]
+)
 def test_a_docstring_counts_in_a_source_that_may_read_it(reads):
     source = f"{SOURCE}\nprint({reads})\n"
     other = source.replace("What a sum is.", "Another.")
@@ -368,6 +370,6 @@ def test_a_docstring_counts_in_a_source_that_may_read_it(reads):
     )
 
 
-def test_what_is_no_python_counts_to_the_letter():
-    for broken in ("def f(:\n", "a = 1\0"):
+def test_what_is_no_python_or_reads_its_own_source_counts_to_the_letter():
+    for broken in ("def f(:\n", "a = 1\0", f"{SOURCE}\nprint(inspect.getsource(Sum))\n"):
         assert whole.code_of(broken) == broken

@@ -53,9 +53,12 @@ class EngineArguments:
 
     def __post_init__(self):
         sizes = ("per_device_eval_batch_size", "vllm_tensor_parallel_size", "vllm_data_parallel_size")
-        for key in (*sizes, "vllm_max_model_length"):
-            if getattr(self, key) is not None and getattr(self, key) < 1:
+        for key in sizes:
+            if getattr(self, key) < 1:
                 raise ValueError(f"{key}: {getattr(self, key)} must be at least 1.")
+        window = self.vllm_max_model_length
+        if window is not None and window < 1 and window != -1:
+            raise ValueError(f"vllm_max_model_length: {window} must be at least 1, or -1 for what has room.")
         if not 0 < self.vllm_gpu_memory_utilization <= 1:
             raise ValueError(
                 f"vllm_gpu_memory_utilization: {self.vllm_gpu_memory_utilization} is a share of the GPU, which must be "
