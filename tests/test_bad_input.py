@@ -176,7 +176,7 @@ def test_what_could_be_told_only_of_a_model_that_is_there(stage, attempt, keys, 
         keys["dataset_name"] = str(tmp_path / "rows")
     attempt(stage, {**keys, "attn_implementation": "spda"}, "attn_implementation: there is no 'spda'.*mean 'sdpa'")
     attempt(stage, {**keys, "attn_implementation": "paged|sdpa"}, "there is no 'paged.sdpa'. There are: eager, flash")
-    attempt(stage, {**keys, "router_aux_loss_coef": 0.01}, "router_aux_loss_coef: 0.01 .* this miniqwen is dense")
+    attempt(stage, {**keys, "router_aux_loss_coef": 0.01}, "router_aux_loss_coef: 0.01 .* this miniqwen does not")
     attempt(stage, {**keys, "dtype": "float16"}, "dtype: float16 is for weights that stay as they are.*float32")
     if stage is not grpo:
         attempt(stage, {**keys, "pad_token": "<pad>"}, "pad_token: '<pad>' is not a token .* pads with '<.endoftext")
