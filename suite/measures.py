@@ -118,12 +118,19 @@ def _batches(lengths: list[int]) -> Iterator[list[int]]:
 
 
 def _cut(tokenizer, texts: Sequence[str]) -> Iterator[tuple[str, list[int]]]:
-    """(text, its token ids) of each text. Raises `ValueError` for one without text."""
+    """(text, its token ids) of each text. Raises `ValueError` for one without text, and behind the last if all were of
+    one token, which nothing precedes."""
+    longest = 0
     for text in texts:
         ids = tokenizer(text, add_special_tokens=False)["input_ids"]
         if not ids:
             raise ValueError("An empty `text` has no bytes to measure. `suite prepare` leaves such rows out.")
+        longest = max(longest, len(ids))
         yield text, ids
+    if longest == 1:
+        raise ValueError(
+            f"Every `text` of {len(texts):,} is one token, and a text is measured behind its first. Take longer ones."
+        )
 
 
 def _bytes_behind_first(tokenizer, text: str, ids: list[int]) -> int:

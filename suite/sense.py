@@ -111,6 +111,8 @@ def is_idle(key: str, stage: str, said: dict) -> bool:
             return stage == "pretrain"
         case "warmup_steps":
             return _begins_whole(said)
+        case "fp16":
+            return bool(said.get("use_cpu"))
         case "label_smoothing_factor":
             return stage not in ("pretrain", "sft")
         case "label_smoothing":
@@ -238,10 +240,13 @@ def _check_reports(report_to) -> None:
 
 
 def _check_precision(values: dict) -> None:
-    """TRL turns bf16 on where nobody said anything; on a CPU that is slow, and silent."""
-    if values.get("bf16", False) is not None or values.get("fp16"):
-        return
-    if _is_on_cpu(values):
+    """TRL turns bf16 on where nobody said anything; on a CPU that is slow, and fp16 is nothing: both silent."""
+    if values.get("fp16") and _is_on_cpu(values):
+        raise ValueError(
+            "fp16: true computes in float16 on a GPU, and this run is on a CPU, where it would all be float32 without "
+            "a word. Set `fp16: false`, and `bf16: false`."
+        )
+    if values.get("bf16", False) is None and _is_on_cpu(values):
         raise ValueError(
             "bf16 is TRL's default, and this run is on a CPU. Set `bf16: false` and `use_cpu: true`, or write "
             "`bf16: true` out if you mean it."

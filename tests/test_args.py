@@ -303,6 +303,22 @@ def test_bf16_on_a_cpu_must_be_written_out(tmp_path):
     assert parse(tmp_path, {**keys, "bf16": True})[1].bf16 is True
 
 
+def test_fp16_is_refused_on_a_cpu_and_let_through_on_a_gpu(tmp_path, monkeypatch):
+    import torch
+
+    on_gpu = {key: value for key, value in SFT.items() if key != "use_cpu"}
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    for keys in (SFT, on_gpu):
+        with pytest.raises(ValueError, match="fp16: true .* this run is on a CPU.*Set `fp16: false`"):
+            parse(tmp_path, {**keys, "fp16": True})
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    sense._check_precision({**on_gpu, "fp16": True})
+    with pytest.raises(ValueError, match="fp16: true"):
+        sense._check_precision({**SFT, "fp16": True})
+    # A run that was begun with it where nobody read it may go on without.
+    assert sense.is_idle("fp16", "sft", {"use_cpu": True}) and not sense.is_idle("fp16", "sft", {})
+
+
 @pytest.mark.parametrize(
     ("keys", "arithmetic"),
     [

@@ -1,6 +1,7 @@
 """What a model finds likely, against numbers worked out by hand."""
 
 import math
+from functools import partial
 
 import pytest
 
@@ -117,3 +118,14 @@ def test_rows_of_neither_kind_are_not_measured_and_an_empty_text_is_refused(mini
     assert measures.of_rows("no-such-checkpoint", [{"prompt": "1", "solution": "1"}]) == {}
     with pytest.raises(ValueError, match="empty `text`"):
         measures.of_rows(str(miniqwen_dir), [{"text": ""}])
+
+
+def test_texts_of_one_token_are_refused_where_there_is_nothing_else_to_measure(loaded):
+    model, tokenizer = loaded
+    for measure in (
+        lambda texts: measures.guessing(tokenizer, texts),
+        partial(measures.bits_and_bytes, model, tokenizer),
+    ):
+        with pytest.raises(ValueError, match="Every `text` of 2 is one token"):
+            measure(["1", "2"])
+        measure(["1", "2", "12"])

@@ -308,6 +308,9 @@ def test_what_is_not_said_of_a_mixture_gives_a_token_as_many_parameters_as_the_d
         ({"num_experts": 4, "shared_expert_intermediate_size": 128}, "moe_intermediate_size 0"),
         ({"kv_lora_rank": 16, "num_key_value_heads": 1}, "num_key_value_heads 1 goes with grouped-query attention"),
         ({"kv_lora_rank": 16, "qk_rope_head_dim": 5}, "qk_rope_head_dim 5 is odd"),
+        ({"hidden_act": "silly"}, "hidden_act: there is no 'silly'. There are: gelu, .* silu"),
+        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor 0.5: .* rope_type 'default'"),
+        ({"rope_parameters": {**YARN, "partial_rotary_factor": 0.5}}, "partial_rotary_factor 0.5: .* rope_type 'yarn'"),
     ],
 )
 def test_forms_that_do_not_go_together_are_refused(wrong, names):
@@ -319,3 +322,19 @@ def test_forms_that_do_not_go_together_are_refused(wrong, names):
 def test_a_form_is_not_given_to_weights_of_another(miniqwen_dir, form):
     with pytest.raises(ValueError, match="is not what this model was made with"):
         AutoModelForCausalLM.from_pretrained(miniqwen_dir, **form)
+
+
+def test_a_layer_that_cannot_be_built_is_refused_of_a_checkpoint_too(miniqwen_dir):
+    with pytest.raises(ValueError, match="hidden_act: there is no 'silly'"):
+        AutoModelForCausalLM.from_pretrained(miniqwen_dir, hidden_act="silly")
+    rope = {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}
+    with pytest.raises(ValueError, match="partial_rotary_factor 0.5"):
+        AutoModelForCausalLM.from_pretrained(miniqwen_dir, rope_parameters=rope)
+
+
+def test_a_part_of_each_head_turns_where_the_rope_type_has_it_so():
+    rope = {"rope_type": "proportional", "rope_theta": 1e4, "partial_rotary_factor": 0.5}
+    speeds = MiniQwenForCausalLM(MiniQwenConfig(**TINY, rope_parameters=rope)).model.rotary_emb.inv_freq
+    assert [speed > 0 for speed in speeds.tolist()] == [True] * (len(speeds) // 2) + [False] * (len(speeds) // 2)
+    whole = MiniQwenConfig(**TINY, rope_parameters={"partial_rotary_factor": 1.0})
+    assert whole.rope_parameters["rope_type"] == "default"

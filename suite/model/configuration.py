@@ -4,6 +4,7 @@ Every field has the name it has in Qwen2, Qwen2MoE or DeepSeek-V2, so that their
 """
 
 from transformers import PreTrainedConfig
+from transformers.activations import ACT2FN
 from transformers.modeling_rope_utils import RopeParameters
 
 # The fields that go with a mixture of experts, and with latent attention, and mean nothing without.
@@ -100,6 +101,7 @@ class MiniQwenConfig(PreTrainedConfig):
         # it does not know by name. No annotated field: that would be written as null, which AutoConfig cannot read.
         self.auto_map = {}
         super().__post_init__(**kwargs)
+        self._check_layers()
 
     def _refuse_without(self, form: str, fields: tuple[str, ...], kwargs: dict) -> None:
         """Raise `ValueError` where a field is set that goes with a form this model does not have."""
@@ -175,8 +177,20 @@ class MiniQwenConfig(PreTrainedConfig):
                 f"{self.num_key_value_heads}; each key/value head serves a whole group of query heads."
             )
 
+    def _check_layers(self) -> None:
+        if self.hidden_act not in ACT2FN:
+            raise ValueError(f"hidden_act: there is no '{self.hidden_act}'. There are: {', '.join(sorted(ACT2FN))}.")
+        share, kind = self.rope_parameters.get("partial_rotary_factor", 1), self.rope_parameters.get("rope_type")
+        if share != 1 and kind != "proportional":  # which turns the rest by nothing, and leaves the head its size
+            raise ValueError(
+                f"partial_rotary_factor {share}: miniqwen turns every dimension of a head under rope_type '{kind}'. "
+                "Remove it; `rope_type: proportional` reads it."
+            )
+
     def check_form(self) -> None:
-        """Raise `ValueError` where a form was given to a model that was made without, as `from_pretrained` lets one."""
+        """Raise `ValueError` for what was set on the configuration of a model made without, as `from_pretrained` lets
+        one: a form, or what no layer could be built of."""
+        self._check_layers()
         for form, filled_in in (("num_experts", "num_experts_per_tok"), ("kv_lora_rank", "v_head_dim")):
             if (getattr(self, form) is None) != (getattr(self, filled_in) is None):
                 raise ValueError(
