@@ -109,6 +109,8 @@ def is_idle(key: str, stage: str, said: dict) -> bool:
             return stage == "pretrain" and bool(said.get("model_name_or_path"))
         case "load_in_4bit" | "load_in_8bit" | "dataset_text_field" | "completion_only_loss":
             return stage == "pretrain"
+        case "padding_free":
+            return stage == "dpo"
         case "warmup_steps":
             return _begins_whole(said)
         case "fp16":

@@ -317,6 +317,7 @@ def test_fp16_is_refused_on_a_cpu_and_let_through_on_a_gpu(tmp_path, monkeypatch
         sense._check_precision({**SFT, "fp16": True})
     # A run that was begun with it where nobody read it may go on without.
     assert sense.is_idle("fp16", "sft", {"use_cpu": True}) and not sense.is_idle("fp16", "sft", {})
+    assert sense.is_idle("padding_free", "dpo", {}) and not sense.is_idle("padding_free", "sft", {})
 
 
 @pytest.mark.parametrize(
