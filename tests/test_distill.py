@@ -9,6 +9,7 @@ import pytest
 
 from suite.train import distill
 from tests.conftest import ON_CPU, save_model, write_yaml
+from tests.rows import write_rows
 
 PADDING = 24  # rows of the teacher's vocabulary that are no token
 
@@ -247,6 +248,19 @@ def test_the_student_comes_nearer_to_the_teacher_on_held_out_rows(keys, distille
         batch = judge._generate_and_score_completions(list(rows))
         far, near = (divergence(model, teacher, batch, beta=0.0, temperature=1.0).item() for model in (start, after))
     assert near < 0.75 * far, f"{far} -> {near}"
+
+
+@pytest.mark.slow
+def test_prompts_beyond_the_students_positions_are_refused_where_it_answers_them(distilled, tmp_path):
+    rows = [
+        {"prompt": [{"role": "user", "content": "1+1" * n}], "completion": [{"role": "assistant", "content": "2"}]}
+        for n in (1, 1, 1, 1, 1, 1, 1, 300)
+    ]
+    write_rows(tmp_path / "rows" / "train.jsonl", rows)
+    for lmbda in (1.0, 0.5):
+        with pytest.raises(ValueError, match="1 of 8 prompts do not fit: .* 40 of its answer .* 512 positions"):
+            distilled("long", dataset_name=str(tmp_path / "rows"), lmbda=lmbda, max_steps=1)
+    assert not (tmp_path / "long" / "run.json").exists()
 
 
 # What a user can get wrong, before any weights are read.

@@ -9,6 +9,7 @@ import pytest
 
 from suite.train import grpo
 from tests.conftest import ON_CPU, base_flavoured, built_by, shaken, write_yaml
+from tests.rows import write_rows
 
 BETA, EPSILON = 0.05, 0.2
 
@@ -187,4 +188,7 @@ def test_a_prompt_beyond_the_models_positions_is_refused_before_the_first_rollou
     (tmp_path / "rows" / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     with pytest.raises(ValueError, match="1 of 4 prompts do not fit: the longest has .* positions of the model"):
         grpo.main(words(miniqwen_dir, tmp_path / "rows", "--max_steps", "1"))
+    write_rows(tmp_path / "rows" / "train.jsonl", rows[:3])
+    with pytest.raises(ValueError, match="3 of 3 prompts do not fit: .* 510 of its answer .* 512 positions"):
+        grpo.main(words(miniqwen_dir, tmp_path / "rows", "--max_steps", "1", max_completion_length=510))
     assert not Path("run/run.json").exists()

@@ -2,6 +2,7 @@
 
 import shutil
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import pytest
 
@@ -350,6 +351,58 @@ def test_rows_that_a_trainer_has_dropped_are_counted_and_a_run_without_any_is_re
     assert "2 of 3 rows are left out: their prompt alone fills `max_length`" in capsys.readouterr().out
     with pytest.raises(ValueError, match="3 of 3 rows are left out"):
         source.check_left_out([1, 2, 3], [])
+
+
+def test_a_max_length_beyond_the_models_positions_is_said_and_none_within(capsys):
+    from suite.model import MiniQwenConfig
+
+    yarn = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 256}
+    for longest, positions, rope in [(256, 256, None), (None, 256, None), (1024, 1024, yarn), (257, 256, None)]:
+        assert capsys.readouterr().out == ""
+        model = MiniQwenConfig(max_position_embeddings=positions, rope_parameters=rope)
+        trainer = SimpleNamespace(args=SimpleNamespace(max_length=longest), model=SimpleNamespace(config=model))
+        source.say_what_is_beyond(trainer)
+    said = capsys.readouterr().out
+    assert said.startswith("warning: max_length 257 is more than the 256 positions of the model")
+    assert said.count("\n") == 1 and "Set `max_length: 256`" in said
+
+
+def test_pairs_whose_answer_max_length_cuts_off_are_counted(capsys):
+    pairs = [{"prompt_ids": [1] * 4, "chosen_ids": [2] * 4, "rejected_ids": [3] * n} for n in (4, 5, 6)]
+    for longest, mode in ((10, "keep_start"), (None, "keep_start"), (8, "keep_end")):
+        source.say_which_pairs_are_cut_off(pairs, SimpleNamespace(max_length=longest, truncation_mode=mode))
+    assert capsys.readouterr().out == ""
+    source.say_which_pairs_are_cut_off(iter(pairs), SimpleNamespace(max_length=8, truncation_mode="keep_start"))
+    assert "2 of the first 3 pairs have an answer that `max_length` 8 cuts off" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("use_vllm", [False, True])
+@pytest.mark.parametrize("streams", [False, True])
+def test_completions_beyond_the_models_positions_are_refused_where_nothing_ends_them(
+    use_vllm, streams, miniqwen_dir, capsys
+):
+    """By transformers they would be sampled there; vLLM ends them."""
+    from datasets import Dataset
+    from transformers import AutoConfig, AutoTokenizer
+
+    def check(longest: int, *prompts: str) -> None:
+        rows = Dataset.from_dict({"prompt": list(prompts)})
+        args = SimpleNamespace(max_completion_length=longest, use_vllm=use_vllm)
+        model = SimpleNamespace(config=AutoConfig.from_pretrained(miniqwen_dir))  # of 512 positions
+        tokenizer = AutoTokenizer.from_pretrained(miniqwen_dir)
+        trainer = SimpleNamespace(args=args, model=model, processing_class=tokenizer)
+        source.check_room(trainer, rows.to_iterable_dataset() if streams else rows)
+
+    check(412, "x", "x" * 100)
+    assert capsys.readouterr().out == ""
+    if use_vllm:
+        check(413, "x", "x" * 100)
+        assert "1 of 2 prompts and `max_completion_length` 413 are together more" in capsys.readouterr().out
+    else:
+        with pytest.raises(ValueError, match="1 of 2 .* 100 tokens, and with 413 of its .* 512 .* at most 412, leave"):
+            check(413, "x", "x" * 100)
+    with pytest.raises(ValueError, match="1 of 2 prompts do not fit: the longest has 512 tokens.* Leave such rows out"):
+        check(413, "x", "x" * 512)
 
 
 def test_an_empty_data_set_is_refused(tmp_path):

@@ -44,9 +44,8 @@ def main(argv=None) -> None:
     check_keys(config, distill.lmbda, written)
     if config.use_vllm:
         vllm_setup.require_vllm("use_vllm: true", config.vllm_mode, model.model_name_or_path)
-    teacher_name = config.teacher_model_name_or_path
-    data = (*source.names(script, mixture), answers.eval_answers_dataset)
-    record = run.begin("distill", config, written, model.model_name_or_path, teacher_name, *data)
+    read = (config.teacher_model_name_or_path, *source.names(script, mixture), answers.eval_answers_dataset)
+    record = run.begin("distill", config, written, model.model_name_or_path, *read)
     if record is None:
         return
     pins.settle(record, config, script, model, mixture, answers)
@@ -88,6 +87,8 @@ def main(argv=None) -> None:
             lmbda=distill.lmbda,
             rows_of_teacher=teacher_rows,
         )
+    if distill.lmbda > 0:
+        source.check_room(trainer, train_rows)
     if config.use_vllm and config.vllm_mode == "colocate":
         colocated.seed_rollouts(trainer)
         colocated.end_with_the_process(trainer)

@@ -46,6 +46,8 @@ def main(argv=None) -> None:
             callbacks=callbacks,
         )
     source.check_left_out(train_rows, trainer.train_dataset)
+    source.say_which_pairs_are_cut_off(trainer.train_dataset, config)
+    source.say_what_is_beyond(trainer)
     if asked:
         from suite.answering import Answering
 

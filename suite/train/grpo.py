@@ -1,17 +1,12 @@
 """Reinforcement learning by GRPO: sample a group per prompt, score it, make what beat its group more likely."""
 
-import itertools
-import json
 import math
 import sys
 
 from suite import args, ending, pins, rewards, run, source, turns
-from suite.engine import colocated, rendered, vllm_setup
-from suite.engine.positions import positions_of, require_room
+from suite.engine import colocated, vllm_setup
 from suite.keys import grpo_arguments
 from suite.rewards.scoring import watched
-
-TEMPLATE = 256  # tokens that a chat template adds at most to what a prompt holds
 
 
 def arguments() -> tuple[type, ...]:
@@ -65,7 +60,7 @@ def main(argv=None) -> None:
             peft_config=run.adapter_config(model),
             callbacks=callbacks,
         )
-    check_room(trainer, train_rows)
+    source.check_room(trainer, train_rows)
     if config.use_vllm and config.vllm_mode == "colocate":
         colocated.seed_rollouts(trainer)
         colocated.end_with_the_process(trainer)
@@ -105,19 +100,6 @@ def arithmetic(config, rows) -> str:
         f"the run: {steps:,} steps, {generated:,} completions, at most {generated * config.max_completion_length:,} "
         f"generated tokens ({config.max_completion_length:,} each)"
     )
-
-
-def check_room(trainer, rows) -> None:
-    """Raise `ValueError` where a prompt is too long for the model, which would be sampled past its positions.
-
-    A token is one byte at least, so all that are short enough in bytes are known to fit, and not looked at.
-    """
-    positions = positions_of(trainer.model.config)
-    if positions is not None:
-        streams = not hasattr(rows, "__len__")
-        there = [row["prompt"] for row in itertools.islice(rows, source.LOOKED_AT)] if streams else rows["prompt"]
-        long = [prompt for prompt in there if len(json.dumps(prompt)) + TEMPLATE > positions]
-        require_room(rendered(trainer.processing_class, long), positions, of=len(there))
 
 
 def doubts(config, model) -> list[str]:

@@ -47,6 +47,7 @@ def main(argv=None) -> None:
         processing_class=tokenizer,
         callbacks=callbacks,
     )
+    source.say_what_is_beyond(trainer)
     check_batch(train_rows, trainer.train_dataset, config)
     if asked:
         from suite.answering import Answering

@@ -72,6 +72,7 @@ def main(argv=None) -> None:
         callbacks=callbacks,
         **how,
     )
+    source.say_what_is_beyond(trainer)
     if not config.packing:
         source.check_left_out(train_rows, trainer.train_dataset)
     split = config.packing and config.packing_strategy != "bfd"
