@@ -89,6 +89,7 @@ def test_a_shape_that_is_none_or_is_not_asked_for(attempt, keys, miniqwen_dir):
     scratch = {"dataset_name": keys["dataset_name"], "tokenizer_name_or_path": str(miniqwen_dir)}
     attempt(pretrain, {**scratch, "model_config": {"hidden_size": "wide"}}, "model_config.hidden_size: 'wide' is a str")
     attempt(pretrain, {**scratch, "model_config": {"num_hidden_layers": 0}}, "num_hidden_layers 0 must be at least 1")
+    attempt(pretrain, {**scratch, "model_config": {"vocab_size": 100}}, "vocab_size 100 has no room for the .* tokens")
     attempt(pretrain, {**keys, "model_config": {"num_hidden_layers": 4}}, "model_config is the shape of a new model")
 
 

@@ -206,11 +206,17 @@ def test_what_would_train_something_else_is_refused_before_a_model_is_loaded(min
     assert not Path("run").exists()
 
 
-def test_messages_of_which_only_answers_are_trained_may_say_it_twice():
+def test_messages_of_which_only_answers_are_trained_may_say_it_twice_and_others_are_told_of(capsys):
     from trl import SFTConfig
 
-    asked = {"completion_only_loss": True, "assistant_only_loss": True}
-    sft.check_masked(SFTConfig("o", bf16=False, use_cpu=True, **asked), [{"messages": []}])
+    for asked, rows, told in (
+        ({"completion_only_loss": True, "assistant_only_loss": True}, {"messages": []}, False),
+        ({"completion_only_loss": False}, {"messages": []}, False),
+        ({}, {"prompt": "", "completion": ""}, False),
+        ({}, {"messages": []}, True),
+    ):
+        sft.check_masked(SFTConfig("o", bf16=False, use_cpu=True, **asked), [rows])
+        assert ("every turn is trained, the user's too" in capsys.readouterr().out) == told, asked
 
 
 @pytest.mark.slow

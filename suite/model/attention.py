@@ -27,11 +27,9 @@ class MiniQwenRotaryEmbedding(nn.Module):
         super().__init__()
         self.config = config
         self.rope_type = config.rope_parameters["rope_type"]
-        if self.rope_type in ("dynamic", "longrope"):
-            raise ValueError(
-                f"rope_type '{self.rope_type}' changes with the length of the input, which miniqwen does not do. "
-                f"There are: {', '.join(sorted({'default', *ROPE_INIT_FUNCTIONS} - {'dynamic', 'longrope'}))}."
-            )
+        there = {"default", *ROPE_INIT_FUNCTIONS} - {"dynamic", "longrope"}  # which change with the length of the input
+        if self.rope_type not in there:
+            raise ValueError(f"rope_type: miniqwen has no '{self.rope_type}'. There are: {', '.join(sorted(there))}.")
         frequencies = (
             self.compute_default_rope_parameters
             if self.rope_type == "default"

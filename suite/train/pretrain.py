@@ -138,7 +138,8 @@ def check_batch(rows, made, config) -> None:
 def new_config(tokenizer, shape: dict, dtype: str):
     """The configuration of a miniqwen that agrees with the tokenizer on vocabulary and stop tokens.
 
-    Raises `ValueError` for a field of `shape` that MiniQwenConfig does not have.
+    Raises `ValueError` for a field of `shape` that MiniQwenConfig does not have, and for a vocabulary below the
+    tokenizer's.
     """
     from suite.model import MiniQwenConfig
 
@@ -147,6 +148,11 @@ def new_config(tokenizer, shape: dict, dtype: str):
         if key not in there:
             raise ValueError(f"model_config has no field '{key}'.{nearest(key, there)}")
     shape = {key: coerce(f"model_config.{key}", value, there[key]) for key, value in shape.items()}
+    if (size := shape.get("vocab_size", len(tokenizer))) < len(tokenizer):
+        raise ValueError(
+            f"model_config.vocab_size {size} has no room for the {len(tokenizer)} tokens of the tokenizer. Leave it "
+            "out, or set it to as many or more."
+        )
     return MiniQwenConfig(
         **{
             "vocab_size": len(tokenizer),

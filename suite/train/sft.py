@@ -87,8 +87,13 @@ def main(argv=None) -> None:
 
 
 def check_masked(config, rows) -> None:
-    """Raise `ValueError` where `messages` rows would be trained whole, although their answers alone were asked for."""
-    if config.completion_only_loss and not config.assistant_only_loss and "messages" in next(iter(rows)):
+    """Raise `ValueError` where `messages` rows would be trained whole, although their answers alone were asked for.
+    Where nothing was asked for, say so."""
+    if config.assistant_only_loss or "messages" not in next(iter(rows)):
+        return
+    if config.completion_only_loss is None:
+        run.say("note: every turn is trained, the user's too. Only the assistant's are by `assistant_only_loss: true`.")
+    if config.completion_only_loss:
         raise ValueError(
             "completion_only_loss: true is for rows of `prompt` and `completion`; of `messages` every turn would be "
             "trained. Set `assistant_only_loss: true` in its place."
