@@ -142,13 +142,13 @@ def _check_safetensors(path: Path) -> dict[str, list[int]]:
     return {name: tensor["shape"] for name, tensor in header.items() if name != "__metadata__"}
 
 
-def fingerprint(path: str | Path, *, with_answers: bool = False) -> str:
+def fingerprint(path: str | Path, *, with_answers: bool = False, ends: bool = False) -> str:
     """Sixteen hex digits of what a directory, or a file, holds: names, sizes and contents. The Hub's name otherwise.
 
-    Of weights the first and last MiB are read: a trained tensor there differs as surely as anywhere else. Of any other
-    file, of which a single row may have changed, all is read up to 4 GiB, and of a longer one 4,096 spread MiB. What is
-    noted of a directory does not count, nor what `suite evaluate` has collected in it; `with_answers` its rows do, as
-    they did in older records.
+    Of each file the first and last MiB are read: a trained tensor there differs as surely as anywhere else. Of data, of
+    which a single row may have changed, all is read up to 4 GiB, and of more 4,096 spread MiB. What is noted of a
+    directory does not count, nor what `suite evaluate` has collected in it. Older records differ: `with_answers` its
+    rows count, and by `ends` data are read as weights are.
     """
     path = Path(path)
     if not path.exists():
@@ -157,12 +157,14 @@ def fingerprint(path: str | Path, *, with_answers: bool = False) -> str:
     noted = ("run.json", "trainer_state.json", "prepare.json", "sample.json", "results.json")
     if (path / "results.json").is_file() and not with_answers:
         noted += ("rows.jsonl",)
-    for file in sorted(p for p in path.iterdir() if p.suffix in READ) if path.is_dir() else [path]:
-        if file.name in noted:
-            continue
+    files = sorted(p for p in path.iterdir() if p.suffix in READ) if path.is_dir() else [path]
+    files = [file for file in files if file.name not in noted]
+    ends = ends or any(file.suffix == ".safetensors" for file in files)
+    apart = max(_SAMPLE, sum(file.stat().st_size for file in files) // 4096)
+    for file in files:
         size = file.stat().st_size
         digest.update(f"{file.name}:{size}".encode())
-        between = () if file.suffix == ".safetensors" else range(_SAMPLE, size - _SAMPLE, max(_SAMPLE, size // 4096))
+        between = () if ends else range(_SAMPLE, size - _SAMPLE, apart)
         with file.open("rb") as stream:
             for at in (0, *between, max(0, size - _SAMPLE)):
                 stream.seek(at)

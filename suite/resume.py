@@ -132,7 +132,9 @@ def _agree(where: str | Path, old: dict, new: dict, config) -> bool:
             refused.append(what)
     # What was not read before, or is no longer, a key has told of.
     both = old.get("inputs", {}).keys() & new["inputs"].keys()
-    refused += [f"{name} has changed" for name in _changed(old.get("inputs", {}), new["inputs"]) if name in both]
+    for name in sorted(both & set(_changed(old.get("inputs", {}), new["inputs"]))):
+        if old["inputs"][name] != checkpoint.fingerprint(name, ends=True):  # as an older record may have it
+            refused.append(f"{name} has changed")
     if old.get("processes", new["processes"]) != new["processes"]:
         refused.append(
             f"{old['processes']} processes before, {new['processes']} now, and rows, random numbers and rollouts "

@@ -142,29 +142,38 @@ def check_room(trainer, rows) -> None:
 
 
 def say_what_is_beyond(trainer) -> None:
-    """Say that `max_length` lets a row be longer than the model's positions: TRL trains it there without a word."""
+    """Say of how many tokenized rows the end lies beyond the model's positions, as the first ones show: TRL trains it
+    there without a word."""
     longest, positions = trainer.args.max_length, positions_of(trainer.model.config)
-    if longest is not None and positions is not None and longest > positions:
+    if positions is None or (longest is not None and longest <= positions):
+        return
+    lengths = [_tokens(row) for row in islice(trainer.train_dataset, LOOKED_AT)]
+    beyond = sum(length > positions for length in lengths)
+    if beyond:
         say(
-            f"warning: max_length {longest} is more than the {positions} positions of the model "
-            "(`max_position_embeddings`): what a row has beyond them is trained where no engine lets it answer. "
-            f"Set `max_length: {positions}`, or take a model with more positions."
+            f"warning: {beyond} of the first {len(lengths)} rows have more tokens than the {positions} positions of "
+            "the model (`max_position_embeddings`), and are trained where no engine lets it answer. Set "
+            f"`max_length: {positions}`, or take a model with more positions."
         )
+
+
+def _tokens(row: dict) -> int:
+    """Of a tokenized row: of the longest, where several are packed into it and each begins at position 0."""
+    if "prompt_ids" in row:
+        return len(row["prompt_ids"]) + max(len(row["chosen_ids"]), len(row["rejected_ids"]))
+    return max(row.get("seq_lengths") or [len(row.get("input_ids", ()))])
 
 
 def say_which_pairs_are_cut_off(pairs, config) -> None:
     """Say of how many tokenized pairs `max_length` cuts off the end of an answer, as the first ones show."""
     if config.max_length is None or config.truncation_mode != "keep_start":
         return
-    lengths = [
-        len(pair["prompt_ids"]) + max(len(pair["chosen_ids"]), len(pair["rejected_ids"]))
-        for pair in islice(pairs, LOOKED_AT)
-    ]
+    lengths = [_tokens(pair) for pair in islice(pairs, LOOKED_AT)]
     cut = sum(length > config.max_length for length in lengths)
     if cut:
         say(
             f"{cut} of the first {len(lengths)} pairs have an answer that `max_length` {config.max_length} cuts off: "
-            f"they do not teach the model to stop. The longest has {max(lengths)} tokens."
+            f"it teaches nothing about stopping. The longest has {max(lengths)} tokens."
         )
 
 

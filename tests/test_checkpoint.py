@@ -57,7 +57,7 @@ def test_a_directory_that_is_not_there_names_its_neighbors(copy):
         checkpoint.check_whole(copy.parent / "cpy")
 
 
-def test_a_fingerprint_tells_a_row_that_changed_in_the_middle_of_a_long_file(tmp_path):
+def test_a_fingerprint_tells_a_row_that_changed_in_the_middle_of_a_long_file(copy, tmp_path):
     rows = [json.dumps({"text": f"{number:06d}" * 20}) for number in range(40_000)]
     file = tmp_path / "rows.jsonl"
 
@@ -65,9 +65,13 @@ def test_a_fingerprint_tells_a_row_that_changed_in_the_middle_of_a_long_file(tmp
         file.write_text("\n".join(lines))
         return checkpoint.fingerprint(file)
 
-    assert of(rows) == of(rows) and file.stat().st_size > 5 << 20
+    assert of(rows) == of(rows) and file.stat().st_size > 4 << 20
     for changed in (0, 9_000, 20_000, 39_999):
         assert of([*rows[:changed], rows[changed].replace("0", "x"), *rows[changed + 1 :]]) != of(rows)
+    assert checkpoint.fingerprint(file, ends=True) != of(rows)
+    shutil.copy(copy / "model.safetensors", tmp_path)
+    (tmp_path / "tokenizer.json").write_bytes(file.read_bytes())  # of weights the ends are enough, and their neighbors'
+    assert checkpoint.fingerprint(tmp_path) == checkpoint.fingerprint(tmp_path, ends=True)
 
 
 def test_a_fingerprint_follows_the_weights_and_not_the_place(copy, miniqwen_dir):

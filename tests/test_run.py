@@ -202,8 +202,12 @@ def test_resume_true_notices_that_an_input_changed(tmp_path, arithmetic_dir):
     run.claim(config.output_dir, run.begin("sft", config, {}, str(arithmetic_dir)))
     run.note_finished(config.output_dir)
     path = tmp_path / "run" / "run.json"
-    text = path.read_text().replace(checkpoint.fingerprint(arithmetic_dir), "0" * 16)
-    path.write_text(text)
+    text = path.read_text()
+    path.write_text(
+        text.replace(checkpoint.fingerprint(arithmetic_dir), checkpoint.fingerprint(arithmetic_dir, ends=True))
+    )
+    assert run.begin("sft", Config(config.output_dir, True), {}, str(arithmetic_dir)) is None  # an older record
+    path.write_text(text.replace(checkpoint.fingerprint(arithmetic_dir), "0" * 16))
     with pytest.raises(ValueError, match=f"{arithmetic_dir} has changed"):
         run.begin("sft", Config(config.output_dir, True), {}, str(arithmetic_dir))
 
@@ -357,14 +361,22 @@ def test_a_max_length_beyond_the_models_positions_is_said_and_none_within(capsys
     from suite.model import MiniQwenConfig
 
     yarn = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 256}
-    for longest, positions, rope in [(256, 256, None), (None, 256, None), (1024, 1024, yarn), (257, 256, None)]:
-        assert capsys.readouterr().out == ""
+    long, packed = {"input_ids": [1] * 300}, {"input_ids": [1] * 500, "seq_lengths": [250, 250]}
+    pair = {"prompt_ids": [1] * 200, "chosen_ids": [2] * 9, "rejected_ids": [3] * 99}
+    for longest, positions, rope, rows, beyond in (
+        (256, 256, None, [long], 0),  # TRL has cut them off by then
+        (1024, 256, None, [{"input_ids": [1] * 256}, packed], 0),
+        (1024, 1024, yarn, [long], 0),
+        (1024, 256, None, [packed, long], 1),
+        (None, 256, None, iter([long, pair]), 2),
+    ):
         model = MiniQwenConfig(max_position_embeddings=positions, rope_parameters=rope)
-        trainer = SimpleNamespace(args=SimpleNamespace(max_length=longest), model=SimpleNamespace(config=model))
+        args = SimpleNamespace(max_length=longest)
+        trainer = SimpleNamespace(args=args, model=SimpleNamespace(config=model), train_dataset=rows)
         source.say_what_is_beyond(trainer)
-    said = capsys.readouterr().out
-    assert said.startswith("warning: max_length 257 is more than the 256 positions of the model")
-    assert said.count("\n") == 1 and "Set `max_length: 256`" in said
+        said = capsys.readouterr().out
+        told = f"warning: {beyond} of the first 2 rows have more tokens than the 256 positions of the model"
+        assert said.startswith(told) if beyond else said == ""
 
 
 def test_pairs_whose_answer_max_length_cuts_off_are_counted(capsys):

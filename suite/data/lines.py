@@ -21,7 +21,8 @@ from suite.args import say
 SUFFIXES = (".jsonl", ".json", ".parquet", ".txt")
 COMPRESSED = (".gz", ".zst")
 _BOM = b"\xef\xbb\xbf"  # which Windows puts at the beginning of UTF-8
-_UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)  # no UTF-8 begins so
+# No UTF-8 begins with one of them; the first begins with the second.
+_MARKS = {codecs.BOM_UTF32_LE: "UTF-32", codecs.BOM_UTF16_LE: "UTF-16", codecs.BOM_UTF16_BE: "UTF-16"}
 _NUL = "NUL bytes"  # beside each Latin letter, in UTF-16
 _CONVERT = {
     "not UTF-8": " Convert it: iconv -f GB18030 -t UTF-8, say.",
@@ -59,7 +60,9 @@ def read(path: Path, columns: tuple[str, ...] = ()) -> Iterator[tuple[str, dict 
             broken[row.reason] = row
         yield place, row
     if broken and not whole:
-        first = broken.get(_NUL) or next(iter(broken.values()))
+        first = next(iter(broken.values()))
+        if broken.keys() <= _CONVERT.keys():  # bytes of UTF-16 are often no UTF-8, either
+            first = broken.get(_NUL, first)
         way = _CONVERT.get(first.reason, "")
         raise ValueError(f"{first.where}: {first.reason}, and so it is with every row of the file.{way}")
 
@@ -106,9 +109,10 @@ def _lines(path: Path, kind: str) -> Iterator[tuple[str, dict | Dropped]]:
 
 
 def _first(line: bytes, path: Path) -> bytes:
-    """The first line without its mark of UTF-8. Raises `ValueError` for that of UTF-16."""
-    if line.startswith(_UTF16):
-        raise ValueError(f"{path} is UTF-16. Convert it: iconv -f UTF-16 -t UTF-8.")
+    """The first line without its mark of UTF-8. Raises `ValueError` for that of UTF-16 or UTF-32."""
+    name = next((name for mark, name in _MARKS.items() if line.startswith(mark)), None)
+    if name:
+        raise ValueError(f"{path} is {name}. Convert it: iconv -f {name} -t UTF-8.")
     return line.removeprefix(_BOM)
 
 

@@ -13,7 +13,7 @@ def positions_of(config) -> int | None:
     rope = vars(text).get("rope_parameters") or {}
     if positions is None or rope.get("rope_type") not in STRETCHED:
         return positions
-    return int(positions * rope["factor"])
+    return int(positions * (rope.get("factor") or 1))
 
 
 def most_of_vllm(config) -> int | None:

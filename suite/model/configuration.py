@@ -181,7 +181,9 @@ class MiniQwenConfig(PreTrainedConfig):
         if self.hidden_act not in ACT2FN:
             raise ValueError(f"hidden_act: there is no '{self.hidden_act}'. There are: {', '.join(sorted(ACT2FN))}.")
         share, kind = self.rope_parameters.get("partial_rotary_factor", 1), self.rope_parameters.get("rope_type")
-        if share != 1 and kind != "proportional":  # which turns the rest by nothing, and leaves the head its size
+        if (
+            share not in (None, 1) and kind != "proportional"
+        ):  # which turns the rest by nothing, and leaves the head its size
             raise ValueError(
                 f"partial_rotary_factor {share}: miniqwen turns every dimension of a head under rope_type '{kind}'. "
                 "Remove it; `rope_type: proportional` reads it."
