@@ -486,7 +486,8 @@ def test_latent_attention_is_not_served_and_one_line_says_so(command, cpu_vllm, 
 
 def test_an_adapter_is_not_asked_by_vllm_and_one_line_says_so(cpu_vllm, miniqwen_dir, tmp_path):
     adapter = shutil.copytree(miniqwen_dir, tmp_path / "adapter")
-    (adapter / "config.json").rename(adapter / "adapter_config.json")
+    (adapter / "config.json").unlink()
+    (adapter / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(miniqwen_dir)}))
     (adapter / "model.safetensors").rename(adapter / "adapter_model.safetensors")
     names = [str(miniqwen_dir), str(adapter)]
     engine.require_asked(names, engine.EngineArguments())
