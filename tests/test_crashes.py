@@ -13,9 +13,10 @@ from fractions import Fraction
 from pathlib import Path
 
 import pytest
+import torch
 
 from suite import checkpoint
-from suite.trainers import stopping
+from suite.trainers import exact, stopping
 from tests import crashes, engines, resume
 from tests.conftest import ON_CPU, ROOT
 from tests.crashes import Runner, Straight
@@ -154,6 +155,17 @@ def test_a_job_that_is_told_to_end_with_its_workers_saves_and_a_worker_told_alon
     else:
         assert ended.code == 1 and "DataLoader worker (pid" in ended.said, ended.said
     assert crashes.same_weights(straight("sft").run / "checkpoint-2", run / "checkpoint-2")
+
+
+def test_only_what_the_writer_itself_raises_is_taken_for_a_full_disk():
+    class Reader:  # as torch raises it out of a signal, wherever the process then is
+        def write(self, data) -> int:
+            raise RuntimeError("DataLoader worker (pid 7) exited unexpectedly")
+
+    for target, of_the_disk in [("/dev/full", True), (Reader(), False)]:
+        with pytest.raises(RuntimeError) as raised:
+            torch.save(torch.zeros(1 << 18), target)
+        assert exact._is_of_the_disk(raised.value) is of_the_disk, raised.value
 
 
 def test_what_nobody_reads_any_more_does_not_end_a_run():

@@ -397,10 +397,14 @@ def _refill(collection, saved) -> None:
 
 
 def _is_of_the_disk(error: Exception) -> bool:
-    """Whether a write failed: safetensors passes the system's words on, and torch's writer has words of its own."""
+    """Whether a write failed: safetensors passes the system's words on, and torch's writer has words of its own.
+
+    What was raised by others in the middle of a write, as for a data loader's worker that died, is none of it.
+    """
     words = ("No space left", "File too large", "quota", "os error")
+    *_, (innermost, _) = traceback.walk_tb(error.__traceback__)
     return (
         isinstance(error, OSError)
         or any(word.lower() in str(error).lower() for word in words)
-        or any(frame.f_code is torch.save.__code__ for frame, _ in traceback.walk_tb(error.__traceback__))
+        or innermost.f_code.co_filename == torch.save.__code__.co_filename
     )
