@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 
-from suite import reasoning, rewards, run
+from suite import judging, reasoning, rewards, run
 from suite.engine import EngineArguments
 from suite.whole import code_of, digest
 
@@ -22,7 +22,7 @@ def of(name: str | None, rows: list[dict], prompts: list, asking: dict, sampler:
         "prompt": {"hash": digest(prompts) if prompts else None, **asking},
         "sampler": sampler,
         "engine": _engine(keys),
-        "judge": digest([rewards.version("accuracy", rewards.load("accuracy")), code_of(inspect.getsource(reasoning))]),
+        "judge": digest([rewards.version("accuracy", rewards.load("accuracy")), *map(_code, (reasoning, judging))]),
         "versions": _versions(keys.use_vllm),
     }
 
@@ -61,6 +61,10 @@ def _pairs(one, other) -> Iterator[tuple[str, object, object]]:
     for key in dict.fromkeys([*one, *other]):
         if one.get(key) != other.get(key):
             yield f".{key}", one.get(key), other.get(key)
+
+
+def _code(module) -> list | str:
+    return code_of(inspect.getsource(module))
 
 
 def _engine(keys: EngineArguments) -> dict:

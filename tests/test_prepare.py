@@ -6,11 +6,12 @@ import json
 import random
 import shutil
 import sys
+from pathlib import Path
 
 import pytest
 
-from suite import cleaning, prepare, reasoning, rewards
-from suite.data import arithmetic
+from suite import cleaning, columns, prepare, reasoning, rewards
+from suite.data import arithmetic, files, lines, reading
 from tests.rows import read_rows, write_rows
 
 
@@ -237,6 +238,22 @@ def test_another_comment_in_the_file_of_a_data_set_makes_no_other_rows_and_anoth
         assert read_rows(tmp_path / "out" / "train.parquet") == [{"text": "train has one row"}]
     finally:
         sys.modules.pop("sums", None)
+
+
+@pytest.mark.parametrize("module", [files, reading, lines, columns, cleaning])
+def test_a_reader_or_a_check_that_has_changed_makes_the_rows_anew(module, tmp_path, monkeypatch, capsys):
+    write_rows(tmp_path / "mine.jsonl", [{"text": str(n)} for n in range(5)])
+    words = ["files", "--source", str(tmp_path / "mine.jsonl"), "--test_size", "2"]
+    source = Path(module.__file__).read_text()
+
+    def reused(text: str, name: str) -> bool:
+        (tmp_path / name).write_text(text)
+        monkeypatch.setattr(module, "__file__", str(tmp_path / name))
+        prepared(tmp_path, *words)
+        return "reusing them" in capsys.readouterr().out
+
+    assert [reused(source, "a.py"), reused(f"# A comment.\n{source}", "b.py")] == [False, True]
+    assert not reused(f"{source}\nMOST = 3\n", "c.py")
 
 
 def test_a_local_tokenizer_that_has_changed_counts_anew_and_weights_beside_it_do_not(tmp_path, tokenizer_dir, capsys):
