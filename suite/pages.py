@@ -7,7 +7,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from suite.comparison import asked_alike
-from suite.samples import fenced, inline
+from suite.samples import fenced, inline, verdict
 from suite.tables import APART, NOTE, markdown_table, purposes, table_rows
 
 
@@ -27,7 +27,7 @@ def in_html(title: str, results: list[dict], pictures: dict[str, list[Path]], sa
         parts.append(f"<h2>{esc(heading)}</h2>{note}<div class=grid>{images}</div>")
     for prompt, solution, group in samples:
         cells = "".join(
-            f"<div class='said {'right' if row['accuracy'] == 1 else 'wrong'}'><b>{esc(row['stage'])}</b>"
+            f"<div class='said {verdict(row)}'><b>{esc(row['stage'])}</b>, {verdict(row)}"
             f"<pre>{esc(row['completion'])}</pre></div>"
             for row in group
         )
@@ -62,8 +62,7 @@ def in_markdown(title: str, results: list[dict], pictures: dict[str, list[Path]]
     for prompt, solution, group in samples:
         parts.append(f"## {inline(prompt)} (gold: {inline(str(solution))})")
         for row in group:
-            verdict = "right" if row["accuracy"] == 1 else "wrong"
-            parts.append(f"{row['stage']}, {verdict}:\n\n{fenced(row['completion'])}")
+            parts.append(f"{row['stage']}, {verdict(row)}:\n\n{fenced(row['completion'])}")
     return "\n\n".join(parts) + "\n"
 
 
@@ -80,6 +79,6 @@ table{border-collapse:collapse;display:block;overflow-x:auto}
 th,td{white-space:nowrap;padding:.3rem .7rem;text-align:right;border-bottom:1px solid #ddd}
 th:first-child,td:first-child{text-align:left}.note{color:#666;font-size:.85rem}
 .grid{display:flex;flex-wrap:wrap;gap:1rem}.grid img{max-width:100%;width:520px;height:auto}
-.said{flex:1 1 200px;border-left:3px solid #c4622d;padding-left:.7rem}.said.right{border-color:#4f8a4b}
+.said{flex:1 1 200px;border-left:3px solid #c4622d;padding-left:.7rem}.said.right{border-color:#4f8a4b}.said.not{border-color:#999}
 pre{white-space:pre-wrap;font-size:.8rem;margin:.3rem 0}
 </style>"""

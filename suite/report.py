@@ -134,7 +134,7 @@ def show(results: list[dict], picked, page: Path, drawn: int) -> None:
         print(f"\n{prompt.strip()}   (gold: {solution})")
         for row in group:
             said = row["completion"].strip().replace("\n", " ")
-            print(f"  {row['stage']:<12} {'right' if row['accuracy'] == 1 else 'wrong'}  {said[:160]}")
+            print(f"  {row['stage']:<12} {samples.verdict(row)}  {said[:160]}")
     if results:
         print(f"\n{tables.results_table(results)}")
         print(f"({tables.NOTE})")

@@ -42,8 +42,7 @@ def in_markdown(source: Path, results: list[dict], rows: Path | None) -> Iterato
     for prompt, solution, group in samples:
         yield f"**{inline(prompt)}** (gold: {inline(str(solution))})"
         for row in group:
-            verdict = {1: "right", None: "not judged"}.get(row["accuracy"], "wrong")
-            yield f"{row['stage']}, {verdict}:\n\n{fenced(row['completion'])}"
+            yield f"{row['stage']}, {verdict(row)}:\n\n{fenced(row['completion'])}"
     if samples:
         return
     logged = sorted((source / "completions").glob("completions_*.parquet"))
@@ -61,6 +60,11 @@ def _logged(path: Path) -> Iterator[str]:
         texts = [text_of(row[key]) if isinstance(row[key], list) else row[key] for key in ("prompt", "completion")]
         own = [f"{k} {v:.3g}" for k, v in row.items() if isinstance(v, float) and k != "advantage"]
         yield f"**{inline(texts[0])}** (step {row['step']}: {', '.join(own)})\n\n{fenced(texts[1])}"
+
+
+def verdict(row: dict) -> str:
+    """What the reward said of a completion, in a word or two; where it could not judge it, that is nobody's mistake."""
+    return {1: "right", None: "not judged"}.get(row["accuracy"], "wrong")
 
 
 def inline(text: str, limit: int = 300) -> str:

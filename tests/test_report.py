@@ -104,6 +104,18 @@ def test_a_page_shows_no_answer_under_another_question_and_reads_as_it_should():
     assert "## Who wrote Faust? (gold: 2)\n\nmy grpo, right:" in told and "](report/my%20sft-loss.png)" in told
 
 
+def test_what_the_reward_could_not_judge_is_not_told_as_wrong(capsys):
+    name = lay("runs/sft", stage="sft", finished=True, steps=40, seconds=9.0)
+    row = {"checkpoint": name, "stage": "sft", "identity": name, "row": 0, "kind": "greedy", "prompt": "1+1",
+           "solution": "2", "completion": "2", "accuracy": None}  # fmt: skip
+    Path("runs/results.json").write_text(json.dumps([result(name, 0.5, "accuracy")]))
+    Path("runs/rows.jsonl").write_text(json.dumps(row) + "\n")
+    report.main(["runs"])
+    assert "sft, not judged:" in Path("runs/report.md").read_text()
+    assert "<b>sft</b>, not judged" in Path("runs/report.html").read_text()
+    assert "not judged  2" in capsys.readouterr().out
+
+
 def test_what_was_measured_on_other_rows_below_a_directory_is_on_its_page_and_told_by_where():
     """As in configs/miniqwen-26m: sums in the directory itself, the text and the pairs each in one below it."""
     dpo, pretrain = (lay(f"runs/life/{name}", steps=40, seconds=9.0) for name in ("dpo", "pretrain"))
