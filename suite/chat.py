@@ -171,7 +171,7 @@ class Chat:
             pieces.close()
             print(" [stopped]", end="" if silent else "\n")
         except ValueError as error:
-            print(error)
+            print(f"\n{error}" if shown and not silent else error)
         shown += self._say(folded.rest(), silent)
         if not silent:
             print()

@@ -110,7 +110,7 @@ class Endpoint(Talker):
                     told = response.read().decode(errors="replace")[:300]
                     raise ValueError(f"{self.base_url} refuses ({response.status_code}): {self._clean(told)}")
                 yield from _pieces(response.iter_lines())
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, BrokenOffError) as error:
             raise ValueError(f"{self.base_url} broke off: {self._clean(str(error))}.") from None
 
     def _clean(self, words: str) -> str:
@@ -118,15 +118,21 @@ class Endpoint(Talker):
         return words.replace(self._key, "***") if self._key else words
 
 
+class BrokenOffError(Exception):
+    """What a server says in the middle of a stream, where it can no longer refuse by a status."""
+
+
 def _pieces(lines: Iterator[str]) -> Iterator[str]:
-    """The words of a stream of events; thinking that the server keeps apart is put back into its tags."""
+    """The words of a stream of events; thinking that the server keeps apart is put back into its tags.
+
+    Raises `BrokenOffError` for an event that is an error, or no event of a completion.
+    """
     thinking = False
     for line in lines:
         data = line.removeprefix("data:").strip()
         if not line.startswith("data:") or data == "[DONE]":
             continue
-        choices = json.loads(data).get("choices") or [{}]
-        delta = choices[0].get("delta") or {}
+        delta = _delta(data)
         thought, said = delta.get("reasoning_content") or delta.get("reasoning"), delta.get("content")
         if thought:
             yield ("" if thinking else OPENS) + thought
@@ -134,6 +140,19 @@ def _pieces(lines: Iterator[str]) -> Iterator[str]:
         if said:
             yield (CLOSES if thinking else "") + said
             thinking = False
+
+
+def _delta(data: str) -> dict:
+    """What an event adds to the answer."""
+    try:
+        event = json.loads(data)
+        if event.get("error"):
+            told = event["error"]
+            raise BrokenOffError(told.get("message", told) if isinstance(told, dict) else told)
+        choices = event.get("choices") or [{}]
+        return choices[0].get("delta") or {}
+    except (ValueError, AttributeError):
+        raise BrokenOffError(f"it sent '{data[:100]}', which is no event of a completion") from None
 
 
 class Conversation:

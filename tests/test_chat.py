@@ -110,6 +110,21 @@ def test_an_endpoint_is_streamed_and_its_thinking_put_back_into_tags():
             list(talk.Endpoint(there.url, "nobody").answer([], engine.Sampling()))
 
 
+@pytest.mark.parametrize(
+    ("event", "told"),
+    [
+        ('{"error": {"message": "out of memory", "code": 500}}', "broke off: out of memory"),
+        ('{"error": "out of memory"}', "broke off: out of memory"),
+        ("<html>", "broke off: it sent '<html>', which is no event of a completion"),
+    ],
+)
+def test_an_answer_that_an_endpoint_breaks_off_is_told_as_such(event, told, capsys):
+    broken = events({"content": "it is "}).replace("[DONE]", event)
+    with serving(lambda body: (200, broken)) as there:
+        talked("2+2?", talkers=[talk.Endpoint(there.url, MODEL)], show_thinking=False)
+    assert capsys.readouterr().out.startswith(f"it is \n{there.url} {told}.\n")
+
+
 @pytest.mark.slow
 def test_a_checkpoint_streams_what_it_generates_at_once_and_stops_when_told(miniqwen_dir):
     model = talk.Checkpoint(str(miniqwen_dir))
