@@ -57,8 +57,7 @@ class SampleArguments:
         for key in ("num_generations", "max_completion_length", "max_rows", "max_per_prompt"):
             if getattr(self, key) is not None and getattr(self, key) < 1:
                 raise ValueError(f"{key}: {getattr(self, key)} must be at least 1.")
-        if self.temperature < 0:
-            raise ValueError(f"temperature: {self.temperature} must be at least 0.")
+        engine.Sampling(temperature=self.temperature, top_p=self.top_p)  # which knows their ranges
         if self.temperature == 0 and self.num_generations > 1:
             raise ValueError(f"temperature: 0 gives the same answer {self.num_generations} times (num_generations).")
         if self.min_reward is not None:

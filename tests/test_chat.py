@@ -149,6 +149,7 @@ ADDRESS = "http://127.0.0.1:9/v1"
         (["MODEL", "--compare", "runs/none"], "no checkpoint directory 'runs/none'"),
         (["MODEL", "--temperature", "nan"], "temperature: nan must be at least 0"),
         (["MODEL", "--temperature", "inf"], "temperature: inf must .* finite"),
+        (["MODEL", "--top_p", "0"], "top_p: 0.0 must be above 0 and at most 1"),
         (["MODEL", "--max_new_tokens", "0"], "max_new_tokens: 0 must be at least 1"),
         (["MODEL", "--model", "mine"], "model goes with an address"),
         (["MODEL", "--api_key_env", "sk-secret"], "api_key_env goes with an address, .*v1. Remove it"),

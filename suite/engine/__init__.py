@@ -4,6 +4,7 @@ Here is what all of them share: what is asked and what comes back, how a checkpo
 and which ones end an answer. Each kind of engine is a file beside this one, and is imported only when it is asked for.
 """
 
+import math
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -34,6 +35,12 @@ class Sampling:
     top_p: float = 1.0
     n: int = 1
     seed: int = 0
+
+    def __post_init__(self):
+        if not 0 <= self.temperature < math.inf:  # nan is neither
+            raise ValueError(f"temperature: {self.temperature} must be at least 0 (greedy), and finite.")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p: {self.top_p} must be above 0 and at most 1.")
 
 
 @dataclass
