@@ -15,7 +15,7 @@ is written. Completions are written down as they come, in a hidden file beside t
 ends as it would have. Likelihoods, which take one pass over the rows, are measured from the first row again.
 """
 
-import itertools
+import os
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -97,9 +97,7 @@ class EvaluateArguments:
         if self.compare and len(set(self.compare)) != 2:
             raise ValueError(f"compare: takes two names, and these are {', '.join(self.compare)}.")
         self.checkpoints = [name.rstrip("/") or name for name in self.checkpoints]  # a shell completes them so
-        for one, other in itertools.combinations(self.checkpoints, 2):
-            if results.is_same(one, other):
-                raise ValueError(f"checkpoints names one twice: {one} and {other}.")
+        self.checkpoints = _each_once(self.checkpoints)
         for key, least in (("num_generations", 0), ("max_completion_length", 1), ("num_fewshot", 0), ("max_flips", 0)):
             if getattr(self, key) < least:
                 raise ValueError(f"{key}: {getattr(self, key)} must be at least {least}.")
@@ -110,6 +108,18 @@ class EvaluateArguments:
         self.metrics = as_mapping("metrics", self.metrics)
         for stage, metric in self.metrics.items():
             pick(f"metric (of {stage})", metric, [name for names in MEASURED.values() for name in names])
+
+
+def _each_once(names: list[str]) -> list[str]:
+    """The checkpoints without those that are there already, as a link among them or written in another way."""
+    found: list[str] = []
+    for name in sorted(names, key=os.path.islink):  # a directory before the links to it
+        same = next((other for other in found if results.is_same(name, other)), None)
+        if same is None:
+            found.append(name)
+        elif name != same:
+            args.say(f"{name} is {same}, which is evaluated once.")
+    return sorted(found, key=names.index)
 
 
 def arguments() -> tuple[type, ...]:

@@ -134,9 +134,18 @@ def test_what_was_asked_other_rows_stands_in_no_table_with_the_others(sums, line
 
 def test_a_directory_has_one_name_however_it_is_written():
     assert evaluate.EvaluateArguments(checkpoints=["runs/first/"]).checkpoints == ["runs/first"]
-    with pytest.raises(ValueError, match="names one twice: runs/first and runs/first"):
-        evaluate.EvaluateArguments(checkpoints=["runs/first", "runs/first/"])
+    assert evaluate.EvaluateArguments(checkpoints=["runs/first", "runs/first/"]).checkpoints == ["runs/first"]
     assert evaluate._stage(".") == Path.cwd().name and evaluate._stage("runs/..") == Path.cwd().name
+
+
+def test_a_link_among_the_checkpoints_of_a_run_is_taken_for_what_it_points_to(capsys):
+    for name in ("checkpoint-10", "checkpoint-20"):
+        Path("run", name).mkdir(parents=True)
+    Path("run/best").symlink_to("checkpoint-20")
+    names = sorted(str(path) for path in Path("run").iterdir())  # run/*, as a shell writes it
+    found = evaluate.EvaluateArguments(checkpoints=names).checkpoints
+    assert found == ["run/checkpoint-10", "run/checkpoint-20"]
+    assert capsys.readouterr().out == "run/best is run/checkpoint-20, which is evaluated once.\n"
 
 
 def test_a_metric_the_rows_cannot_be_asked_is_refused(arithmetic_dir, line):
