@@ -154,6 +154,8 @@ class ExactTrainer:
         )
 
     def _evaluate_the_end(self, trial) -> None:
+        """Where the last checkpoint turns out to be the best, the one before it stays, whatever `save_total_limit` is:
+        the last one names it, and a run that is made longer goes on from there."""
         self.taking_up.take_up_random_numbers()  # where the last checkpoint was all that was left to go on from
         self._determine_best_metric(self._evaluate(trial, None), trial)
         last = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
