@@ -88,11 +88,11 @@ def read_yaml(path: str | Path) -> dict:
     """The mapping in a YAML file. Raises `ValueError` for a missing file, bad YAML, or anything but a mapping."""
     path = Path(path)
     if not path.is_file():
-        there = sorted(str(p) for p in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
-        raise ValueError(
-            f"There is no config file '{path}'.{nearest(path, there)}"
-            + (f" In that directory there are: {', '.join(there)}." if there else "")
+        there = sorted(str(p) for p in (path if path.is_dir() else path.parent).glob("*.yaml"))
+        what = (
+            f"'{path}' is a directory." if path.is_dir() else f"There is no config file '{path}'.{nearest(path, there)}"
         )
+        raise ValueError(what + (f" In that directory there are: {', '.join(there)}." if there else ""))
     import yaml
 
     try:
@@ -113,18 +113,20 @@ def _kind(value) -> str:
 
 def take_config(argv: list[str]) -> tuple[str | None, list[str]]:
     """(path after --config, the other words)."""
-    words, path = [], None
+    words: list[str] = []
+    paths: list[str] = []
     rest = iter(argv)
     for word in rest:
-        if word == "--config":
-            path = next(rest, None)
-            if path is None or path.startswith("--"):
+        if word == "--config" or word.startswith("--config="):
+            path = next(rest, "") if word == "--config" else word.removeprefix("--config=")
+            if not path or path.startswith("--"):
                 raise ValueError("--config needs the path of a YAML file.")
-        elif word.startswith("--config="):
-            path = word.removeprefix("--config=")
+            paths.append(path)
         else:
             words.append(word)
-    return path, words
+    if len(paths) > 1:
+        raise ValueError(f"--config stands {len(paths)} times, and a command reads one file: {', '.join(paths)}.")
+    return (paths[0] if paths else None), words
 
 
 def parse(
@@ -192,6 +194,8 @@ def _coerce_key(key: str, value, hint):
     """`coerce`, where TRL takes truth for a word of its own."""
     if key == "resume_from_checkpoint" and isinstance(value, bool):
         return str(value).lower()
+    if key == "report_to" and value is None:
+        return "none"
     if key == "scale_rewards" and isinstance(value, bool):
         return "group" if value else "none"
     return coerce(key, value, hint)
@@ -203,8 +207,20 @@ def _check_key(key: str, keys, where, word: str | None = None) -> None:
     if key in SUCCESSORS:
         raise ValueError(f"The key '{key}' in {where} no longer exists: {SUCCESSORS[key]}.")
     if key not in keys:
-        meant = f" Did you mean '{SHORT[key]}'?" if SHORT.get(key) in keys else nearest(key, keys)
+        meant = f" Did you mean '{SHORT[key]}'?" if SHORT.get(key) in keys else _elsewhere(key) or nearest(key, keys)
         raise ValueError(f"Unknown key '{key}' in {where}.{meant}")
+
+
+def _elsewhere(key: str) -> str:
+    """' It is a key of `suite grpo`.', or nothing where no stage has it."""
+    import trl
+
+    from suite.keys import RewardArguments, ScratchArguments
+
+    of = {"pretrain": [ScratchArguments], "sft": [trl.SFTConfig], "dpo": [trl.DPOConfig]}
+    of |= {"distill": [trl.DistillationConfig], "grpo": [trl.GRPOConfig, RewardArguments]}
+    there = [f"`suite {stage}`" for stage, kinds in of.items() if any(key == f.name for d in kinds for f in fields(d))]
+    return f" It is a key of {', '.join(there)}." if there else ""
 
 
 def _check_required(dataclasses, values: dict) -> None:

@@ -87,7 +87,7 @@ def _check_hub(config, written: dict) -> None:
 
 
 def _check_idle_keys(written: dict) -> None:
-    """Keys of an adapter, or of 4 bits, that TRL passes over in silence where nobody asked for either."""
+    """Keys of an adapter, of 4 bits or of evaluations, that are passed over in silence where nobody asked for any."""
     idle = [key for key in written if sense.is_of_adapter(key)]
     if idle and "use_peft" not in written:
         raise ValueError(
@@ -98,6 +98,10 @@ def _check_idle_keys(written: dict) -> None:
     if idle and "load_in_4bit" not in written:
         raise ValueError(
             f"{', '.join(idle)}: this has no effect without `load_in_4bit: true`. Set it, or `load_in_4bit: false`."
+        )
+    if written.get("eval_steps") is not None and "eval_strategy" not in written:
+        raise ValueError(
+            "eval_steps: this has no effect without `eval_strategy: steps`. Set it, or `eval_strategy: 'no'`."
         )
 
 

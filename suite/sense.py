@@ -6,6 +6,7 @@ The libraries find most of it out when a model is loaded, or later, or never.
 import enum
 import math
 import os
+import typing
 from collections.abc import Sequence
 from dataclasses import fields
 
@@ -19,12 +20,12 @@ LEAST = {
     **dict.fromkeys(
         ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps", "max_length",
          "max_completion_length", "num_iterations", "steps_per_generation", "num_generations_eval", "lora_r",
-         "lora_alpha", "ref_model_sync_steps", "precompute_ref_batch_size"),
+         "lora_alpha", "ref_model_sync_steps", "precompute_ref_batch_size", "save_total_limit"),
         1,
     ),
     **dict.fromkeys(
-        ("learning_rate", "weight_decay", "warmup_steps", "beta", "seed", "dataloader_num_workers", "dataset_num_proc",
-         "epsilon", "epsilon_high", "neftune_noise_alpha"),
+        ("learning_rate", "weight_decay", "warmup_steps", "beta", "seed", "data_seed", "dataloader_num_workers",
+         "dataset_num_proc", "epsilon", "epsilon_high", "neftune_noise_alpha"),
         0,
     ),
     "max_grad_norm": -1,  # as 0: no clipping
@@ -48,6 +49,7 @@ DPO = {
     "f_divergence_type": ("reverse_kl", "forward_kl", "js_divergence", "alpha_divergence"),
 }  # fmt: skip
 SMOOTHED = {"robust", "exo_pair", "aot", "aot_unpaired"}  # the losses of DPO that read `label_smoothing`
+COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
 OF_4BIT = (
     "bnb_4bit_quant_type",
     "bnb_4bit_quant_storage",
@@ -71,6 +73,7 @@ def check(values: dict) -> None:
 def check_run(values: dict) -> None:
     """What is asked of the machine, and of the numbers of a training run."""
     _check_precision(values)
+    _check_launch(values)
     _check_streaming(values)
     _check_rows(values)
     _check_padding(values)
@@ -84,6 +87,7 @@ def check_run(values: dict) -> None:
         _check_numbers(values)
         _check_reports(values["report_to"])
         _check_schedule(values)
+        _check_compilation(values)
         _check_best(values)
     if "generation_batch_size" in values:
         _check_grpo(values)
@@ -114,7 +118,13 @@ def is_idle(key: str, stage: str, said: dict) -> bool:
         case "warmup_steps":
             return _begins_whole(said)
         case "fp16":
-            return bool(said.get("use_cpu"))
+            return _is_on_cpu(said)
+        case "bf16":  # which TRL leaves off beside fp16, where nobody says anything of it
+            return not said.get("bf16", not said.get("fp16"))
+        case "eval_steps":
+            return said.get("eval_strategy", "no") == "no"
+        case "fsdp_config":
+            return not said.get("fsdp")
         case "label_smoothing_factor":
             return stage not in ("pretrain", "sft")
         case "label_smoothing":
@@ -129,8 +139,13 @@ def is_of_adapter(key: str) -> bool:
 
 
 def check_choices(dataclasses: Sequence[type], values: dict) -> None:
-    """Of keys with choices argparse checks what the command line says, and not what a file says."""
+    """Of keys with choices argparse checks what the command line says, and not what a file says; and of names that
+    the library knows by an Enum it would say which there are, and not of which key."""
+    hints = {key: hint for d in dataclasses for key, hint in typing.get_type_hints(d).items()}
     for f in (f for d in dataclasses for f in fields(d)):
+        for kind in typing.get_args(hints[f.name]):
+            if isinstance(kind, enum.EnumType) and values.get(f.name) is not None:
+                _check_choice(f.name, _word(values[f.name]), [member.value for member in kind])
         if values.get(f.name) is not None and "choices" in f.metadata and f.name != "ddp_backend":  # may be several
             _check_choice(f.name, values[f.name], f.metadata["choices"])
 
@@ -211,14 +226,31 @@ def _check_numbers(values: dict) -> None:
         raise ValueError("pad_to_multiple_of: 0 must be at least 1; null pads no further than the longest row.")
     if values["label_smoothing_factor"] > 0 and "packing" not in values:
         raise ValueError("label_smoothing_factor belongs to the loss of SFT and pretraining: here it does nothing.")
-    if values["max_steps"] <= 0 and not 0 < values["num_train_epochs"] < math.inf:
+    for key in ("seed", "data_seed"):
+        if (values[key] or 0) >= 2**32:
+            raise ValueError(f"{key}: {values[key]} must be below {2**32}.")
+    if values["warmup_steps"] > 1 and values["warmup_steps"] % 1:
         raise ValueError(
-            f"num_train_epochs: {values['num_train_epochs']} trains nothing. Set it above 0, or `max_steps`."
+            f"warmup_steps: {values['warmup_steps']} is neither a number of steps nor, below 1, a share of the run."
         )
-    for kind in ("save", "eval"):
+    _check_length(values)
+    for kind in ("save", "eval", "logging"):
         every, strategy = values[f"{kind}_steps"], _word(values[f"{kind}_strategy"])
         if strategy == "steps" and every is not None and not every > 0:
             raise ValueError(f"{kind}_steps: {every} must be above 0; `{kind}_strategy: 'no'` means never.")
+
+
+def _check_length(values: dict) -> None:
+    """transformers takes any number of steps below 1 for none that was given."""
+    if values["max_steps"] < 1 and values["max_steps"] != -1:
+        raise ValueError(
+            f"max_steps: {values['max_steps']} must be at least 1. Without it, or with -1, `num_train_epochs` says how "
+            "long a run is."
+        )
+    if values["max_steps"] == -1 and not 0 < values["num_train_epochs"] < math.inf:
+        raise ValueError(
+            f"num_train_epochs: {values['num_train_epochs']} trains nothing. Set it above 0, or `max_steps`."
+        )
 
 
 def _check_reports(report_to) -> None:
@@ -255,6 +287,17 @@ def _check_precision(values: dict) -> None:
         )
 
 
+def _check_launch(values: dict) -> None:
+    """The library finds out when the model is loaded, or never."""
+    launched = {"RANK", "ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_FSDP"} & os.environ.keys()
+    for key, engine in (("deepspeed", "zero2"), ("fsdp", "fsdp2"), ("fsdp_config", "fsdp2")):
+        if values.get(key) and not launched:
+            raise ValueError(
+                f"{key}: {values[key]} is for processes that a launcher starts, and this is a single one. Remove it, "
+                f"and add `--launch accelerate_configs/{engine}.yaml` to the command."
+            )
+
+
 def _is_on_cpu(values: dict) -> bool:
     import torch
 
@@ -274,6 +317,16 @@ def _check_schedule(values: dict) -> None:
             f"warmup_steps: {values['warmup_steps']} does nothing under `lr_scheduler_type: constant`, which begins "
             "with the whole learning rate. `constant_with_warmup` has a warmup."
         )
+
+
+def _check_compilation(values: dict) -> None:
+    """accelerate finds out of the one when the model is loaded, and torch of the other at the first step."""
+    from accelerate.utils import DynamoBackend
+
+    for key, there in (("torch_compile_backend", [each.value.lower() for each in DynamoBackend]),
+                       ("torch_compile_mode", COMPILE_MODES)):  # fmt: skip
+        if values[key] is not None:
+            _check_choice(key, values[key], there)
 
 
 def _begins_whole(said: dict) -> bool:
@@ -315,6 +368,10 @@ def _check_dpo(values: dict) -> None:
         raise ValueError(
             f"label_smoothing: {values['label_smoothing']} is the share of wrong labels, and must be below 0.5."
         )
+    if "exo_pair" in losses and values["label_smoothing"] == 0:
+        raise ValueError(
+            "loss_type: exo_pair takes a logarithm of `label_smoothing`. Set it above 0, to 0.001 perhaps."
+        )
     if values["use_weighting"] and {"aot", "aot_unpaired"} & set(losses):
         raise ValueError(
             "use_weighting: TRL cannot weigh the pairs of the losses aot and aot_unpaired. Remove one of them."
@@ -325,6 +382,12 @@ def _check_dpo(values: dict) -> None:
         raise ValueError(
             f"label_smoothing: TRL reads it in the losses {', '.join(sorted(SMOOTHED))}, and loss_type is "
             f"{', '.join(losses)}: it would do nothing. `loss_type: robust` is the sigmoid loss with it."
+        )
+    if values["precompute_ref_log_probs"] and (values["sync_ref_model"] or values["dataset_streaming"]):
+        other = "sync_ref_model" if values["sync_ref_model"] else "dataset_streaming"
+        raise ValueError(
+            f"precompute_ref_log_probs asks a reference that stays as it is, once for every row, and cannot go with "
+            f"`{other}: true`. Remove one of them."
         )
     _check_reference(values)
 
@@ -355,6 +418,11 @@ def _check_reference(values: dict) -> None:
         raise ValueError(
             "sync_ref_model moves a reference model, and with `use_peft: true` there is none: the reference is the "
             "model without its adapter. Remove one of them."
+        )
+    if values["sync_ref_model"] and values["beta"] == 0:
+        raise ValueError(
+            "sync_ref_model moves a reference model, and with `beta: 0` nobody asks one. Set `beta` above 0, or remove "
+            "sync_ref_model."
         )
 
 

@@ -99,6 +99,19 @@ def test_values_reach_the_fields_they_name_and_the_command_line_wins(tmp_path):
         ({"accelerator_config": {"split_batchs": True}}, "an entry that is never read: .*split_batchs"),
         ({"save_strategy": "best", "eval_strategy": "steps"}, "best by which measure"),
         ({"metric_for_best_model": "eval_truncated"}, "is more eval_truncated better, or less"),
+        ({"num_generations": 4}, "Unknown key 'num_generations' in .*yaml. It is a key of .*`suite grpo`"),
+        ({"model_config": {}}, "Unknown key 'model_config' in .*yaml. It is a key of `suite pretrain`"),
+        ({"max_steps": 0}, "max_steps: 0 must be at least 1"),
+        ({"warmup_steps": 1.5}, "warmup_steps: 1.5 is neither a number of steps nor"),
+        ({"seed": 2**32}, "seed: 4294967296 must be below"),
+        ({"logging_steps": -1}, "logging_steps: -1.0 must be above 0"),
+        ({"save_total_limit": 0}, "save_total_limit: 0 must be at least 1"),
+        ({"lr_scheduler_type": "cosin"}, "lr_scheduler_type: there is no 'cosin'. There are: linear, .*mean 'cosine'"),
+        ({"torch_compile_mode": "fast"}, "torch_compile_mode: there is no 'fast'. There are: default, reduce-overhead"),
+        ({"torch_compile_backend": "inducto"}, "torch_compile_backend: .*Did you mean 'inductor'"),
+        ({"eval_strategy": "step"}, "eval_strategy: there is no 'step'. There are: no, steps, epoch"),
+        ({"deepspeed": "zero.json"}, "deepspeed: zero.json is for processes that a launcher starts.*zero2.yaml"),
+        ({"fsdp_config": {"version": 2}}, "fsdp_config: .* add `--launch accelerate_configs/fsdp2.yaml`"),
     ],
 )
 def test_a_wrong_key_or_value_is_refused(tmp_path, keys, message):
@@ -140,6 +153,7 @@ def test_a_wrong_word_on_the_command_line_is_refused(tmp_path, words, message):
         ({"entropy_coef": float("nan")}, "entropy_coef: nan must be finite"),
         ({"epsilon_high": float("nan")}, "epsilon_high: nan must be at least 0"),
         ({"sync_ref_model": True, "beta": 0.1, "use_peft": True}, "sync_ref_model .* there is none"),
+        ({"sync_ref_model": True}, "sync_ref_model .* with `beta: 0` nobody asks one"),
         ({"label_smoothing_factor": 0.1}, "label_smoothing_factor .* here it does nothing"),
     ],
 )
@@ -196,6 +210,9 @@ def test_scale_rewards_may_be_the_truth_that_trl_takes_it_for(tmp_path, said, me
         ({"loss_type": "robust", "label_smoothing": 0.6}, "label_smoothing: 0.6 .* must be below 0.5"),
         ({"loss_type": "aot", "use_weighting": True}, "use_weighting: TRL cannot weigh"),
         ({"loss_type": "discopop", "discopop_tau": 0.0}, "discopop_tau: 0.0 must be above 0"),
+        ({"loss_type": "exo_pair"}, "loss_type: exo_pair takes a logarithm of `label_smoothing`"),
+        ({"precompute_ref_log_probs": True, "sync_ref_model": True}, "precompute_.*`sync_ref_model: true`"),
+        ({"precompute_ref_log_probs": True, "dataset_streaming": True, "max_steps": 1}, "`dataset_streaming: true`"),
         ({"label_smoothing": 0.1}, "label_smoothing: TRL reads it in the losses aot, .*`loss_type: robust`"),
     ],
 )
@@ -292,6 +309,10 @@ def test_a_missing_config_names_those_that_are_there(tmp_path):
     write_yaml(tmp_path / "sft.yaml", a=1)
     with pytest.raises(ValueError, match="no config file.*stf.yaml.*Did you mean .*sft.yaml"):
         args.parse(sft_classes(), ["--config", str(tmp_path / "stf.yaml")])
+    with pytest.raises(ValueError, match=f"'{tmp_path}' is a directory. In that directory there are: .*sft.yaml"):
+        args.parse(sft_classes(), ["--config", str(tmp_path)])
+    with pytest.raises(ValueError, match="--config stands 2 times, .*: a.yaml, b.yaml"):
+        args.parse(sft_classes(), ["--config", "a.yaml", "--config=b.yaml"])
     with pytest.raises(ValueError, match="No --config FILE"):
         args.parse(sft_classes(), [])
 
@@ -315,8 +336,17 @@ def test_fp16_is_refused_on_a_cpu_and_let_through_on_a_gpu(tmp_path, monkeypatch
     sense._check_precision({**on_gpu, "fp16": True})
     with pytest.raises(ValueError, match="fp16: true"):
         sense._check_precision({**SFT, "fp16": True})
-    # A run that was begun with it where nobody read it may go on without.
-    assert sense.is_idle("fp16", "sft", {"use_cpu": True}) and not sense.is_idle("fp16", "sft", {})
+
+
+def test_a_run_that_was_begun_with_keys_that_nobody_read_may_go_on_without(monkeypatch):
+    import torch
+
+    begun, now = {"fp16": True}, {"fp16": False, "bf16": False}  # as the refusal on a CPU says to set them
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    assert all(sense.is_idle(key, "sft", said) for key in ("fp16", "bf16") for said in (begun, now))
+    assert not sense.is_idle("bf16", "sft", {}), "which is TRL's default"
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    assert sense.is_idle("fp16", "sft", {"use_cpu": True}) and not sense.is_idle("fp16", "sft", begun)
     assert sense.is_idle("padding_free", "dpo", {}) and not sense.is_idle("padding_free", "sft", {})
 
 
@@ -342,6 +372,10 @@ def test_resume_true_is_no_path(tmp_path, said, means):
     assert parse(tmp_path, {**SFT, "resume_from_checkpoint": said})[1].resume_from_checkpoint == means
     word = str(said).lower()
     assert parse(tmp_path, SFT, ["--resume_from_checkpoint", word])[1].resume_from_checkpoint == means
+
+
+def test_null_is_nobody_to_report_to(tmp_path):
+    assert parse(tmp_path, {**SFT, "report_to": None})[1].report_to == []
 
 
 def test_a_single_value_may_stand_for_a_list(tmp_path):

@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from suite import columns, run
+from suite import columns, run, sense
 from suite.engine import vllm_setup
 from suite.train import dpo, grpo, pretrain, sft
 from tests import rows
@@ -90,6 +90,8 @@ def test_a_shape_that_is_none_or_is_not_asked_for(attempt, keys, miniqwen_dir):
     attempt(pretrain, {**scratch, "model_config": {"hidden_size": "wide"}}, "model_config.hidden_size: 'wide' is a str")
     attempt(pretrain, {**scratch, "model_config": {"num_hidden_layers": 0}}, "num_hidden_layers 0 must be at least 1")
     attempt(pretrain, {**scratch, "model_config": {"vocab_size": 100}}, "vocab_size 100 has no room for the .* tokens")
+    attempt(pretrain, {**scratch, "model_config": {"pad_token_id": 999}}, "pad_token_id 999 is none of the .* tokens")
+    attempt(pretrain, {**scratch, "model_config": {"eos_token_id": [1, -1]}}, "eos_token_id -1 is none of the")
     attempt(pretrain, {**keys, "model_config": {"num_hidden_layers": 4}}, "model_config is the shape of a new model")
 
 
@@ -226,6 +228,12 @@ def test_keys_of_an_adapter_that_nobody_asked_for(attempt, keys):
     for stage in (sft, dpo, grpo):
         attempt(stage, lora, "lora_r, lora_target_modules: this has no effect without `use_peft: true`")
     run._check_idle_keys({**lora, "use_peft": False})  # which was said
+
+
+def test_evaluations_that_nobody_asked_for(attempt, keys):
+    attempt(sft, {**keys, "eval_steps": 5}, "eval_steps: this has no effect without `eval_strategy: steps`")
+    run._check_idle_keys({"eval_steps": 5, "eval_strategy": "no"})  # which was said
+    assert sense.is_idle("eval_steps", "sft", {"eval_steps": 5}), "a run that was begun with it may go on without"
 
 
 def test_an_adapter_that_pretraining_would_not_make(attempt, keys):

@@ -83,6 +83,7 @@ class MiniQwenConfig(PreTrainedConfig):
         for name in ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} {getattr(self, name)} must be at least 1.")
+        self._check_tokens()
         if self.num_experts:
             self._fill_in_mixture(kwargs)
         else:
@@ -102,6 +103,13 @@ class MiniQwenConfig(PreTrainedConfig):
         self.auto_map = {}
         super().__post_init__(**kwargs)
         self._check_layers()
+
+    def _check_tokens(self) -> None:
+        for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
+            given = getattr(self, name)
+            for token in given if isinstance(given, list) else [] if given is None else [given]:
+                if not 0 <= token < self.vocab_size:
+                    raise ValueError(f"{name} {token} is none of the {self.vocab_size} tokens, which count from 0.")
 
     def _refuse_without(self, form: str, fields: tuple[str, ...], kwargs: dict) -> None:
         """Raise `ValueError` where a field is set that goes with a form this model does not have."""
