@@ -15,7 +15,7 @@ import os
 import re
 import sys
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -320,8 +320,9 @@ def _check_transformers(keys: ServeArguments, base: str | None, secret: str | No
             f"transformers' server takes whole models only. Merge the adapter, and serve that: suite export "
             f"{keys.model_name_or_path} --output_dir DIRECTORY."
         )
-    if keys.vllm_kwargs:
-        raise ValueError(f"vllm_kwargs: {keys.vllm_kwargs} goes with vLLM, and transformers is to serve.")
+    for f in fields(keys):
+        if f.name.startswith("vllm_") and (value := getattr(keys, f.name)) not in (f.default, {}):
+            raise ValueError(f"{f.name}: {value} goes with vLLM, and transformers is to serve. Remove it.")
 
 
 def transformers_words(keys: ServeArguments, plan: Plan, room: Path) -> list[str]:

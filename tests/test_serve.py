@@ -345,6 +345,7 @@ def test_what_ends_an_answer_and_how_it_is_sampled_is_the_checkpoints_own(tokeni
         (["--generation_config", "mine"], "generation_config: 'mine' is none of auto"),
         (["--use_vllm", "false", "--api_key", SECRET], "transformers' server asks nobody for a key"),
         (["--use_vllm", "false", "--vllm_kwargs", '{"max_num_seqs": 4}'], "goes with vLLM"),
+        (["--use_vllm", "false", "--vllm_max_model_length", "64"], "vllm_max_model_length: 64 goes with vLLM"),
     ],
 )
 def test_what_cannot_be_served_like_this_is_told_before_it_is_loaded(words, match, miniqwen_dir, no_key):
