@@ -14,6 +14,10 @@
 #   minimind_dataset/dpo.jsonl             55 MB    {"chosen": [...], "rejected": [...]}
 #   minimind_dataset/r1_mix_1024.jsonl     340 MB   {"conversations": [...]}, with <think> and <answer>
 #
+# From the Hub, by the name of each of the five in turn (with --revision for an earlier state):
+#
+#   hf download jingyaogong/minimind_dataset --repo-type dataset --local-dir minimind_dataset pretrain_hq.jsonl
+#
 # SpongeBob's files have the same layouts; a name that differs is a key of the YAML file that reads it. Whatever was
 # interrupted, by Ctrl-C, a reboot or kill -9: run it again, and it goes on from there to the same numbers.
 
