@@ -10,13 +10,16 @@ its adapter, and stops where a turn ends. `--as` is short for `--model_type`. Wo
 parameter.
 """
 
+import math
 import re
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from suite import args, card, checkpoint, ending, forms, hub, look, merge, pins, run, turns, whole
 from suite.keys import DTYPES
+
+OF_WRITING = ("push_adapter", "dtype", "eos_token", "chat_template_path", "max_shard_size")
 
 
 @dataclass
@@ -40,7 +43,9 @@ class ExportArguments:
     num_experts: int | None = field(
         default=None, metadata={"help": "How many, each a copy of the feed-forward network."}
     )
-    num_experts_per_tok: int = field(default=2, metadata={"help": "How many of them a token goes to."})
+    num_experts_per_tok: int | None = field(
+        default=None, metadata={"help": "How many of them a token goes to; 2 unless said."}
+    )
     eos_token: str | None = field(
         default=None, metadata={"help": "What the model stops at, where it ends texts and no turns."}
     )
@@ -73,10 +78,7 @@ class ExportArguments:
             raise ValueError(f"max_shard_size: '{self.max_shard_size}' must be a size like 500MB or 5GB.")
         if self.output_dir is None and self.push is None:
             raise ValueError("output_dir is missing: where is the plain directory to go? (Or `push` what is there.)")
-        if self.output_dir is None and (self.model_type or self.upcycle or self.push_adapter):
-            raise ValueError(
-                "output_dir is missing: --as, --upcycle and push_adapter go with a plain directory that is written."
-            )
+        self._check_ways()
         for key in ("push", "push_adapter"):
             if getattr(self, key) is not None:
                 hub.check_name(key, getattr(self, key))
@@ -86,6 +88,16 @@ class ExportArguments:
             raise ValueError("push and push_adapter: a model and its adapter need a repository each.")
         self.check_free()
 
+    def _check_ways(self) -> None:
+        """Raise `ValueError` for a key of writing, or of pushing, where nothing is written, or pushed."""
+        given = [one.name for one in fields(self) if getattr(self, one.name) != one.default]
+        how = {"model_type": "--as", "upcycle": "--upcycle"} | {key: key for key in OF_WRITING}
+        if self.output_dir is None and (key := next((key for key in given if key in how), None)):
+            raise ValueError(f"output_dir is missing: {how[key]} goes with a plain directory that is written.")
+        of_hub = next((key for key in given if key.startswith("hub_")), None)
+        if of_hub and self.push is None and self.push_adapter is None:
+            raise ValueError(f"{of_hub} goes with `push`, and nothing is pushed. Set it, or remove {of_hub}.")
+
     def check_free(self) -> None:
         """Raise `ValueError` where something is in the place of `output_dir`: an export replaces nothing."""
         if self.output_dir is not None and Path(self.output_dir).exists():
@@ -94,6 +106,9 @@ class ExportArguments:
     def _check_upcycle(self) -> None:
         if self.upcycle != (self.num_experts is not None):
             raise ValueError("--upcycle and num_experts go together: `--upcycle --num_experts 8`.")
+        if not self.upcycle and self.num_experts_per_tok is not None:
+            raise ValueError("num_experts_per_tok goes with --upcycle: `--upcycle --num_experts 8`.")
+        self.num_experts_per_tok = 2 if self.num_experts_per_tok is None else self.num_experts_per_tok
         if self.upcycle and not 1 <= self.num_experts_per_tok <= self.num_experts:
             raise ValueError(
                 f"num_experts_per_tok {self.num_experts_per_tok} must lie between 1 and num_experts {self.num_experts}."
@@ -121,8 +136,22 @@ def main(argv=None) -> None:
     if keys.push or keys.push_adapter:
         hub.check_access()  # before the work, not behind it
     if keys.output_dir is not None:
-        write(keys, base, tokenizer_of(source, base, keys))
+        tokenizer = tokenizer_of(source, base, keys)
+        if base is None:  # an adapter may bring rows of its own for tokens that its base does not know
+            _check_vocabulary(source, tokenizer, merge.config_of(source))
+        write(keys, base, tokenizer)
     push(keys, source, base)
+
+
+def _check_vocabulary(source: Path, tokenizer, config: dict) -> None:
+    """Raise `ValueError` where the tokenizer knows tokens for which the model has no embedding."""
+    last = max(tokenizer.get_vocab().items(), key=lambda token: token[1])
+    if last[1] >= config.get("vocab_size", math.inf):
+        raise ValueError(
+            f"'{source}' does not fit together: its tokenizer has a token {last[1]}, '{last[0]}', and config.json "
+            f"vocab_size {config['vocab_size']}, so there is no embedding for it. Take the tokenizer the model was "
+            "trained with, or give it more rows (`model.resize_token_embeddings`)."
+        )
 
 
 def _check_forms(keys: ExportArguments, config: dict) -> None:
@@ -163,7 +192,10 @@ def tokenizer_of(source: Path, base: str | None, keys: ExportArguments):
         path = Path(keys.chat_template_path)
         if not path.is_file():
             raise ValueError(f"chat_template_path: there is no file '{path}'.")
-        found.chat_template = path.read_text(encoding="utf-8")
+        try:
+            found.chat_template = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            raise ValueError(f"chat_template_path: '{path}' is no text in UTF-8.") from None
     ends_texts = keys.eos_token is not None or merge.record_of(source).get("stage") == "pretrain"
     before = found.eos_token
     turns.settle(found, conversational=bool(found.chat_template) and not ends_texts, eos_token=keys.eos_token)
@@ -189,6 +221,7 @@ def write(keys: ExportArguments, base: str | None, tokenizer) -> Path:
     if keys.model_type is not None:
         model = forms.as_stock(model)
     merge.settle_stops(model, tokenizer)
+    merge.settle_sampling(model.generation_config)
     # Qwen2MoE without a shared expert has three tensors of it without a value, which vLLM would not know.
     memory = {name: tensor for name, tensor in model.state_dict().items() if tensor.numel()}
     with whole.directory(target, kept_on=ValueError) as partial:

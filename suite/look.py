@@ -172,6 +172,21 @@ def at_logits(what: str, found, expected) -> list[str]:
     return [] if apart <= allowed else [f"{what} differs by up to {apart:.3g} in its logits (allowed: {allowed:.3g})"]
 
 
+def demand_weights(name: str | Path, model, told: Mapping) -> None:
+    """Raise `ValueError` where `from_pretrained` has made up a tensor that a checkpoint does not hold.
+
+    `told` is what it says by `output_loading_info`. A stock Qwen2MoE without a shared expert declares empty ones.
+    """
+    there = model.state_dict()
+    made_up = sorted(key for key in told["missing_keys"] if key not in there or there[key].numel())
+    if made_up:
+        more = f" (and {len(made_up) - 1} more)" if made_up[1:] else ""
+        raise ValueError(
+            f"'{name}' does not hold all weights of its {model.config.model_type}: {made_up[0]}{more} is missing, and "
+            "random numbers would stand there. Take another checkpoint, or the config.json that it had."
+        )
+
+
 def at_model(path: Path, expected, adapted=None, alone=None) -> list[str]:
     """Load a directory and ask it: it answers `expected`, and it stops.
 

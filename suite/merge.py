@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from suite import checkpoint, look, pins
+from suite.args import say
 
 
 def record_of(source: Path) -> dict:
@@ -52,16 +53,22 @@ def config_of(name: str | Path) -> dict:
 
 
 def loaded(name: str | Path, dtype: str = "auto"):
-    """A model on the CPU."""
+    """A model on the CPU, with all weights of its own. Raises `ValueError` where one is not there."""
     from transformers import AutoModelForCausalLM
 
     import suite.model  # noqa: F401  (the Auto classes learn miniqwen)
 
     try:
         repository, revision = pins.where(name)
-        return AutoModelForCausalLM.from_pretrained(repository, dtype=dtype, revision=revision)
+        how = {"dtype": dtype, "revision": revision, "output_loading_info": True}
+        model, told = AutoModelForCausalLM.from_pretrained(repository, **how)
     except OSError as error:  # the network and the Hub's own refusals
         raise ValueError(f"Cannot load '{name}': {error}") from error
+    look.demand_weights(name, model, told)
+    if lost := sorted(told["unexpected_keys"]):
+        more = f" (and {len(lost) - 1} more)" if lost[1:] else ""
+        say(f"note: '{name}' holds {lost[0]}{more}, which has no place in its {model.config.model_type}: left out.")
+    return model
 
 
 def merged(source: Path, base: str, tokenizer):
@@ -74,6 +81,7 @@ def merged(source: Path, base: str, tokenizer):
     from peft import PeftModel
 
     model = loaded(base, "float32")
+    _make_room(model, source)
     try:
         model = PeftModel.from_pretrained(model, source)
     except (RuntimeError, ValueError) as error:
@@ -105,6 +113,18 @@ def _first_line(error: Exception) -> str:
     return " ".join(str(error).split())[:300]
 
 
+def _make_room(model, source: Path) -> None:
+    """Give the base as many rows of embeddings as the adapter brings: trained with a `chat_template_path` that names a
+    tokenizer, it had as many as that takes, and PEFT has kept all of them."""
+    from safetensors import safe_open
+
+    with safe_open(source / "adapter_model.safetensors", framework="pt") as file:
+        names = [name for name in file.keys() if name.endswith(look.EMBEDDING)]  # noqa: SIM118 (not a dict)
+        rows = {file.get_slice(name).get_shape()[0] for name in names}
+    if rows and rows != {model.get_input_embeddings().num_embeddings}:
+        model.resize_token_embeddings(max(rows), mean_resizing=False)
+
+
 def _check_places(model, source: Path, base: str) -> None:
     """PEFT only warns of tensors that find no place, and leaves places without a tensor at their random beginning."""
     from peft import get_peft_model_state_dict
@@ -119,6 +139,16 @@ def _check_places(model, source: Path, base: str) -> None:
                 f"The adapter '{source}' does not fit its base '{base}', which {what} {sorted(names)[0]} "
                 f"(and {len(names) - 1} more)."
             )
+
+
+def settle_sampling(config) -> None:
+    """A temperature beside `do_sample: false` samples with vLLM and does nothing with transformers, which writes no
+    such generation config: let it sample with both."""
+    try:
+        config.validate(strict=True)
+    except ValueError:
+        config.do_sample = True
+        say("note: generation_config.json has settings of sampling beside `do_sample: false`; here it is true.")
 
 
 def settle_stops(model, tokenizer) -> None:

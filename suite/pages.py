@@ -79,6 +79,7 @@ table{border-collapse:collapse;display:block;overflow-x:auto}
 th,td{white-space:nowrap;padding:.3rem .7rem;text-align:right;border-bottom:1px solid #ddd}
 th:first-child,td:first-child{text-align:left}.note{color:#666;font-size:.85rem}
 .grid{display:flex;flex-wrap:wrap;gap:1rem}.grid img{max-width:100%;width:520px;height:auto}
-.said{flex:1 1 200px;border-left:3px solid #c4622d;padding-left:.7rem}.said.right{border-color:#4f8a4b}.said.not{border-color:#999}
+.said{flex:1 1 200px;border-left:3px solid #c4622d;padding-left:.7rem}.said.right{border-color:#4f8a4b}
+.said.not{border-color:#999}
 pre{white-space:pre-wrap;font-size:.8rem;margin:.3rem 0}
 </style>"""

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from suite import export, whole
+from suite import engine, export, whole
 from tests.conftest import HEADS_OF_32, base_flavoured, save_model
 from tests.disk import full_disk
 from tests.test_look import STRIPS_THOUGHTS
@@ -100,7 +100,10 @@ def adapter_of(base: Path, target: Path, by: float = 0.05, tokenizer=None, **lor
 
     torch.manual_seed(0)
     lora = {"r": 4, "target_modules": "all-linear", "task_type": "CAUSAL_LM", **lora}
-    model = get_peft_model(AutoModelForCausalLM.from_pretrained(base), LoraConfig(**lora))
+    model = AutoModelForCausalLM.from_pretrained(base)
+    if tokenizer is not None and len(tokenizer) > model.config.vocab_size:
+        model.resize_token_embeddings(len(tokenizer))
+    model = get_peft_model(model, LoraConfig(**lora))
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
@@ -153,6 +156,19 @@ def test_a_merged_adapter_answers_as_the_adapter_did_and_ends_turns(lora_dir, ba
     turn, text = tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|endoftext|>"])
     assert (tokenizer.eos_token_id, stored.config.eos_token_id) == (turn, turn)
     assert stored.generation_config.eos_token_id == [turn, text]
+
+
+@pytest.mark.slow
+def test_an_adapter_that_brings_rows_for_more_tokens_is_merged_with_them(base_dir, tmp_path):
+    """As SFT with a `chat_template_path` that names a tokenizer leaves it."""
+    from transformers import AutoConfig, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(base_dir)
+    tokenizer.add_tokens([f"<|more-{number}|>" for number in range(8)])
+    wider = adapter_of(base_dir, tmp_path / "wider", tokenizer=tokenizer)
+    export_(wider, "--output_dir", "out", "--dtype", "float32")
+    assert AutoConfig.from_pretrained("out").vocab_size == len(tokenizer) == len(AutoTokenizer.from_pretrained("out"))
+    assert logits_of("out").shape[-1] == len(tokenizer)
 
 
 @pytest.mark.slow
@@ -316,6 +332,8 @@ def test_what_cannot_be_written_in_a_form_is_one_line_that_names_another(forms, 
 
 
 def test_what_cannot_be_exported_is_one_line_before_a_model_is_loaded(lora_dir, miniqwen_dir, qwen2_dir, tmp_path):
+    from transformers import AutoTokenizer
+
     def told(*words) -> str:
         with pytest.raises(ValueError) as caught:
             export_(*words)
@@ -332,6 +350,10 @@ def test_what_cannot_be_exported_is_one_line_before_a_model_is_loaded(lora_dir, 
     (tmp_path / "there").mkdir()
     assert "is there already" in told(lora_dir, "--output_dir", "there")
     assert "output_dir is missing" in told(lora_dir)
+    pushed = (lora_dir, "--push", "me/model")
+    assert "output_dir is missing: dtype goes with" in told(*pushed, "--dtype", "bfloat16")
+    assert "output_dir is missing: --as goes with" in told(*pushed, "--as", "qwen2")
+    assert "hub_revision goes with `push`" in told(lora_dir, *out, "--hub_revision", "v2")
     assert "max_shard_size: 'big' must be a size" in told(lora_dir, "--output_dir", "new", "--max_shard_size", "big")
     assert "no checkpoint directory 'nowhere'" in told("nowhere", *out)
     assert "There are: qwen2, qwen2_moe, deepseek_v2" in told(lora_dir, *out, "--as", "llama")
@@ -349,6 +371,52 @@ def test_what_cannot_be_exported_is_one_line_before_a_model_is_loaded(lora_dir, 
     base = json.loads((ours / "adapter_config.json").read_text())["base_model_name_or_path"]
     (ours / "run.json").write_text(json.dumps({"inputs": {base: "0123456789abcdef"}}))
     assert "is not the base that" in told(ours, *out)
+    assert "num_experts_per_tok goes with --upcycle" in told(miniqwen_dir, *out, "--num_experts_per_tok", "1")
+    (tmp_path / "utf-16.jinja").write_text("{{ messages }}", encoding="utf-16")
+    assert "utf-16.jinja' is no text in UTF-8" in told(miniqwen_dir, *out, "--chat_template_path", "utf-16.jinja")
+    more = shutil.copytree(miniqwen_dir, tmp_path / "more")
+    tokenizer = AutoTokenizer.from_pretrained(more)
+    size = len(tokenizer)
+    tokenizer.add_tokens(["<|more|>"])
+    tokenizer.save_pretrained(more)
+    assert f"a token {size}, '<|more|>', and config.json vocab_size {size}" in told(more, *out)
+
+
+def with_weights(source: Path, target: Path, change) -> Path:
+    """A copy of a checkpoint whose tensors, by their names, `change` has had in its hands."""
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(source, target)
+    tensors = load_file(target / "model.safetensors")
+    change(tensors)
+    save_file(tensors, target / "model.safetensors", {"format": "pt"})
+    return target
+
+
+def test_a_weight_that_is_missing_is_not_made_up_and_one_without_a_place_is_told(miniqwen_dir, tmp_path, capsys):
+    import torch
+
+    name = "model.layers.1.mlp.up_proj.weight"
+    lost = with_weights(miniqwen_dir, tmp_path / "lost", lambda tensors: tensors.pop(name))
+    told = rf"'{lost}' does not hold all weights of its miniqwen: {name} is missing"
+    with pytest.raises(ValueError, match=told):
+        export_(lost, "--output_dir", "out")
+    with pytest.raises(ValueError, match=told):
+        engine.load(str(lost))
+    assert not Path("out").exists()
+    more = with_weights(miniqwen_dir, tmp_path / "more", lambda tensors: tensors.update({"score": torch.ones(2)}))
+    export_(more, "--output_dir", "out")
+    assert "holds score, which has no place in its miniqwen: left out." in capsys.readouterr().out
+
+
+def test_a_temperature_beside_do_sample_false_is_no_reason_not_to_write(miniqwen_dir, tmp_path, capsys):
+    source = shutil.copytree(miniqwen_dir, tmp_path / "odd")
+    said = {"do_sample": False, "temperature": 0.6, "top_p": 0.9}
+    (source / "generation_config.json").write_text(json.dumps(said))
+    export_(source, "--output_dir", "out")
+    found = json.loads(Path("out/generation_config.json").read_text())
+    assert said | {"do_sample": True} == {name: found[name] for name in said}
+    assert "settings of sampling beside `do_sample: false`" in capsys.readouterr().out
 
 
 @pytest.mark.slow

@@ -5,7 +5,7 @@ import math
 import os
 from collections.abc import Collection, Iterator, Sequence
 
-from suite import pins
+from suite import look, pins
 from suite.engine import Completion, Engine, Sampling, rendered, seed_of, stop_ids
 from suite.engine.positions import positions_of, require_room
 from suite.run import tokenizer as load_tokenizer
@@ -26,7 +26,9 @@ class TransformersEngine(Engine):
         tokenizer = load_tokenizer(name)
         device = "cuda" if torch.cuda.is_available() else "cpu"
         repository, revision = pins.where(name)
-        model = AutoModelForCausalLM.from_pretrained(repository, dtype=dtype, revision=revision)
+        how = {"dtype": dtype, "revision": revision, "output_loading_info": True}
+        model, told = AutoModelForCausalLM.from_pretrained(repository, **how)
+        look.demand_weights(name, model, told)
         self._take(model.to(device).eval(), tokenizer, batch_size)
 
     def _take(self, model, tokenizer, batch_size: int) -> None:
