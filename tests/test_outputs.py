@@ -18,7 +18,7 @@ import pytest
 
 from tests.conftest import HEADS_OF_32, ROOT, save_model
 from tests.rows import read_rows, write_rows
-from tests.warm import Ended, Warm, kill_after
+from tests.warm import Ended, Halt, Warm, kill_after
 
 pytestmark = pytest.mark.slow
 
@@ -194,12 +194,9 @@ def test_thirty_kills_more(trials, command, capsys):
             print(f"  {times:3d}  {what}")
 
 
-def journal(trial: Trial, place: Path) -> Path:
-    """Where a command notes what is done; each has one when it is half-way."""
-    target = {"prepare": ".out.journal", "sample": ".out.partial/answers.jsonl", "score": ".out.jsonl.journal"}
-    if trial.command in target:
-        return place / target[trial.command]
-    return next(iter(place.glob("out/.*.journal")), place / "out/none")
+# Where a command notes what is done; each has one when it is half-way.
+JOURNALS = {"prepare": ".out.journal", "sample": ".out.partial/answers.jsonl", "score": ".out.jsonl.journal",
+            "evaluate": "out/.*.journal"}  # fmt: skip
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -207,18 +204,9 @@ def journal(trial: Trial, place: Path) -> Path:
 def test_a_command_that_is_told_to_end_says_so_in_one_line_and_goes_on(trials, command, number):
     trial = trials(command)
     place = trial.place(f"signal-{number}")
-    told, there = [], trial.before.get("out/answers.jsonl", b"").count(b"\n")  # sample's journal holds the old answers
-
-    def tell(pid: int) -> None:
-        until = time.monotonic() + 60
-        while not (journal(trial, place).is_file() and journal(trial, place).read_bytes().count(b"\n") > there + 2):
-            assert time.monotonic() < until
-            time.sleep(0.002)
-        told.append(time.monotonic())
-        kill_after(0, number)(pid)
-
-    ended = trial.warm.run(trial.words, place, meanwhile=tell)
-    assert time.monotonic() - told[0] < 5
+    there = trial.before.get("out/answers.jsonl", b"").count(b"\n")  # sample's journal holds the old answers
+    half_way = Halt(str(place / JOURNALS[command]), lines=there + 2)
+    ended = trial.warm.run(trial.words, place, halt=half_way, meanwhile=kill_after(0, number))
     assert ended.code == 128 + number, ended.said
     word = "ended by SIGTERM" if number == signal.SIGTERM else "interrupted"
     assert re.search(rf"^suite: {word}\. .*the same command", ended.said.splitlines()[-1]), ended.said
@@ -308,7 +296,7 @@ def test_vllm_does_not_outlive_a_command_that_was_killed(tokenizer_dir, tmp_path
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
     save_model(Qwen2ForCausalLM, Qwen2Config, tokenizer_dir, tmp_path / "model", **HEADS_OF_32)
-    write_rows(tmp_path / "rows/train.parquet", [{"prompt": f"{n}+1", "solution": str(n + 1)} for n in range(300)])
+    write_rows(tmp_path / "rows/train.parquet", [{"prompt": f"{n}+1", "solution": str(n + 1)} for n in range(3000)])
     asking = ["sample", "--model_name_or_path", "model", "--dataset_name", "rows", "--output_dir", "out"]
     asking += ["--use_vllm", "true", "--vllm_max_model_length", "256", "--max_completion_length", "200"]
     process = subprocess.Popen(
@@ -317,7 +305,7 @@ def test_vllm_does_not_outlive_a_command_that_was_killed(tokenizer_dir, tmp_path
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    answers, until = Path(".out.partial/answers.jsonl"), time.monotonic() + 300
+    answers, until = Path(".out.partial/answers.jsonl"), time.monotonic() + 600
     while not (answers.is_file() and answers.read_bytes().count(b"\n") > 5):
         assert process.poll() is None and time.monotonic() < until
         time.sleep(0.1)

@@ -1,10 +1,13 @@
 """Commands of the suite in forks of one process that has imported everything: a command takes as long as its work.
 
 `Warm` starts `python -m tests.warm`, which reads a job a line, forks, and tells first the process and then its end.
-Jobs may die at a given one of their calls to the file system, or find the disk full.
+Jobs may die at a given one of their calls to the file system, or find the disk full. They may also halt where
+somebody is to do something to them, however long that takes him: a test that watched a run from beside it would come
+too late on a busy machine.
 """
 
 import contextlib
+import glob
 import importlib
 import itertools
 import json
@@ -14,15 +17,17 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 # Between two of these calls nothing changes on the disk but the content of files that are open.
 STEPS = ("mkdir", "rename", "replace", "fsync", "open", "ftruncate", "write", "rmdir", "unlink")
 
 
-def counted(die_at: int | None, after: bool = False) -> itertools.count:
-    """Count this process's calls to the file system, and have it die at call `die_at`, before it or after it."""
+def counted(die_at: int | None, after: bool = False, then: Callable[[], None] = lambda: None) -> itertools.count:
+    """Count this process's calls to the file system, and have it die at call `die_at`, before it or after it. `then` is
+    called behind each."""
     calls = itertools.count(1)
 
     def wrap(call):
@@ -35,12 +40,52 @@ def counted(die_at: int | None, after: bool = False) -> itertools.count:
             finally:
                 if now:
                     os.kill(os.getpid(), signal.SIGKILL)
+                then()
 
         return wrapped
 
     for name in STEPS:
         setattr(os, name, wrap(getattr(os, name)))
     return calls
+
+
+@dataclass(frozen=True)
+class Halt:
+    """Where a job stops (SIGSTOP), until somebody has it go on: before it does anything, as soon as a file matches
+    `path` and has more `lines` than so many, or where the step behind `step` begins."""
+
+    path: str | None = None
+    lines: int = -1
+    step: int | None = None
+
+    def begin(self) -> Callable[[], None]:
+        """In the job: what is to be called whenever a file has changed."""
+        job, to_come = os.getpid(), [signal.SIGSTOP]
+
+        def stop() -> None:
+            if to_come and os.getpid() == job:
+                os.kill(job, to_come.pop())
+
+        if self.step is not None:
+            from transformers.trainer_callback import CallbackHandler
+
+            begins = CallbackHandler.on_step_begin
+
+            def on_step_begin(handler, args, state, control):
+                if state.global_step == self.step:
+                    stop()
+                return begins(handler, args, state, control)
+
+            CallbackHandler.on_step_begin = on_step_begin
+        elif self.path is None:
+            stop()
+        return lambda: stop() if to_come and self._is_there() else None
+
+    def _is_there(self) -> bool:
+        if self.path is None:
+            return False
+        found = glob.glob(self.path, include_hidden=True)
+        return any(self.lines < 0 or Path(path).read_bytes().count(b"\n") > self.lines for path in found)
 
 
 @dataclass
@@ -76,22 +121,57 @@ class Warm:
         self.server.stdin.close()
         self.server.wait(30)
 
-    def run(self, words, cwd, *, die_at=None, after=False, limit=None, meanwhile=None) -> Ended:
-        """`suite WORDS...` in `cwd`. With `limit` no file may have more bytes; `meanwhile(pid)` is called at once."""
+    def run(self, words, cwd, *, die_at=None, after=False, limit=None, halt=None, meanwhile=None) -> Ended:
+        """`suite WORDS...` in `cwd`. With `limit` no file may have more bytes; `meanwhile(pid)` is called at once, or
+        while the command stands still at its `halt`."""
         job = {"words": [str(word) for word in words], "cwd": str(cwd), "die_at": die_at, "after": after,
-               "limit": limit, "log": f"{cwd}.log"}  # fmt: skip
+               "limit": limit, "halt": halt and asdict(halt), "log": f"{cwd}.log"}  # fmt: skip
         Path(job["log"]).write_text("")
         begun = time.monotonic()
         self.server.stdin.write(json.dumps(job) + "\n")
         self.server.stdin.flush()
         pid = self._told()
-        if meanwhile is not None:
-            meanwhile(pid)
+        halted = halt is not None and _halts(pid)
+        if meanwhile is not None and (halt is None or halted):
+            self._do(meanwhile, pid)
+        if halted:
+            _signal(pid, signal.SIGCONT)
         code = self._told()
+        said = Path(job["log"]).read_text(errors="replace")
+        assert halt is None or halted, f"it never came to {halt}: {said[-3000:]}"
         steps = Path(f"{cwd}.log.steps")
         found = int(steps.read_text()) if steps.is_file() else None
         steps.unlink(missing_ok=True)
-        return Ended(code, Path(job["log"]).read_text(errors="replace"), time.monotonic() - begun, found)
+        return Ended(code, said, time.monotonic() - begun, found)
+
+    def _do(self, meanwhile: Callable[[int], None], pid: int) -> None:
+        """Where that fails, the job goes, too, and those behind it are not taken for it."""
+        try:
+            meanwhile(pid)
+        except BaseException:
+            _signal(pid, signal.SIGKILL)
+            self._told()
+            raise
+
+
+def _signal(pid: int, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)
+
+
+def state(pid: int) -> str:
+    """One letter, as in /proc: Z of a process that has ended, T of one that stands still."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:  # gone altogether, perhaps while we looked
+        return "Z"
+
+
+def _halts(pid: int) -> bool:
+    """Whether a process comes to stand still before it ends."""
+    while (now := state(pid)) not in "TZX":
+        time.sleep(0.002)
+    return now == "T"
 
 
 def kill_after(seconds: float, number: int = signal.SIGKILL):
@@ -99,8 +179,7 @@ def kill_after(seconds: float, number: int = signal.SIGKILL):
 
     def send(pid: int) -> None:
         time.sleep(seconds)
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, number)
+        _signal(pid, number)
 
     return send
 
@@ -116,7 +195,7 @@ def _work(job: dict) -> int:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if job["limit"] is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (job["limit"], job["limit"]))
-    calls = counted(job["die_at"], job["after"])
+    calls = counted(job["die_at"], job["after"], Halt(**job["halt"]).begin() if job["halt"] else lambda: None)
     code = ending.answer_for(cli._main, job["words"])
     steps = next(calls) - 1
     if job["limit"] is None:
