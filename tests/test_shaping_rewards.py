@@ -394,10 +394,10 @@ def test_100k_hostile_characters_are_read_in_linear_time(name):
         text = piece * (100_000 // len(piece))
         part = text[:33_333]
         for said, gold in ((text + "x", "1"), (f"<think>{part}</think>{part}<answer>{part}</answer>", "aa")):
-            before = time.process_time()
+            before = time.thread_time()
             value = reward([said], solution=[gold], completion_ids=[[0] * 3], prompts=["p"])[0]
             assert value is None or math.isfinite(value)
-            assert time.process_time() - before < 0.5, (piece, gold)
+            assert time.thread_time() - before < 0.5, (piece, gold)
 
 
 def test_no_shaping_reward_imports_torch_before_it_must():

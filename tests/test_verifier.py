@@ -1,5 +1,6 @@
 """The verifier against its written policy: the public tables, real golds, any text at all, and hostile completions."""
 
+import gc
 import json
 import logging
 import math
@@ -172,6 +173,16 @@ RUNS = [
 ]
 
 
+@pytest.fixture
+def _no_collection():
+    """A collection of all that a run of tests has in memory takes longer than what is measured."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("_no_collection")
 @pytest.mark.parametrize("run", RUNS)
 def test_ten_thousand_characters_are_read_in_linear_time(run):
     """By the patterns here, not by the workers. A quarter of a second is nothing to one that has to look twice."""
@@ -185,9 +196,9 @@ def test_ten_thousand_characters_are_read_in_linear_time(run):
         *(many + 4_700 * a for a in "e A"),
     ):
         for gold in ("Paris", "5 m", "A, C"):
-            start = time.process_time()
+            start = time.thread_time()
             judge([said], [gold], choices=[["5", "7"]])
-            assert time.process_time() - start < 0.25, (said[:20], gold)
+            assert time.thread_time() - start < 0.25, (said[:20], gold)
 
 
 @pytest.mark.parametrize("gold", [None, "", "  ", "\n", "#### ", "1+1=2\n####", r"\boxed{4", math.nan, [42]])
