@@ -39,6 +39,14 @@ def base_of(source: Path, given: str | None = None) -> str | None:
     return name if pinned == "main" or name != trained_on or checkpoint.is_local(name) else f"{name}@{pinned}"
 
 
+def shapes_of(adapter: Path) -> dict[str, list[int]]:
+    """What an adapter holds, tensor -> shape."""
+    from safetensors import safe_open
+
+    with safe_open(adapter / "adapter_model.safetensors", framework="numpy") as file:
+        return {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118 (not a dict)
+
+
 def config_of(name: str | Path) -> dict:
     """config.json of a directory; of a model on the Hub what it says there."""
     if checkpoint.is_local(str(name)):
@@ -116,11 +124,7 @@ def _first_line(error: Exception) -> str:
 def _make_room(model, source: Path) -> None:
     """Give the base as many rows of embeddings as the adapter brings: trained with a `chat_template_path` that names a
     tokenizer, it had as many as that takes, and PEFT has kept all of them."""
-    from safetensors import safe_open
-
-    with safe_open(source / "adapter_model.safetensors", framework="pt") as file:
-        names = [name for name in file.keys() if name.endswith(look.EMBEDDING)]  # noqa: SIM118 (not a dict)
-        rows = {file.get_slice(name).get_shape()[0] for name in names}
+    rows = {shape[0] for name, shape in shapes_of(source).items() if name.endswith(look.EMBEDDING)}
     if rows and rows != {model.get_input_embeddings().num_embeddings}:
         model.resize_token_embeddings(max(rows), mean_resizing=False)
 
@@ -128,10 +132,8 @@ def _make_room(model, source: Path) -> None:
 def _check_places(model, source: Path, base: str) -> None:
     """PEFT only warns of tensors that find no place, and leaves places without a tensor at their random beginning."""
     from peft import get_peft_model_state_dict
-    from safetensors import safe_open
 
-    with safe_open(source / "adapter_model.safetensors", framework="pt") as file:
-        there = set(file.keys())
+    there = set(shapes_of(source))
     places = set(get_peft_model_state_dict(model))
     for names, what in ((there - places, "has no place for"), (places - there, "asks of the adapter for")):
         if names:

@@ -278,10 +278,12 @@ def _adapter(path: Path, name: str) -> dict:
             if config.get(key) not in plain]  # fmt: skip
     if config.get("init_lora_weights") not in PLAIN_BEGINNINGS:
         odd.append("init_lora_weights")
-    if odd:
+    told = [f"{key}: {json.dumps(config.get(key))}" for key in odd]
+    told += [f"it holds {name}" for name in merge.shapes_of(path) if ".lora_" not in name]  # such as rows of new tokens
+    if told:
         raise ValueError(
-            f"'{path}' is more than plain LoRA ({odd[0]}: {json.dumps(config.get(odd[0]))}), which is what vLLM serves "
-            f"beside a base. Merge it, and serve that: suite export {path} --output_dir DIRECTORY."
+            f"'{path}' is more than plain LoRA ({told[0]}), which is what vLLM serves beside a base. Merge it, and "
+            f"serve that: suite export {path} --output_dir DIRECTORY."
         )
     rank = next(room for room in RANKS if room >= config["r"])
     modules = json.dumps({"name": name, "path": str(path.resolve())})
