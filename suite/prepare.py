@@ -16,6 +16,7 @@ The directory appears whole, in place of an older one. What was killed reads its
 does not again count the tokens or prove the golds that it has counted and proven.
 """
 
+import contextlib
 import hashlib
 import inspect
 import json
@@ -345,13 +346,27 @@ class _Parquet:
         import pyarrow
         import pyarrow.parquet
 
-        names = dict.fromkeys(name for row in rows for name in row)
-        try:
-            table = pyarrow.Table.from_pylist([{name: row.get(name) for name in names} for row in rows])
-        except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError, UnicodeEncodeError) as error:
-            raise ValueError(f"{self.path.stem}: a column holds what cannot be in one table: {error}.") from None
+        held = {}
+        for name in dict.fromkeys(name for row in rows for name in row):
+            with self._one_table(f"the column `{name}`"):
+                held[name] = pyarrow.array([row.get(name) for row in rows])
+            if pyarrow.types.is_struct(held[name].type) and not held[name].type.num_fields:  # {} in every row
+                held[name] = pyarrow.nulls(len(rows))
         self.parts.append(self.path.with_name(f"{self.path.name}.{len(self.parts)}"))
-        pyarrow.parquet.write_table(table, self.parts[-1])
+        with self._one_table("a column"):
+            pyarrow.parquet.write_table(pyarrow.table(held), self.parts[-1])
+
+    @contextlib.contextmanager
+    def _one_table(self, what: str) -> Iterator[None]:
+        import pyarrow
+
+        try:
+            yield
+        except (pyarrow.ArrowException, OverflowError, UnicodeEncodeError) as error:
+            raise ValueError(
+                f"{self.path.stem}: {what} holds what cannot be in one table: {error}. A column has one type in all "
+                "rows: write it so, or leave it out of the source."
+            ) from None
 
     def __exit__(self, kind, error, trace):
         if kind is not None or not self.parts:
@@ -360,7 +375,8 @@ class _Parquet:
         import pyarrow.parquet
 
         schemas = [pyarrow.parquet.read_schema(part) for part in self.parts]
-        schema = pyarrow.unify_schemas(schemas, promote_options="permissive")
+        with self._one_table("a column"):
+            schema = pyarrow.unify_schemas(schemas, promote_options="permissive")
         with pyarrow.parquet.ParquetWriter(self.path, schema) as file:
             for part in self.parts:
                 file.write_table(pyarrow.parquet.read_table(part, schema=schema))

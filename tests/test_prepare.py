@@ -360,12 +360,20 @@ def test_a_directory_that_prepare_did_not_write_is_left_alone(tmp_path):
         prepare.main(["arithmetic", "--output_dir", str(tmp_path / "out" / "thesis.txt" / "x")])
 
 
-def test_what_cannot_be_in_one_table_is_told(tmp_path):
-    row = '{"prompt": "%s?", "solution": "1", "id": %s}\n'
-    (tmp_path / "train.jsonl").write_text("".join(row % (n, '"a"' if n == 3 else n) for n in range(5)))
-    source = ["--source", str(tmp_path / "train.jsonl"), "--test_size", "1"]
-    with pytest.raises(ValueError, match="train: a column holds what cannot be in one table"):
-        prepare.main(["files", *source, "--output_dir", str(tmp_path / "out")])
+@pytest.mark.parametrize("batch", [1000, 1])
+@pytest.mark.parametrize("strange", ["a", 10**30, [1], {"x": {}}])
+def test_what_cannot_be_in_one_table_is_told(strange, batch, tmp_path, monkeypatch):
+    monkeypatch.setattr(cleaning, "BATCH", batch)
+    rows = [{"prompt": f"{n}?", "solution": "1", "id": strange if n == 3 else n} for n in range(5)]
+    path = write_rows(tmp_path / "train.jsonl", rows)
+    with pytest.raises(ValueError, match="train: .*column.*holds what cannot be in one table: .*one type in all rows"):
+        prepare.main(["files", "--source", str(path), "--test_size", "1", "--output_dir", str(tmp_path / "out")])
+
+
+def test_an_object_without_keys_is_nothing(tmp_path):
+    rows = [{"prompt": f"{n}?", "solution": "1", "meta": {}} for n in range(5)]
+    train, _ = prepared(tmp_path, "files", "--source", str(write_rows(tmp_path / "a.jsonl", rows)), "--test_size", "1")
+    assert [row["meta"] for row in train] == [None] * 4
 
 
 def test_all_of_gsm8k_proves_itself(shared_data, tmp_path):
