@@ -49,6 +49,17 @@ def summed_logprob(model, ids, completion_mask, attention_mask):
     return (of_tokens * completion_mask[:, 1:]).sum(-1)
 
 
+def test_pairs_of_which_none_is_better_are_counted_and_where_all_are_so_refused(capsys):
+    rows = [{"prompt": "?", "chosen": "Yes.", "rejected": said} for said in ("No.", "Yes.", "Yes.")]
+    for given in (rows, iter(rows)):
+        dpo.say_which_are_no_choice(given)
+        assert "in 2 of 3 pairs `chosen` is `rejected`, word for word (first: row 2)" in capsys.readouterr().out
+    dpo.say_which_are_no_choice(rows[:1])
+    assert not capsys.readouterr().out
+    with pytest.raises(ValueError, match="in all 2 pairs"):
+        dpo.say_which_are_no_choice(rows[1:])
+
+
 def test_the_loss_of_a_batch_is_the_papers(miniqwen_dir, pairs_dir, monkeypatch):
     """-log sigmoid(beta * (log p_w/p_ref_w - log p_l/p_ref_l)), equation 7 of https://arxiv.org/abs/2305.18290"""
     from torch.nn.functional import logsigmoid

@@ -1,5 +1,6 @@
 """Direct preference optimization on `prompt+chosen+rejected` rows, whole or as LoRA."""
 
+import itertools
 import sys
 
 from suite import args, ending, pins, run, source
@@ -24,6 +25,7 @@ def main(argv=None) -> None:
     train_rows, test_rows = source.rows(
         script, mixture, ("prompt+chosen+rejected",), with_test=config.eval_strategy != "no"
     )
+    say_which_are_no_choice(train_rows)
     record["rows"] = source.counts(train_rows, test_rows)
     tokenizer = run.starting_point(model, config, train_rows)
     asked = source.to_answer(answers, config, script, mixture, tokenizer)
@@ -53,6 +55,22 @@ def main(argv=None) -> None:
 
         trainer.add_callback(Answering(trainer, asked, answers.max_completion_length))
     run.finish(trainer, config, record)
+
+
+def say_which_are_no_choice(rows) -> None:
+    """Say how many pairs have the same answer twice, of rows that stream among the first: TRL trains them without a
+    word. Raises `ValueError` where all are so."""
+    looked_at = rows if hasattr(rows, "__len__") else itertools.islice(rows, source.LOOKED_AT)
+    alike = [row["chosen"] == row["rejected"] for row in looked_at]
+    if all(alike):
+        raise ValueError(
+            f"`chosen` is `rejected`, word for word, in all {len(alike)} pairs: there is nothing to prefer."
+        )
+    if any(alike):
+        run.say(
+            f"note: in {sum(alike)} of {len(alike)} pairs `chosen` is `rejected`, word for word (first: row "
+            f"{alike.index(True) + 1}). They teach nothing; `suite prepare files` leaves them out."
+        )
 
 
 if __name__ == "__main__":
