@@ -157,7 +157,8 @@ def fingerprint(path: str | Path, *, with_answers: bool = False, ends: bool = Fa
     noted = ("run.json", "trainer_state.json", "prepare.json", "sample.json", "results.json")
     if (path / "results.json").is_file() and not with_answers:
         noted += ("rows.jsonl",)
-    files = sorted(p for p in path.iterdir() if p.suffix in READ) if path.is_dir() else [path]
+    there = [*path.iterdir(), *path.glob("data/*")] if path.is_dir() else []  # where a copy of the Hub has its rows
+    files = sorted(p for p in there if p.suffix.lower() in READ and p.is_file()) if path.is_dir() else [path]
     files = [file for file in files if file.name not in noted]
     ends = ends or any(file.suffix == ".safetensors" for file in files)
     apart = max(_SAMPLE, sum(file.stat().st_size for file in files) // 4096)

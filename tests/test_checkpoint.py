@@ -74,6 +74,14 @@ def test_a_fingerprint_tells_a_row_that_changed_in_the_middle_of_a_long_file(cop
     assert checkpoint.fingerprint(tmp_path) == checkpoint.fingerprint(tmp_path, ends=True)
 
 
+def test_a_fingerprint_tells_rows_that_changed_in_the_folder_of_a_copy_of_the_hub(tmp_path):
+    (tmp_path / "data" / "part-0.parquet").mkdir(parents=True)  # which is no file
+    (tmp_path / "data" / "train.JSONL").write_text("1")
+    before = checkpoint.fingerprint(tmp_path)
+    (tmp_path / "data" / "train.JSONL").write_text("2")
+    assert checkpoint.fingerprint(tmp_path) != before
+
+
 def test_a_fingerprint_follows_the_weights_and_not_the_place(copy, miniqwen_dir):
     assert checkpoint.fingerprint(copy) == checkpoint.fingerprint(miniqwen_dir)
     weights = bytearray((copy / "model.safetensors").read_bytes())
