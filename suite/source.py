@@ -8,7 +8,7 @@ from pathlib import Path
 
 from suite import checkpoint, columns, pins, yardstick
 from suite.args import say
-from suite.data import files, lines
+from suite.data import files, lines, reading
 from suite.engine import rendered
 from suite.engine.positions import positions_of, require_room
 from suite.rewards.wording import gold_answer
@@ -262,17 +262,16 @@ def _of_trl(mixture):
 
 def _splits(script):
     """Every split of `dataset_name`: parquet files that `prepare` wrote, files of others, or a data set on the Hub."""
-    from pyarrow.parquet import ParquetFile
-
     there = Path(script.dataset_name)
-    prepared = {p.stem: str(p) for p in sorted(there.glob("*.parquet")) if "-of-" not in p.stem}
-    if there.exists() and not prepared:
+    prepared = {p.stem: str(p) for p in sorted(there.glob("*.parquet")) if p.is_file() and "-of-" not in p.stem}
+    if there.exists() and script.dataset_train_split not in prepared:
         names = (script.dataset_train_split, script.dataset_test_split)
         return files.splits(script.dataset_name, *names, streaming=script.dataset_streaming)
     if prepared:
-        for path in prepared.values():
-            if ParquetFile(path).metadata.num_rows == 0:  # a traceback inside `datasets`
+        for path in map(Path, prepared.values()):
+            if lines.parquet_file(path).metadata.num_rows == 0:  # a traceback inside `datasets`
                 raise ValueError(f"{path} has no rows.")
+        reading.tell_of_others(script.dataset_name, map(Path, prepared.values()))
         return pins.load_dataset("parquet", data_files=prepared, streaming=script.dataset_streaming)
     if checkpoint.is_local(script.dataset_name) or lines.suffix(there) in lines.SUFFIXES:
         raise ValueError(

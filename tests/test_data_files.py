@@ -2,13 +2,15 @@
 
 import gzip
 import json
+import subprocess
+import sys
 
 import pyarrow
 import pyarrow.parquet
 import pytest
 
 from suite import columns, data, prepare, reasoning, source
-from suite.data import files, reading
+from suite.data import files, lines, reading
 from suite.data.reading import Dropped
 from tests.rows import write_rows
 
@@ -156,6 +158,10 @@ def test_a_row_that_is_no_example_is_left_out(row, reason, tmp_path):
         ("a.jsonl.gz", b'{"text": "x"}', "a.jsonl.gz is no gzip file"),
         ("a.json.gz", gzip.compress(b'[{"text": "x"}]', mtime=0)[:-9], "a.json.gz is .* cut off"),
         ("a.jsonl.zst", b'{"text": "x"}', "a.jsonl.zst is no Zstandard file"),
+        ("a.json", '{\n "data": [\n', "a.json, line 1.*not JSON, and so it is.*may be one list of objects, too"),
+        ("a.jsonl", "[1]", "a.jsonl, line 1: no JSON object.*A row is a JSON object in a line of its own"),
+        ("a.json", '[{"n": ' + "9" * 5000 + "}]", "a.json: not JSON .Exceeds the limit"),
+        ("a.zip", "PK", "a.zip' is no kind of file that can be read here.*Unpack it: unzip 'a.zip'|unzip '/"),
         ("a.jsonl", '{"text": "x"}\n{"text": "y"}', "test_size: 100 must lie between 1 and 1.*2 different questions"),
     ],
 )
@@ -177,7 +183,7 @@ def test_utf_16_is_refused_with_the_way_out(encoding, kind, packed, tmp_path):
     content = text.encode(encoding.removeprefix("marked "))
     path = tmp_path / f"a{kind}{packed}"
     path.write_bytes(gzip.compress(content) if packed else content)
-    way = "UTF-16LE -t UTF-8, say, or -f UTF-16BE" if encoding in ("utf-16-le", "utf-16-be") else "UTF-16 -t UTF-8"
+    way = {"utf-16-le": "UTF-16LE", "utf-16-be": "UTF-16BE"}.get(encoding, "UTF-16") + " -t UTF-8"
     for read in (
         lambda: list(data.load("files")("train", source=str(path), test_size=1)),
         lambda: files.splits(str(path), "train", "test", streaming=True),
@@ -185,6 +191,55 @@ def test_utf_16_is_refused_with_the_way_out(encoding, kind, packed, tmp_path):
     ):
         with pytest.raises(ValueError, match=rf"a\{kind}.*Convert it: iconv -f {way}"):
             read()
+
+
+CHINESE = "人工智能正在改变世界，上海的学生们在学习模型的训练方法。\n"
+
+
+@pytest.mark.parametrize("text", ["你好\n上海\n", "你好\n", CHINESE * 9, CHINESE * 5000])
+@pytest.mark.parametrize("encoding", ["UTF-16LE", "UTF-16BE"])
+def test_chinese_utf_16_is_known_by_the_ends_of_its_lines(text, encoding, tmp_path):
+    """Few of its bytes are NUL, and a short line of it may read as UTF-8."""
+    (tmp_path / "a.txt").write_bytes(text.encode(encoding))
+    with pytest.raises(ValueError, match=f"a.txt is {encoding}. Convert it: iconv -f {encoding} -t UTF-8"):
+        list(lines.read(tmp_path / "a.txt"))
+
+
+@pytest.mark.parametrize(
+    ("encoding", "text", "way"),
+    [
+        ("gb18030", CHINESE * 3 + "A line in English.\n" * 6, "GB18030"),
+        ("latin-1", "La vie était belle à Paris.\n" * 3 + "Hello.\n" * 3, "WINDOWS-1252"),
+    ],
+)
+@pytest.mark.parametrize("kind", [".txt", ".jsonl", ".json"])
+def test_a_file_in_another_encoding_is_refused_though_some_lines_are_plain_ascii(encoding, text, way, kind, tmp_path):
+    rows = [{"text": line} for line in text.splitlines()]
+    content = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    content = json.dumps(rows, ensure_ascii=False, indent=0) if kind == ".json" else content
+    path = tmp_path / f"a{kind}"
+    path.write_bytes((text if kind == ".txt" else content).encode(encoding))
+    with pytest.raises(
+        ValueError, match=f"a{kind} is not UTF-8: of its first.* lines, 3 cannot.*iconv -f {way} -t UTF-8"
+    ):
+        files.splits(str(path), "train", "test", streaming=True)
+    path.write_bytes((text if kind == ".txt" else content).encode())
+    assert len(list(lines.read(path))) == len(rows)
+
+
+def test_lines_of_another_encoding_among_many_are_left_out(tmp_path, capsys):
+    path = tmp_path / "a.txt"
+    for others in (["Hello."] * 40, ["Grüße."]):
+        path.write_bytes(b"\n".join([*(line.encode() for line in others), *["été".encode("latin-1")] * 3, b""]))
+        assert [row["text"] for row in files.stream([str(path)], "text")] == others
+        assert "not UTF-8" in capsys.readouterr().out
+        lines._said.clear()
+
+
+def test_half_a_character_in_a_list_is_left_out_and_named(tmp_path):
+    (tmp_path / "a.json").write_text('[{"text": "\\ud83d"}, {"text": "\\ud83d\\ude00"}]')
+    (_, dropped), (_, row) = lines.read(tmp_path / "a.json")
+    assert dropped == Dropped("half a character", f"{tmp_path / 'a.json'}, row 1") and row == {"text": "😀"}
 
 
 def test_a_line_of_text_with_nul_bytes_is_left_out_and_named(tmp_path, capsys):
@@ -199,6 +254,7 @@ def test_a_line_of_text_with_nul_bytes_is_left_out_and_named(tmp_path, capsys):
     [
         ('{"text": "x"}', b"{broken", "not JSON", "column 2"),
         ('{"text": "x"}', b"[1]", "no JSON object", ""),
+        ('{"text": "x"}', b'{"n": ' + b"9" * 5000 + b"}", "not JSON", ""),
         ('{"text": "x"}', '{"text": "你好"}'.encode("gbk"), "not UTF-8", ""),
         ('{"text": "x"}', b'{"text": "\\ud83d"}', "half a character", ""),
         ('{"text": "x"}', b'{"txt": 1}', "not of this layout", "no column `text`, only txt"),
@@ -209,10 +265,28 @@ def test_a_line_of_text_with_nul_bytes_is_left_out_and_named(tmp_path, capsys):
             "`history` must be pairs",
         ),
         (
+            '{"instruction": "x", "output": "y"}',
+            b'{"instruction": "x", "output": "y", "history": [["z", null]]}',
+            "not of this layout",
+            "`history` must be pairs of texts",
+        ),
+        (
+            '{"instruction": "x", "output": "y"}',
+            b'{"instruction": "x", "output": "y", "input": ["z"]}',
+            "not of this layout",
+            "`input` must be text",
+        ),
+        (
             '{"prompt": "x", "completion": "y"}',
             b'{"prompt": [{"from": "user", "value": "x"}], "completion": "y"}',
             "not of this layout",
             "`prompt` must be text, or turns of role and content",
+        ),
+        (
+            '{"prompt": "x", "chosen": "y", "rejected": "z"}',
+            b'{"prompt": "x", "chosen": "y", "rejected": "y"}',
+            "chosen is rejected",
+            "",
         ),
     ],
 )
@@ -247,6 +321,7 @@ def test_a_stream_leaves_out_what_has_nothing_to_say(tmp_path, capsys):
     for layout, row, empty in (
         ("text", {"text": "x"}, {"text": None}),
         ("conversations", {"messages": [USER, ASSISTANT]}, {"messages": [USER, silent]}),
+        ("conversations", {"messages": [USER, ASSISTANT]}, {"messages": [USER, silent, USER, ASSISTANT]}),
         ("trl", {"prompt": "x", "completion": "y"}, {"prompt": "x", "completion": None}),
         ("preference", {"chosen": [USER, ASSISTANT], "rejected": [USER, {**GPT, "value": "Go."}]}, None),
     ):
@@ -254,6 +329,10 @@ def test_a_stream_leaves_out_what_has_nothing_to_say(tmp_path, capsys):
         path = write_rows(tmp_path / f"{layout}.jsonl", [row, empty])
         assert len(list(files.stream([str(path)], layout))) == 1
         assert f"{path}, line 2: empty" in capsys.readouterr().out
+        lines._said.clear()
+    call = [{"role": "assistant", "content": None, "tool_calls": [{"name": "add"}]}]
+    path = write_rows(tmp_path / "calls.jsonl", [{"prompt": [USER], "completion": call}])
+    assert len(list(files.stream([str(path)], "trl"))) == 1
 
 
 def test_a_header_before_the_rows_is_left_out(tmp_path):
@@ -288,8 +367,96 @@ def test_published_files_are_rows_without_preparation(tmp_path):
     with pytest.raises(ValueError, match="different layouts: .*chats.jsonl .conversations.,.*part-0.jsonl .text."):
         files.splits(str(tmp_path / "mine"), "train", "test", streaming=True)
     (tmp_path / "notes.pdf").write_text("")
-    with pytest.raises(ValueError, match="notes.pdf' is, or holds, no file that can be read here"):
+    with pytest.raises(ValueError, match="notes.pdf' is no kind of file that can be read here"):
         files.splits(str(tmp_path / "notes.pdf"), "train", "test", streaming=True)
+
+
+def test_what_is_not_read_of_a_directory_is_told(tmp_path, capsys):
+    from trl import DatasetMixtureConfig, ScriptArguments
+
+    mine = tmp_path / "mine"
+    for name in ("a.jsonl", "b.JSONL", "data/c.jsonl", "sub/d.jsonl", "part-0.parquet/e.jsonl"):
+        write_rows(mine / name, [{"text": name}, {"text": f"{name} again"}])
+    for name in ("f.csv", "README.md", ".hidden", ".cache/g.jsonl"):
+        (mine / name).parent.mkdir(exist_ok=True)
+        (mine / name).write_text("")
+    read = ["a.jsonl", "a.jsonl again", "b.JSONL", "b.JSONL again", "data/c.jsonl", "data/c.jsonl again"]
+    for streaming in (True, False):
+        rows = source.rows(ScriptArguments(str(mine), dataset_streaming=streaming), DatasetMixtureConfig(), ("text",))[
+            0
+        ]
+        assert [row["text"] for row in rows] == read
+    assert len(told := capsys.readouterr().out.splitlines()) == 1
+    assert told[0].startswith(f"note: files in '{mine}' that are not read: 3, such as {mine / 'f.csv'}. They are in a")
+    write_rows(mine / "train.jsonl", [{"text": "x"}, {"text": "y"}])
+    assert len(list(data.load("files")("train", source=str(mine), test_size=1))) == 1
+    assert f"not read: 6, such as {mine / 'a.jsonl'}." in capsys.readouterr().out
+    write_rows(mine / "train.parquet", [{"text": "x"}])
+    assert len(source.rows(ScriptArguments(str(mine)), DatasetMixtureConfig(), ("text",))[0]) == 1
+    assert "not read: 7," in capsys.readouterr().out
+
+
+def test_a_parquet_that_is_cut_off_or_broken_in_the_middle_is_named(tmp_path):
+    from trl import DatasetMixtureConfig, ScriptArguments
+
+    path = write_rows(tmp_path / "mine" / "train.parquet", [{"text": str(number)} for number in range(999)])
+    whole = path.read_bytes()
+    path.write_bytes(whole[:50] + bytes(100) + whole[150:])
+    with pytest.raises(ValueError, match="train.parquet is broken behind row 0"):
+        list(lines.read(path))
+    path.write_bytes(whole[:-100])
+    with pytest.raises(ValueError, match="train.parquet is cut off or broken"):
+        source.rows(ScriptArguments(str(path.parent)), DatasetMixtureConfig(), ("text",))
+
+
+def test_parquet_among_other_files_is_read_with_them(tmp_path):
+    """Only where a parquet is called as a split is, it is what `suite prepare` writes."""
+    from trl import DatasetMixtureConfig, ScriptArguments
+
+    for name in ("a.txt", "b.jsonl", "c.parquet", "d.jsonl"):
+        write_rows(tmp_path / name, [{"text": name}])
+    (tmp_path / "a.txt").write_text("a.txt\n")
+    for note in ("dataset_infos.json", "prepare.json"):
+        (tmp_path / note).write_text('{"default": {"text": "x"}}')
+    rows = source.rows(ScriptArguments(str(tmp_path)), DatasetMixtureConfig(), ("text",))[0]
+    assert [row["text"] for row in rows] == ["a.txt", "b.jsonl", "c.parquet", "d.jsonl"]
+    for left in ("a.txt", "b.jsonl", "d.jsonl"):
+        (tmp_path / left).unlink()
+    (tmp_path / "c.parquet").rename(tmp_path / "test.parquet")
+    with pytest.raises(ValueError, match="has no split 'train'. There are: test[.]"):
+        source.rows(ScriptArguments(str(tmp_path)), DatasetMixtureConfig(), ("text",))
+
+
+@pytest.mark.parametrize("streaming", [True, False])
+def test_rows_of_text_and_of_turns_do_not_stand_in_one_data_set(streaming, tmp_path):
+    turns = {"prompt": [USER], "completion": [ASSISTANT]}
+    path = write_rows(tmp_path / "a.jsonl", [{"prompt": "x", "completion": "y"}, turns])
+    with pytest.raises(ValueError, match="a.jsonl, line 2: this row is of turns, and the first is of text"):
+        list(files.splits(str(path), "train", "test", streaming=streaming)["train"])
+    path = write_rows(tmp_path / "b.jsonl", [{"prompt": "x", "completion": "y"}, {**turns, "prompt": "x"}])
+    assert list(files.splits(str(path), "train", "test", streaming=streaming)["train"]) == [
+        {"prompt": "x", "completion": "y"}
+    ]
+
+
+@pytest.mark.parametrize("strange", [10**30, "x"])
+def test_a_column_of_no_one_type_is_told_with_its_file(strange, tmp_path):
+    rows = [{"prompt": "x", "completion": "y", "id": strange if number == 3000 else number} for number in range(3001)]
+    path = write_rows(tmp_path / "a.jsonl", rows)
+    with pytest.raises(ValueError, match="a.jsonl: a column holds what cannot be in one table.*suite prepare files"):
+        files.splits(str(path), "train", "test", streaming=False)
+
+
+def test_a_csv_is_refused_with_the_command_that_converts_it(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text('\ufeffinstruction,output\n"two\nlines",007\nNA,\n', encoding="utf-8")
+    with pytest.raises(ValueError, match="a.csv' is no kind of file.*Convert it: python -c") as caught:
+        files.splits(str(path), "train", "test", streaming=True)
+    subprocess.run(["bash", "-c", str(caught.value).partition("Convert it: ")[2].replace("python", sys.executable)])
+    assert [row for _, row in lines.read(tmp_path / "a.jsonl")] == [
+        {"instruction": "two\nlines", "output": "007"},
+        {"instruction": "NA", "output": ""},
+    ]
 
 
 @pytest.mark.parametrize(
@@ -340,15 +507,15 @@ def test_a_stream_goes_on_where_it_was(tmp_path):
 
 def test_files_of_every_kind_hold_the_same_rows(tmp_path):
     rows = [{"text": f"Text {n}."} for n in range(4)]
-    lines = "".join(json.dumps(row) + "\n" for row in rows)
-    (tmp_path / "a.jsonl").write_text(lines)
+    written = "".join(json.dumps(row) + "\n" for row in rows)
+    (tmp_path / "a.jsonl").write_text(written)
     (tmp_path / "b.json").write_text(json.dumps(rows))
-    (tmp_path / "c.json").write_text(lines)
+    (tmp_path / "c.json").write_text(written)
     (tmp_path / "d.txt").write_text("".join(f"{row['text']}\n\n" for row in rows))
-    (tmp_path / "e.jsonl.gz").write_bytes(gzip.compress(lines.encode()))
+    (tmp_path / "e.jsonl.gz").write_bytes(gzip.compress(written.encode()))
     (tmp_path / "f.json.gz").write_bytes(gzip.compress(json.dumps(rows).encode()))
-    (tmp_path / "h.jsonl").write_text(lines, encoding="utf-8-sig")
-    (tmp_path / "j.jsonl.zst").write_bytes(pyarrow.compress(lines.encode(), "zstd", asbytes=True))
+    (tmp_path / "h.jsonl").write_text(written, encoding="utf-8-sig")
+    (tmp_path / "j.jsonl.zst").write_bytes(pyarrow.compress(written.encode(), "zstd", asbytes=True))
     (tmp_path / "i.txt").write_text((tmp_path / "d.txt").read_text(), encoding="utf-8-sig")
     write_rows(tmp_path / "g.parquet", rows)
     for path in sorted(tmp_path.iterdir()):
@@ -368,15 +535,20 @@ def test_the_shards_of_a_directory_are_one_split_in_their_order(tmp_path):
 @pytest.mark.parametrize(
     ("source", "message"),
     [
+        ("deep", "'deep' holds no file .* not read, such as deep/train/a.jsonl. Name a folder, or a file"),
         ("", "Which files.*--source PATH"),
         ("./nowhere", "no file or directory './nowhere'"),
         ("nowhere.jsonl", "no file or directory 'nowhere.jsonl'"),
-        ("empty", "'empty' holds no .jsonl"),
-        ("two", "neither a split 'train' nor just one. There are: default, extended"),
+        ("empty", "'empty' holds no file that can be read here. There are: .jsonl"),
+        (
+            "two",
+            "neither a split 'train' nor just one. There are: default, extended.*call the files train-00000-of-00002",
+        ),
     ],
 )
 def test_a_source_that_is_not_there_is_refused(source, message, tmp_path):
     (tmp_path / "empty").mkdir()
+    write_rows(tmp_path / "deep" / "train" / "a.jsonl", [{"text": "x"}])
     for name in ("default", "extended"):
         write_rows(tmp_path / "two" / f"{name}.jsonl", [{"text": "x"}])
     with pytest.raises(ValueError, match=message):

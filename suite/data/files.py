@@ -35,6 +35,7 @@ _SHOWN_BY: tuple[tuple[str, set[str]], ...] = (
     ("text", {"text"}),
 )
 _QUESTION = ("conversations", "messages", "prompt", "instruction", "input", "text", "chosen")
+_SPOKEN = ("prompt", "completion", "chosen", "rejected")  # of one row, all text or all turns
 _HEADER = 100  # rows before which a row of a known layout must come
 _MARKS = re.compile(r"</?s>|<\|im_(?:start|end)\|>")  # where another vocabulary's texts begin and end
 
@@ -86,21 +87,23 @@ def splits(source: str, train: str, test: str, *, streaming: bool) -> dict:
     """
     parts = reading.files(source)
     if not parts or any(lines.suffix(path) not in lines.SUFFIXES for paths in parts.values() for path in paths):
-        kinds = f"{', '.join(lines.SUFFIXES)}, each also as {' or '.join(lines.COMPRESSED)}"
-        raise ValueError(f"'{source}' is, or holds, no file that can be read here. There are: {kinds}.")
+        raise reading.unread(source)
     if Path(source).is_file():
         parts = {train: [Path(source)]}
     elif train == "train" and train not in parts:
         parts = {train: [p for name, paths in parts.items() if name != test for p in paths], test: parts.get(test, [])}
     if not parts.get(train):
-        raise ValueError(f"{source} has no split '{train}'. There are: {', '.join(parts)}.")
-    return {split: _as_data_set(parts[split], streaming) for split in dict.fromkeys((train, test)) if parts.get(split)}
+        raise ValueError(f"{source} has no split '{train}'. There are: {', '.join(p for p in parts if parts[p])}.")
+    there = {split: parts[split] for split in dict.fromkeys((train, test)) if parts.get(split)}
+    reading.tell_of_others(source, (path for paths in there.values() for path in paths))
+    return {split: _as_data_set(paths, streaming) for split, paths in there.items()}
 
 
 def _as_data_set(paths: list[Path], streaming: bool):
     from accelerate import PartialState
     from datasets import Dataset, IterableDataset
     from datasets.exceptions import DatasetGenerationError
+    from pyarrow import ArrowException
 
     knobs = {"paths": [str(path) for path in paths], "layout": layout_of(paths), "of": len(paths)}
     if streaming:
@@ -112,7 +115,13 @@ def _as_data_set(paths: list[Path], streaming: bool):
         with PartialState().main_process_first() if several else contextlib.nullcontext():
             return Dataset.from_generator(stream, gen_kwargs={**knobs, "written": written})
     except DatasetGenerationError as error:
-        raise ValueError(str(error.__cause__)) from error
+        cause = error.__cause__
+        if isinstance(cause, ArrowException | OverflowError):
+            raise ValueError(
+                f"{', '.join(knobs['paths'])}: a column holds what cannot be in one table: {cause}. A column has one "
+                "type in all rows: write it so, or leave it out. `suite prepare files` tells which it is."
+            ) from error
+        raise ValueError(str(cause)) from error
 
 
 def stream(paths: list[str], layout: str, of: int = 1, written: list | None = None) -> Iterator[dict]:
@@ -120,9 +129,16 @@ def stream(paths: list[str], layout: str, of: int = 1, written: list | None = No
 
     They may be a share `of` so many, where several processes divide the files among themselves.
     """
+    kind = None  # text or turns, as in the first row
     for path in map(Path, paths):
         examples = ((place, _with_words(_example(layout, row, place), place)) for place, row in lines.read(path))
-        yield from (row for _, row in lines.told(path, examples, alone=len(paths) < of))
+        for place, row in lines.told(path, examples, alone=len(paths) < of):
+            kind = kind or _kind(row)
+            if _kind(row) != kind:
+                raise ValueError(
+                    f"{place}: this row is of {_kind(row)}, and the first is of {kind}. Write all rows alike."
+                )
+            yield row
 
 
 def layout_of(paths: list[Path]) -> str:
@@ -216,14 +232,18 @@ def _text(row: dict, place: str) -> dict:
     return {"text": text}
 
 
-def _as_it_is(row: dict, place: str) -> dict:
+def _as_it_is(row: dict, place: str) -> dict | Dropped:
     columns.check(row.keys(), columns.SHAPES, place)
-    for name in ("prompt", "completion", "chosen", "rejected", "messages"):
+    for name in (*_SPOKEN, "messages"):
         held = row.get(name)
         if held is None or isinstance(held, str):  # an empty one is counted by `suite prepare`
             continue
         if not isinstance(held, list) or not all(map(_is_turn, held)):
             raise ValueError(f"{place}: `{name}` must be text, or turns of role and content, and is {str(held)[:60]}.")
+    if len({_kind({name: row[name]}) for name in _SPOKEN if row.get(name)}) > 1:
+        raise ValueError(f"{place}: {', '.join(f'`{n}`' for n in _SPOKEN if n in row)} must all be text, or all turns.")
+    if "chosen" in row and row["chosen"] == row.get("rejected"):
+        return Dropped("chosen is rejected", place)
     return row
 
 
@@ -231,10 +251,17 @@ def _with_words(row: dict | Dropped, place: str) -> dict | Dropped:
     """The row, unless there is nothing in it to learn to say. `suite prepare` has a check, and a key, of its own."""
     if isinstance(row, Dropped):
         return row
-    said = {**row, "messages": row["messages"][-1:]} if "messages" in row else row
-    learnt = ("text", "messages", "completion", "chosen", "rejected")
-    empty = any(not columns.text_of(said[name] or "").strip() for name in learnt if name in said)
-    return Dropped("empty", place) if empty else row
+    learnt = [row[name] for name in ("text", "completion", "chosen", "rejected") if name in row]
+    messages = row.get("messages")
+    turns = messages if isinstance(messages, list) else []
+    learnt += [[turn] for turn in turns if turn["role"] == "assistant"]
+    return row if all(map(_says_something, learnt)) else Dropped("empty", place)
+
+
+def _says_something(held: str | list | None) -> bool:
+    if isinstance(held, list) and any(turn.get("tool_calls") for turn in held):
+        return True
+    return bool(columns.text_of(held or "").strip())
 
 
 _READERS: dict[str, Callable[[dict, str], dict | Dropped]] = {
@@ -244,6 +271,10 @@ _READERS: dict[str, Callable[[dict, str], dict | Dropped]] = {
     "text": _text,
     "trl": _as_it_is,
 }
+
+
+def _kind(row: dict) -> str:
+    return "turns" if any(isinstance(row.get(name), list) for name in (*_SPOKEN, "messages")) else "text"
 
 
 def _is_turn(held) -> bool:
@@ -286,9 +317,13 @@ def _instruction(row: dict, place: str) -> list[dict]:
     """The prompt of an Alpaca row: system, the turns before, then instruction and input as one question."""
     messages = _system(row, place)
     history = row.get("history") or []
-    if not isinstance(history, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in history):
-        raise ValueError(f"{place}: `history` must be pairs of question and answer, and is {str(history)[:60]}.")
+    if not isinstance(history, list) or not all(map(_is_pair, history)):
+        raise ValueError(f"{place}: `history` must be pairs of texts, question and answer, and is {str(history)[:60]}.")
     for question, answer in history:
         messages += [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
-    asked = [reading.text(row, place, "instruction"), str(row.get("input") or "").strip()]
+    asked = [reading.text(row, place, name) for name in ("instruction", "input") if name in row]
     return [*messages, {"role": "user", "content": "\n".join(part for part in asked if part)}]
+
+
+def _is_pair(held) -> bool:
+    return isinstance(held, list) and len(held) == 2 and all(isinstance(said, str) for said in held)

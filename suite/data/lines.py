@@ -23,10 +23,13 @@ COMPRESSED = (".gz", ".zst")
 _BOM = b"\xef\xbb\xbf"  # which Windows puts at the beginning of UTF-8
 # No UTF-8 begins with one of them; the first begins with the second.
 _MARKS = {codecs.BOM_UTF32_LE: "UTF-32", codecs.BOM_UTF16_LE: "UTF-16", codecs.BOM_UTF16_BE: "UTF-16"}
-_NUL = "NUL bytes"  # beside each Latin letter, in UTF-16
-_CONVERT = {
-    "not UTF-8": " Convert it: iconv -f GB18030 -t UTF-8, say.",
-    _NUL: " Convert it: iconv -f UTF-16LE -t UTF-8, say, or -f UTF-16BE.",  # without its mark, iconv has to be told
+_HEAD = 1 << 16  # bytes at the beginning of a file, by which its encoding is known
+_FOREIGN = 3  # lines there that are no UTF-8, where no line says otherwise, are no accident
+_OBJECTS = "A row is a JSON object in a line of its own; a .json may be one list of objects, too."
+_WAY = {
+    "not UTF-8": "Convert it: iconv -f GB18030 -t UTF-8, say.",
+    "not JSON": _OBJECTS,
+    "no JSON object": _OBJECTS,
 }
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")  # half a character, where its other half is missing
 _NAMED = 3  # of the rows of a file that are left out, so many are named; of more the number is told
@@ -40,14 +43,15 @@ class Dropped(NamedTuple):
 
 
 def suffix(path: Path) -> str:
-    """What kind of file it is, whether compressed or not."""
+    """What kind of file it is, whether compressed or not, and written in small letters or not."""
+    path = Path(path.name.lower())
     return path.with_suffix("").suffix if path.suffix in COMPRESSED else path.suffix
 
 
 def read(path: Path, columns: tuple[str, ...] = ()) -> Iterator[tuple[str, dict | Dropped]]:
     """(place, row) of every row; of a parquet file only `columns`, where it has any of them.
 
-    Raises `ValueError` for a file that is cut off, broken from beginning to end, or marked as UTF-16.
+    Raises `ValueError` for a file that is cut off, broken from beginning to end, or not in UTF-8.
     """
     kind = suffix(path)
     rows = {".parquet": _parquet, ".json": _json}.get(kind)
@@ -61,10 +65,8 @@ def read(path: Path, columns: tuple[str, ...] = ()) -> Iterator[tuple[str, dict 
         yield place, row
     if broken and not whole:
         first = next(iter(broken.values()))
-        if broken.keys() <= _CONVERT.keys():  # bytes of UTF-16 are often no UTF-8, either
-            first = broken.get(_NUL, first)
-        way = _CONVERT.get(first.reason, "")
-        raise ValueError(f"{first.where}: {first.reason}, and so it is with every row of the file.{way}")
+        way = _WAY.get(first.reason, "")
+        raise ValueError(f"{first.where}: {first.reason}, and so it is with every row of the file. {way}".rstrip())
 
 
 def told(path: Path, rows: Iterable[tuple[str, dict | Dropped]], *, alone: bool = False) -> Iterator[tuple[str, dict]]:
@@ -82,19 +84,19 @@ def told(path: Path, rows: Iterable[tuple[str, dict | Dropped]], *, alone: bool 
         first = first or row
         left_out[row.reason] += 1
         if left_out.total() <= _NAMED:
-            _say_once(f"left out: {row.where}: {row.reason}", alone)
+            say_once(f"left out: {row.where}: {row.reason}", alone)
     if first and not kept:
         raise ValueError(f"{path}: no row can be used. The first is {first.where}: {first.reason}.")
     if left_out.total() > _NAMED:
         reasons = ", ".join(f"{n} ({reason})" for reason, n in left_out.most_common())
-        _say_once(f"left out in all of {path}: {reasons}", alone)
+        say_once(f"left out in all of {path}: {reasons}", alone)
 
 
 _said: set[str] = set()
 
 
-def _say_once(line: str, alone: bool) -> None:
-    """Rows are read more than once: to look at the first, to divide them, epoch by epoch."""
+def say_once(line: str, alone: bool = False) -> None:
+    """Files are looked at, and rows read, more than once: to look at the first, to divide them, epoch by epoch."""
     if line not in _said:
         _said.add(line)
         print(line, flush=True) if alone else say(line)
@@ -102,72 +104,119 @@ def _say_once(line: str, alone: bool) -> None:
 
 def _lines(path: Path, kind: str) -> Iterator[tuple[str, dict | Dropped]]:
     with _opened(path) as file:
+        _check_encoding(file.peek(_HEAD)[:_HEAD], path)
         for number, line in enumerate(file, 1):
-            if line := (_first(line, path) if number == 1 else line).strip():
+            if line := (line.removeprefix(_BOM) if number == 1 else line).strip():
                 place = f"{path}, line {number}"
                 yield place, _row(line, kind, place)
 
 
-def _first(line: bytes, path: Path) -> bytes:
-    """The first line without its mark of UTF-8. Raises `ValueError` for that of UTF-16 or UTF-32."""
-    name = next((name for mark, name in _MARKS.items() if line.startswith(mark)), None)
+def _check_encoding(head: bytes, path: Path) -> None:
+    """Raise `ValueError` where the first bytes show that a file is not in UTF-8. Some of its lines may read as if."""
+    name = next((name for mark, name in _MARKS.items() if head.startswith(mark)), None) or _unmarked(head)
     if name:
         raise ValueError(f"{path} is {name}. Convert it: iconv -f {name} -t UTF-8.")
-    return line.removeprefix(_BOM)
+    lines = head.split(b"\n")[:-1]  # the last may be cut off
+    beyond_ascii = [line for line in lines if not line.isascii()]
+    foreign = sum(not _reads_as(line, "utf-8") for line in beyond_ascii)
+    if foreign >= max(_FOREIGN, len(lines) / 10) and foreign == len(beyond_ascii):
+        way = "Convert it: iconv -f WINDOWS-1252 -t UTF-8, say."
+        if _reads_as(head, "gb18030"):
+            way = _WAY["not UTF-8"]
+        elif 0 in head:
+            way = "It has NUL bytes, too: is it text?"
+        raise ValueError(f"{path} is not UTF-8: of its first {len(lines)} lines, {foreign} cannot be read. {way}")
+
+
+def _unmarked(head: bytes) -> str | None:
+    """UTF-16 that does not say so has a NUL in the end of each line, and beside each Latin letter."""
+    even, odd = head[::2].count(0), head[1::2].count(0)
+    ends = head.count(b"\n\0") + head.count(b"\0\n")
+    many = 4 * max(even, odd) > len(head) or 2 * ends > head.count(b"\n")
+    name = "UTF-16LE" if odd > even else "UTF-16BE"
+    return name if (many or ends and not _reads_as(head, "utf-8")) and _reads_as(head, name) else None
+
+
+def _reads_as(content: bytes, encoding: str) -> bool:
+    """Whether it can be read so; its last character may be cut off."""
+    try:
+        codecs.getincrementaldecoder(encoding)().decode(content)
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _row(line: bytes, kind: str, place: str) -> dict | Dropped:
     if 0 in line:  # ten times as fast as to look for b"\0"
-        return Dropped(_NUL, place)
+        return Dropped("NUL bytes", place)
     try:
         text = line.decode()
         row = {"text": text.strip()} if kind == ".txt" else json.loads(text)
-        if _SURROGATE.search(text):
-            json.dumps(row, ensure_ascii=False).encode()
     except UnicodeDecodeError:
         return Dropped("not UTF-8", place)
-    except UnicodeEncodeError:
-        return Dropped("half a character", place)
     except json.JSONDecodeError as error:
         return Dropped("not JSON", f"{place}, column {error.colno}")
-    except RecursionError:
+    except (RecursionError, ValueError):  # brackets without end, or a number of thousands of digits
         return Dropped("not JSON", place)
+    return _whole(row, place, text)
+
+
+def _whole(row, place: str, text: str) -> dict | Dropped:
+    """What was read from `text`, unless it is no object, or holds half a character, which cannot be written again."""
+    if _SURROGATE.search(text):
+        try:
+            json.dumps(row, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            return Dropped("half a character", place)
     return row if isinstance(row, dict) else Dropped("no JSON object", place)
 
 
 def _json(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[str, dict | Dropped]]:
     """A list of objects, all in memory; or, as some name their .jsonl files, an object a line."""
     with _opened(path) as file:
-        start = file.peek(1 << 16)[: 1 << 16].removeprefix(_BOM).lstrip()
-        content = file.read() if start.startswith(b"[") and not start.startswith(b"[\0") else None
+        head = file.peek(_HEAD)[:_HEAD]
+        _check_encoding(head, path)
+        content = file.read() if head.removeprefix(_BOM).lstrip().startswith(b"[") else None
     if content is None:
         yield from _lines(path, ".jsonl")
         return
     try:
-        found = json.loads(content.decode("utf-8-sig"))
+        text = content.decode("utf-8-sig")
+        found = json.loads(text)
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 ({error}).{_CONVERT['not UTF-8']}") from None
+        raise ValueError(f"{path} is not UTF-8 ({error}). {_WAY['not UTF-8']}") from None
     except json.JSONDecodeError as error:
         raise ValueError(f"{path}, line {error.lineno}: not JSON ({error.msg}).") from None
+    except (RecursionError, ValueError) as error:
+        raise ValueError(f"{path}: not JSON ({error}).") from None
+    suspect = text if _SURROGATE.search(text) else ""
     for number, row in enumerate(found, 1):
         place = f"{path}, row {number}"
-        yield place, row if isinstance(row, dict) else Dropped("no JSON object", place)
+        yield place, _whole(row, place, suspect)
 
 
 def _parquet(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[str, dict]]:
+    file = parquet_file(path)
+    there = [name for name in columns if name in file.schema_arrow.names]
+    number = 0
+    try:
+        for batch in file.iter_batches(batch_size=1000, columns=there or None):
+            for row in batch.to_pylist():
+                number += 1
+                yield f"{path}, row {number}", row
+    except OSError as error:
+        raise ValueError(f"{path} is broken behind row {number}: {error}") from None
+
+
+def parquet_file(path: Path):
+    """A parquet file, opened. Raises `ValueError` where it is cut off or broken."""
     import pyarrow
     import pyarrow.parquet
 
     try:
-        file = pyarrow.parquet.ParquetFile(path)
-    except pyarrow.ArrowInvalid as error:
+        return pyarrow.parquet.ParquetFile(path)
+    except (pyarrow.ArrowInvalid, OSError) as error:
         raise ValueError(f"{path} is cut off or broken: {error}") from None
-    there = [name for name in columns if name in file.schema_arrow.names]
-    number = 0
-    for batch in file.iter_batches(batch_size=1000, columns=there or None):
-        for row in batch.to_pylist():
-            number += 1
-            yield f"{path}, row {number}", row
 
 
 @contextlib.contextmanager
@@ -175,18 +224,18 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
     """The bytes of a file, decompressed as they are read. Raises `ValueError` where they are cut off or broken."""
     try:
         with contextlib.ExitStack() as stack:
-            if path.suffix == ".zst":
+            if path.suffix.lower() == ".zst":
                 import pyarrow  # Python itself reads Zstandard from 3.14 on
 
                 stream = stack.enter_context(pyarrow.input_stream(str(path), compression="zstd"))
                 yield io.BufferedReader(stream, 1 << 20)
-            elif path.suffix == ".gz":
+            elif path.suffix.lower() == ".gz":
                 yield stack.enter_context(gzip.open(path))
             else:
-                yield stack.enter_context(path.open("rb"))
+                yield stack.enter_context(path.open("rb", _HEAD))
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise ValueError(f"{path} is no gzip file, or is cut off or broken: {error}") from None
     except OSError as error:
-        if path.suffix != ".zst":
+        if path.suffix.lower() != ".zst":
             raise
         raise ValueError(f"{path} is no Zstandard file, or is cut off or broken: {error}") from None

@@ -8,6 +8,7 @@ named.
 
 import hashlib
 import json
+import os
 import random
 import re
 from collections.abc import Iterable, Iterator
@@ -17,6 +18,14 @@ from suite import pins
 from suite.data import lines
 from suite.data.lines import SUFFIXES, Dropped
 
+# What lies beside rows, and is none: notes, of which the .json look like rows, and what is hidden.
+_NOTES = ("prepare.json", "sample.json", "dataset_infos.json", "dataset_info.json", "dataset_dict.json", "state.json")
+_BESIDE = (".", "_", "README", "LICENSE", *_NOTES)  # how such names begin
+_UNPACKED = {
+    ".csv": " Convert it: python -c \"import pandas; pandas.read_csv('{}', dtype=str, keep_default_na=False)"
+    ".to_json('{}', orient='records', lines=True, force_ascii=False)\"",
+    ".zip": " Unpack it: unzip '{}'",
+}
 _SHARD = re.compile(r"[-_]\d+-of-\d+.*")  # train-00000-of-00005.parquet belongs to the split `train`
 
 
@@ -43,13 +52,16 @@ def rows(
     parts = _parts(source, subset)
     if set(names) <= parts.keys():
         wanted = names[0] if split == "train" else names[1]
+        _tell_of_others(source, parts, *names)
         yield from _places(source, wanted, parts[wanted], broken=broken)
         return
     if names[0] not in parts and len(parts) > 1:
         raise ValueError(
-            f"{source} has neither a split '{names[0]}' nor just one. There are: {', '.join(parts)}. Name a file of it."
+            f"{source} has neither a split '{names[0]}' nor just one. There are: {', '.join(parts)}. Name a file of "
+            f"it, or call the files {names[0]}-00000-of-{len(parts):05d} and so on."
         )
     only = names[0] if names[0] in parts else next(iter(parts))
+    _tell_of_others(source, parts, only)
     asked = (row for _, row in _places(source, only, parts[only], by, broken=broken) if not isinstance(row, Dropped))
     test = _draw((_digest(row, by) for row in asked), test_size, seed)
     for place, row in _places(source, only, parts[only], broken=broken):
@@ -116,9 +128,43 @@ def files(source: str) -> dict[str, list[Path]]:
     found: dict[str, list[Path]] = {}
     for folder in (path, path / "data") if path.is_dir() else ():
         for file in sorted(folder.glob("*")):
-            if file.is_file() and lines.suffix(file) in SUFFIXES:
+            if file.is_file() and lines.suffix(file) in SUFFIXES and file.name not in _NOTES:
                 found.setdefault(_split_of(file), []).append(file)
     return found
+
+
+def tell_of_others(source: str, read: Iterable[Path]) -> None:
+    """Say how many files of a directory are not among those that are `read`."""
+    others = _others(source, set(read))
+    if others:
+        lines.say_once(
+            f"note: files in '{source}' that are not read: {len(others)}, such as {others[0]}. They are in a folder "
+            "other than `data`, of another kind, or of another split."
+        )
+
+
+def _others(source: str, read: set[Path]) -> list[Path]:
+    found = []
+    for folder, folders, names in os.walk(source):
+        folders[:] = sorted(name for name in folders if not name.startswith(_BESIDE))
+        found += [Path(folder, name) for name in sorted(names) if not name.startswith(_BESIDE)]
+    return [file for file in found if file not in read]
+
+
+def _tell_of_others(source: str, parts: dict, *names: str) -> None:
+    if Path(source).is_dir():
+        tell_of_others(source, (path for name in names for path in parts[name]))
+
+
+def unread(source: str) -> ValueError:
+    """What to say of a file or directory in which there is nothing to read, with the way out."""
+    path, within = Path(source), _others(source, set())
+    kinds = f"{', '.join(SUFFIXES)}, each also as {' or '.join(lines.COMPRESSED)}"
+    if path.is_dir():
+        way = f" What lies in its folders is not read, such as {within[0]}. Name a folder, or a file." if within else ""
+        return ValueError(f"The directory '{source}' holds no file that can be read here. There are: {kinds}.{way}")
+    way = _UNPACKED.get(path.suffix.lower(), "").format(path, path.with_suffix(".jsonl"))
+    return ValueError(f"'{source}' is no kind of file that can be read here. There are: {kinds}.{way}")
 
 
 def _split_of(path: Path) -> str:
@@ -135,14 +181,11 @@ def _parts(source: str, subset: str | None) -> dict:
     path = Path(source)
     found = files(source)
     if path.is_file() and lines.suffix(path) not in SUFFIXES:
-        raise ValueError(
-            f"'{source}' is no kind of file that can be read here. There are: {', '.join(SUFFIXES)}, each also as "
-            f"{' or '.join(lines.COMPRESSED)}."
-        )
+        raise unread(source)
     if found:
         return {next(iter(found)): [path]} if path.is_file() else found
     if path.is_dir():
-        raise ValueError(f"The directory '{source}' holds no {', '.join(SUFFIXES)} file.")
+        raise unread(source)
     if not is_on_hub(source):
         raise ValueError(f"There is no file or directory '{source}'.")
     try:
