@@ -24,7 +24,7 @@ _BOM = b"\xef\xbb\xbf"  # which Windows puts at the beginning of UTF-8
 # No UTF-8 begins with one of them; the first begins with the second.
 _MARKS = {codecs.BOM_UTF32_LE: "UTF-32", codecs.BOM_UTF16_LE: "UTF-16", codecs.BOM_UTF16_BE: "UTF-16"}
 _HEAD = 1 << 16  # bytes at the beginning of a file, by which its encoding is known
-_FOREIGN = 3  # lines there that are no UTF-8, where no line says otherwise, are no accident
+_FOREIGN = 3  # lines there that are no UTF-8, where hardly one says otherwise, are no accident
 _OBJECTS = "A row is a JSON object in a line of its own; a .json may be one list of objects, too."
 _WAY = {
     "not UTF-8": "Convert it: iconv -f GB18030 -t UTF-8, say.",
@@ -119,7 +119,8 @@ def _check_encoding(head: bytes, path: Path) -> None:
     lines = head.split(b"\n")[:-1]  # the last may be cut off
     beyond_ascii = [line for line in lines if not line.isascii()]
     foreign = sum(not _reads_as(line, "utf-8") for line in beyond_ascii)
-    if foreign >= max(_FOREIGN, len(lines) / 10) and foreign == len(beyond_ascii):
+    # Two bytes of GB18030 may be a letter of UTF-8, so a short line may read as that.
+    if foreign >= max(_FOREIGN, len(lines) / 10, 0.9 * len(beyond_ascii)):
         way = "Convert it: iconv -f WINDOWS-1252 -t UTF-8, say."
         if _reads_as(head, "gb18030"):
             way = _WAY["not UTF-8"]
@@ -132,7 +133,7 @@ def _unmarked(head: bytes) -> str | None:
     """UTF-16 that does not say so has a NUL in the end of each line, and beside each Latin letter."""
     even, odd = head[::2].count(0), head[1::2].count(0)
     ends = head.count(b"\n\0") + head.count(b"\0\n")
-    many = 4 * max(even, odd) > len(head) or 2 * ends > head.count(b"\n")
+    many = 4 * abs(even - odd) > len(head) or 2 * ends > head.count(b"\n")
     name = "UTF-16LE" if odd > even else "UTF-16BE"
     return name if (many or ends and not _reads_as(head, "utf-8")) and _reads_as(head, name) else None
 
