@@ -6,7 +6,7 @@ Nothing is generated here. Log-probabilities are read with transformers, also wh
 import math
 from collections.abc import Callable, Iterator, Sequence
 
-from suite import metrics, pins
+from suite import metrics
 
 # Positions whose logits are in memory at once; at Qwen2.5's vocabulary of 152 k, 0.6 GB in 32 bits.
 _POSITIONS = 1024
@@ -145,12 +145,9 @@ def _bytes_behind_first(tokenizer, text: str, ids: list[int]) -> int:
 
 def _load(name: str, dtype: str):
     import torch
-    from transformers import AutoModelForCausalLM
 
-    from suite import run
+    from suite import merge, run
 
     tokenizer = run.tokenizer(name)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    repository, revision = pins.where(name)
-    model = AutoModelForCausalLM.from_pretrained(repository, dtype=dtype, revision=revision)
-    return model.to(device).eval(), tokenizer
+    return merge.to_ask(name, dtype).to(device).eval(), tokenizer

@@ -16,8 +16,8 @@ def record_of(source: Path) -> dict:
 def base_of(source: Path, given: str | None = None) -> str | None:
     """The base model of an adapter; None for a whole model.
 
-    Raises `ValueError` where the base is not there, is itself an adapter or stored quantized, or is not the one the
-    adapter was trained on. A base that was quantized only in memory (QLoRA) is taken as it is stored, unquantized.
+    Raises `ValueError` where the base is not there, is itself an adapter, or is not the one the adapter was trained on.
+    A base that was quantized only in memory (QLoRA) is taken as it is stored, unquantized.
     """
     if not (source / "adapter_config.json").is_file():
         if given is not None:
@@ -30,11 +30,6 @@ def base_of(source: Path, given: str | None = None) -> str | None:
     checkpoint.check_base(source, name)
     checkpoint.check_whole(name)
     checkpoint.refuse_adapter(name)
-    if "quantization_config" in config_of(name):
-        raise ValueError(
-            f"The base '{name}' is stored quantized, and merging into rounded weights loses what the adapter learned. "
-            "Name the model it was quantized from: --base DIRECTORY."
-        )
     _, pinned = pins.where(source)
     return name if pinned == "main" or name != trained_on or checkpoint.is_local(name) else f"{name}@{pinned}"
 
@@ -79,6 +74,29 @@ def loaded(name: str | Path, dtype: str = "auto"):
     return model
 
 
+def to_ask(name: str, dtype: str):
+    """A model on the CPU as it answers: a whole one, or an adapter beside its base."""
+    base = base_of(Path(name))
+    return loaded(name, dtype) if base is None else beside(Path(name), base, dtype).get_base_model()
+
+
+def beside(source: Path, base: str, dtype: str):
+    """The adapter beside its base's weights, by PEFT: what transformers loads itself lacks `modules_to_save`.
+
+    Raises `ValueError` for an adapter that does not fit.
+    """
+    from peft import PeftModel
+
+    model = loaded(base, dtype)
+    _make_room(model, source)
+    try:
+        model = PeftModel.from_pretrained(model, source)
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(f"The adapter '{source}' does not fit its base '{base}': {_first_line(error)}") from error
+    _check_places(model, source, base)
+    return model
+
+
 def merged(source: Path, base: str, tokenizer):
     """(the base with the adapter merged into its weights, logits of the adapter beside its base, of the base alone).
 
@@ -86,15 +104,12 @@ def merged(source: Path, base: str, tokenizer):
     `ValueError` for an adapter that does not fit, that changes nothing, or that merged answers otherwise than beside
     its base.
     """
-    from peft import PeftModel
-
-    model = loaded(base, "float32")
-    _make_room(model, source)
-    try:
-        model = PeftModel.from_pretrained(model, source)
-    except (RuntimeError, ValueError) as error:
-        raise ValueError(f"The adapter '{source}' does not fit its base '{base}': {_first_line(error)}") from error
-    _check_places(model, source, base)
+    if "quantization_config" in config_of(base):
+        raise ValueError(
+            f"The base '{base}' is stored quantized, and merging into rounded weights loses what the adapter learned. "
+            "Name the model it was quantized from: --base DIRECTORY."
+        )
+    model = beside(source, base, "float32")
     adapted = look.logits(model, tokenizer)
     with model.disable_adapter():
         alone = look.logits(model, tokenizer)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from suite import engine, export, whole
+from suite import engine, export, measures, whole
 from tests.conftest import HEADS_OF_32, base_flavoured, save_model
 from tests.disk import full_disk
 from tests.test_look import STRIPS_THOUGHTS
@@ -106,7 +106,7 @@ def adapter_of(base: Path, target: Path, by: float = 0.05, tokenizer=None, **lor
     model = get_peft_model(model, LoraConfig(**lora))
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if "lora_B" in name:
+            if "lora_B" in name or "modules_to_save" in name:
                 parameter += by * torch.randn_like(parameter)
     model.save_pretrained(target)
     ends_turns = tokenizer or AutoTokenizer.from_pretrained(base)
@@ -169,6 +169,25 @@ def test_an_adapter_that_brings_rows_for_more_tokens_is_merged_with_them(base_di
     export_(wider, "--output_dir", "out", "--dtype", "float32")
     assert AutoConfig.from_pretrained("out").vocab_size == len(tokenizer) == len(AutoTokenizer.from_pretrained("out"))
     assert logits_of("out").shape[-1] == len(tokenizer)
+
+
+@pytest.mark.slow
+def test_an_adapter_is_asked_with_all_that_it_holds(base_dir, tmp_path):
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    whole_head = adapter_of(base_dir, tmp_path / "head", modules_to_save=["lm_head"])
+    base = AutoModelForCausalLM.from_pretrained(base_dir, dtype="float32")
+    with torch.no_grad():
+        expected = PeftModel.from_pretrained(base, whole_head)(torch.tensor(IDS)).logits
+        asked = engine.load(str(whole_head), dtype="float32").model
+        for model in (asked, measures._load(str(whole_head), "float32")[0]):
+            assert (model(torch.tensor(IDS)).logits - expected).abs().max() < 1e-4
+    tokenizer = AutoTokenizer.from_pretrained(base_dir)
+    tokenizer.add_tokens(["<|more|>"])
+    wider = engine.load(str(adapter_of(base_dir, tmp_path / "wider", tokenizer=tokenizer)))
+    assert wider.complete(["2+2="], engine.Sampling(4))[0][0].tokens > 0
 
 
 @pytest.mark.slow

@@ -5,7 +5,7 @@ import math
 import os
 from collections.abc import Collection, Iterator, Sequence
 
-from suite import look, pins
+from suite import merge
 from suite.engine import Completion, Engine, Sampling, rendered, seed_of, stop_ids
 from suite.engine.positions import positions_of, require_room
 from suite.run import tokenizer as load_tokenizer
@@ -21,15 +21,10 @@ class TransformersEngine(Engine):
 
     def __init__(self, name: str, *, batch_size: int = 64, dtype: str = "auto"):
         import torch
-        from transformers import AutoModelForCausalLM
 
         tokenizer = load_tokenizer(name)
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        repository, revision = pins.where(name)
-        how = {"dtype": dtype, "revision": revision, "output_loading_info": True}
-        model, told = AutoModelForCausalLM.from_pretrained(repository, **how)
-        look.demand_weights(name, model, told)
-        self._take(model.to(device).eval(), tokenizer, batch_size)
+        self._take(merge.to_ask(name, dtype).to(device).eval(), tokenizer, batch_size)
 
     def _take(self, model, tokenizer, batch_size: int) -> None:
         self.model, self.tokenizer, self.batch_size = model, tokenizer, batch_size
