@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from suite import args, ending, engine, talk, web
+from suite import args, ending, engine, pins, talk, web
 
 HELP = """/reset          forget the conversation
 /system TEXT    a new system prompt, and a new conversation; /system suite is the one that rows are prepared with
@@ -58,6 +58,8 @@ def main(argv=None) -> None:
     asked, page, written = args.parse(arguments(), words, needs_config=False)
     names = [asked.model_name_or_path, *([asked.compare] if asked.compare else [])]
     _check_names(names, written)
+    for name in names:  # one that is nowhere is told before the other is loaded
+        pins.at_commit(name)
     sampling = engine.Sampling(asked.max_new_tokens, asked.temperature, asked.top_p)
     if asked.web:
         with web.opened(page, written) as door:  # what is wrong with the address is told before a model is loaded

@@ -133,7 +133,7 @@ def _agree(where: str | Path, old: dict, new: dict, config) -> bool:
     # What was not read before, or is no longer, a key has told of.
     both = old.get("inputs", {}).keys() & new["inputs"].keys()
     for name in sorted(both & set(_changed(old.get("inputs", {}), new["inputs"]))):
-        if old["inputs"][name] != checkpoint.fingerprint(name, ends=True):  # as an older record may have it
+        if not _is_as_it_was(old["inputs"][name], name):
             refused.append(f"{name} has changed")
     if old.get("processes", new["processes"]) != new["processes"]:
         refused.append(
@@ -187,7 +187,13 @@ def _are_the_same_files(old: dict, new: dict, before, now) -> bool:
     if not (isinstance(before, str) and isinstance(now, str)):
         return False
     then = old.get("inputs", {}).get(before)
-    return then not in (None, before) and then == new["inputs"].get(now)
+    there = new["inputs"].get(now)
+    return then not in (None, before) and there is not None and (then == there or _is_as_it_was(then, now))
+
+
+def _is_as_it_was(digest: str, name: str) -> bool:
+    """Whether a model or data set that has another digest now has it for having been digested otherwise, before."""
+    return digest == checkpoint.fingerprint(name, ends=True)
 
 
 def _is_longer(before, now) -> bool:

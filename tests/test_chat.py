@@ -147,6 +147,7 @@ ADDRESS = "http://127.0.0.1:9/v1"
     [
         (["runs/none"], "no checkpoint directory 'runs/none'"),
         (["MODEL", "--compare", "runs/none"], "no checkpoint directory 'runs/none'"),
+        (["MODEL", "--compare", "me/grpo-typo"], "me/grpo-typo"),
         (["MODEL", "--temperature", "nan"], "temperature: nan must be at least 0"),
         (["MODEL", "--temperature", "inf"], "temperature: inf must .* finite"),
         (["MODEL", "--top_p", "0"], "top_p: 0.0 must be above 0 and at most 1"),

@@ -213,12 +213,19 @@ def test_resume_true_notices_that_an_input_changed(tmp_path, arithmetic_dir):
 
 
 def test_what_a_run_reads_may_lie_elsewhere_by_now_if_it_is_the_same(tmp_path, arithmetic_dir, capsys):
-    config, there = Config(str(tmp_path / "run"), True), str(arithmetic_dir)
+    here = shutil.copytree(arithmetic_dir, tmp_path / "here")
+    (here / "notes.jsonl").write_bytes(bytes(5 << 20))  # longer than its two ends
+    config, there = Config(str(tmp_path / "run"), True), str(here)
     run.claim(config.output_dir, run.begin("sft", config, {"dataset_name": there}, there))
     run.note_finished(config.output_dir)
-    moved = str(shutil.copytree(arithmetic_dir, tmp_path / "moved here"))
+    moved = str(shutil.copytree(here, tmp_path / "moved here"))
     assert run.begin("sft", Config(config.output_dir, True), {"dataset_name": moved}, moved) is None
     assert f"dataset_name was {there!r}, is now {moved!r}: the same files" in capsys.readouterr().out
+    whole, ends = (checkpoint.fingerprint(moved, ends=ends) for ends in (False, True))
+    assert whole != ends
+    path = tmp_path / "run" / "run.json"
+    path.write_text(path.read_text().replace(whole, ends))  # an older record
+    assert run.begin("sft", Config(config.output_dir, True), {"dataset_name": moved}, moved) is None
     (tmp_path / "moved here" / "train.parquet").write_bytes(b"other rows")
     with pytest.raises(ValueError, match="dataset_name was .* is now") as refused:
         run.begin("sft", Config(config.output_dir, True), {"dataset_name": moved}, moved)
@@ -386,35 +393,6 @@ def test_pairs_whose_answer_max_length_cuts_off_are_counted(capsys):
     assert capsys.readouterr().out == ""
     source.say_which_pairs_are_cut_off(iter(pairs), SimpleNamespace(max_length=8, truncation_mode="keep_start"))
     assert "2 of the first 3 pairs have an answer that `max_length` 8 cuts off" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("use_vllm", [False, True])
-@pytest.mark.parametrize("streams", [False, True])
-def test_completions_beyond_the_models_positions_are_refused_where_nothing_ends_them(
-    use_vllm, streams, miniqwen_dir, capsys
-):
-    """By transformers they would be sampled there; vLLM ends them."""
-    from datasets import Dataset
-    from transformers import AutoConfig, AutoTokenizer
-
-    def check(longest: int, *prompts: str) -> None:
-        rows = Dataset.from_dict({"prompt": list(prompts)})
-        args = SimpleNamespace(max_completion_length=longest, use_vllm=use_vllm)
-        model = SimpleNamespace(config=AutoConfig.from_pretrained(miniqwen_dir))  # of 512 positions
-        tokenizer = AutoTokenizer.from_pretrained(miniqwen_dir)
-        trainer = SimpleNamespace(args=args, model=model, processing_class=tokenizer)
-        source.check_room(trainer, rows.to_iterable_dataset() if streams else rows)
-
-    check(412, "x", "x" * 100)
-    assert capsys.readouterr().out == ""
-    if use_vllm:
-        check(413, "x", "x" * 100)
-        assert "1 of 2 prompts and `max_completion_length` 413 are together more" in capsys.readouterr().out
-    else:
-        with pytest.raises(ValueError, match="1 of 2 .* 100 tokens, and with 413 of its .* 512 .* at most 412, leave"):
-            check(413, "x", "x" * 100)
-    with pytest.raises(ValueError, match="1 of 2 prompts do not fit: the longest has 512 tokens.* Leave such rows out"):
-        check(413, "x", "x" * 512)
 
 
 def test_an_empty_data_set_is_refused(tmp_path):
