@@ -15,6 +15,7 @@ from suite.rewards.wording import gold_answer
 
 LOOKED_AT = 200  # of the rows, to say what becomes of them
 TEMPLATE = 256  # tokens that a chat template adds at most to what a prompt holds
+_GATHER = " `suite prepare files --source DIRECTORY --output_dir data/NAME` makes a part of it that can be read."
 SQUARE = 8192  # tokens end to end, from which on their mask is worth a word: 0.2 GB in bf16
 
 
@@ -218,26 +219,45 @@ def _mixed(mixture, shapes: tuple[str, ...]) -> tuple:
 
     What one part has and another lacks TRL fills with None, so a shape that only some have would train on nothing.
     """
+    from datasets.exceptions import DatasetGenerationError
+
     parts = {}
     for entry in mixture.datasets:
         if checkpoint.is_local(entry.path) and not Path(entry.path).exists():
             raise ValueError(f"`datasets`: there is no data directory '{entry.path}'. `suite prepare NAME` writes it.")
-        if lines.suffix(Path(entry.path)) in lines.SUFFIXES:
+        if Path(entry.path).is_dir():
+            _check_one_kind(entry.path)
+        elif lines.suffix(Path(entry.path)) in lines.SUFFIXES:
             raise ValueError(
                 f"`datasets`: '{entry.path}' is a file, and a mixture takes directories and data sets of the Hub. "
                 "`suite prepare files --source FILE --output_dir data/NAME` makes a directory of it."
             )
         try:
             part = _of_trl(replace(mixture, datasets=[entry], test_split_size=None))["train"]
-        except (OSError, RuntimeError) as error:  # the network and the Hub's own refusals
+            parts[entry.path] = list(next(iter(part), {}))
+        except (OSError, RuntimeError, UnicodeDecodeError, DatasetGenerationError) as error:
+            if Path(entry.path).exists():
+                raise ValueError(
+                    f"`datasets`: cannot read '{entry.path}': {error.__cause__ or error}.{_GATHER}"
+                ) from error
+            # the network and the Hub's own refusals
             raise ValueError(f"`datasets`: cannot load '{entry.path}' from the Hub: {error}") from error
-        parts[entry.path] = list(next(iter(part), {}))
         columns.check(parts[entry.path], shapes, f"`datasets`: {entry.path}")
     common = [s for s in shapes if all(columns.shape_of(names, (s,)) for names in parts.values())]
     if not common:
         told = "; ".join(f"{path} has {', '.join(names)}" for path, names in parts.items())
         raise ValueError(f"The parts of `datasets` have no shape in common: {told}. Mix rows of one shape only.")
     return _of_trl(mixture), (common[0],)
+
+
+def _check_one_kind(source: str) -> None:
+    """Raise `ValueError` for a directory of several kinds of files: `datasets` reads one of them, and says nothing."""
+    kinds = {lines.suffix(path) for paths in reading.files(source).values() for path in paths}
+    if len(kinds) > 1:
+        raise ValueError(
+            f"`datasets`: '{source}' holds files of several kinds ({', '.join(sorted(kinds))}), of which one "
+            f"would be read.{_GATHER}"
+        )
 
 
 def _of_trl(mixture):

@@ -428,6 +428,31 @@ def test_parquet_among_other_files_is_read_with_them(tmp_path):
         source.rows(ScriptArguments(str(tmp_path)), DatasetMixtureConfig(), ("text",))
 
 
+@pytest.mark.parametrize(
+    ("names", "content", "message"),
+    [
+        (
+            ["a.txt", "b.jsonl"],
+            b'{"text": "x"}\n',
+            "holds files of several kinds .[.]jsonl, [.]txt., of which one would",
+        ),
+        (["a.jsonl"], b'{"text": "x"}\n{"text"\n', "cannot read '.*mine': JSON parse error.*suite prepare files"),
+        (["a.jsonl"], '{"text": "你好"}'.encode("gbk"), "cannot read '.*mine': 'utf-8' codec.*suite prepare files"),
+        ([], b"", "cannot read '.*mine': The directory at .*data files"),
+    ],
+)
+def test_a_part_of_a_mixture_that_would_be_read_in_part_or_not_at_all_is_refused(names, content, message, tmp_path):
+    from trl import DatasetMixtureConfig, ScriptArguments
+    from trl.scripts.utils import DatasetConfig
+
+    (tmp_path / "mine").mkdir()
+    for name in names:
+        (tmp_path / "mine" / name).write_bytes(content)
+    mixture = DatasetMixtureConfig(datasets=[DatasetConfig(path=str(tmp_path / "mine"))])
+    with pytest.raises(ValueError, match=f"`datasets`: .*{message}"):
+        source.rows(ScriptArguments(), mixture, ("text",))
+
+
 @pytest.mark.parametrize("streaming", [True, False])
 def test_rows_of_text_and_of_turns_do_not_stand_in_one_data_set(streaming, tmp_path):
     turns = {"prompt": [USER], "completion": [ASSISTANT]}
