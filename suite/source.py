@@ -1,7 +1,6 @@
 """The rows a run reads: prepared parquet, files as others publish them, a data set on the Hub, or TRL's mixture; their
 shape is checked first."""
 
-import json
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -9,12 +8,10 @@ from pathlib import Path
 from suite import checkpoint, columns, pins, yardstick
 from suite.args import say
 from suite.data import files, lines, reading
-from suite.engine import rendered
-from suite.engine.positions import positions_of, require_room
+from suite.engine.positions import positions_of
 from suite.rewards.wording import gold_answer
 
 LOOKED_AT = 200  # of the rows, to say what becomes of them
-TEMPLATE = 256  # tokens that a chat template adds at most to what a prompt holds
 _GATHER = " `suite prepare files --source DIRECTORY --output_dir data/NAME` makes a part of it that can be read."
 SQUARE = 8192  # tokens end to end, from which on their mask is worth a word: 0.2 GB in bf16
 
@@ -118,28 +115,6 @@ def check_left_out(given, kept) -> None:
     if len(kept) == 0:
         raise ValueError(f"{told} Raise it.")
     say(told)
-
-
-def check_room(trainer, rows) -> None:
-    """Raise `ValueError` where a prompt, or its longest completion, would be sampled past the model's positions.
-
-    vLLM ends a completion there, which is only said: it is trained on as one that was cut off. A token is one byte at
-    least, so all that are short enough in bytes are known to fit, and not looked at.
-    """
-    args, positions = trainer.args, positions_of(trainer.model.config)
-    if positions is None:
-        return
-    longest = args.max_completion_length or 1
-    there = rows["prompt"] if hasattr(rows, "__len__") else [row["prompt"] for row in islice(rows, LOOKED_AT)]
-    long = [prompt for prompt in there if len(json.dumps(prompt)) + TEMPLATE + longest > positions]
-    ids = rendered(trainer.processing_class, long)
-    require_room(ids, positions, of=len(there), answer=1 if args.use_vllm else longest)
-    beyond = sum(len(row) + longest > positions for row in ids)
-    if beyond:
-        say(
-            f"note: {beyond} of {len(there)} prompts and `max_completion_length` {longest} are together more than the "
-            f"{positions} positions of the model. vLLM cuts such a completion off there."
-        )
 
 
 def say_what_is_beyond(trainer) -> None:

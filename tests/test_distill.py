@@ -12,6 +12,7 @@ from tests.conftest import ON_CPU, save_model, write_yaml
 from tests.rows import write_rows
 
 PADDING = 24  # rows of the teacher's vocabulary that are no token
+BATCH_OF_ONE = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 1, "max_steps": 1}
 
 
 @pytest.fixture(scope="session")
@@ -251,16 +252,19 @@ def test_the_student_comes_nearer_to_the_teacher_on_held_out_rows(keys, distille
 
 
 @pytest.mark.slow
-def test_prompts_beyond_the_students_positions_are_refused_where_it_answers_them(distilled, tmp_path):
+def test_given_rows_beyond_the_positions_of_either_are_said(distilled, teacher_dir, tmp_path, capsys):
     rows = [
-        {"prompt": [{"role": "user", "content": "1+1" * n}], "completion": [{"role": "assistant", "content": "2"}]}
-        for n in (1, 1, 1, 1, 1, 1, 1, 300)
+        {"prompt": [{"role": "user", "content": "1+1"}], "completion": [{"role": "assistant", "content": "12" * n}]}
+        for n in (1, 1, 1, 1, 1, 1, 1, 90)
     ]
     write_rows(tmp_path / "rows" / "train.jsonl", rows)
-    for lmbda in (1.0, 0.5):
-        with pytest.raises(ValueError, match="1 of 8 prompts do not fit: .* 40 of its answer .* 512 positions"):
-            distilled("long", dataset_name=str(tmp_path / "rows"), lmbda=lmbda, max_steps=1)
-    assert not (tmp_path / "long" / "run.json").exists()
+    short = with_positions(teacher_dir, tmp_path / "short", 128)
+    keys = {"dataset_name": str(tmp_path / "rows"), "teacher_model_name_or_path": str(short), "max_steps": 1}
+    distilled("within", lmbda=0.0, max_completion_length=100, **keys)
+    assert "positions of" not in capsys.readouterr().out
+    distilled("beyond", lmbda=0.0, max_completion_length=160, **keys)
+    said = capsys.readouterr().out
+    assert "1 of the first 8 rows" in said and "128 positions of the teacher" in said and "512" not in said
 
 
 # What a user can get wrong, before any weights are read.
@@ -282,6 +286,31 @@ def attempt(tmp_path, monkeypatch, miniqwen_dir, teacher_dir, arithmetic_dir):
         assert not (tmp_path / "out").exists()
 
     return run
+
+
+def with_positions(directory: Path, target: Path, positions: int) -> Path:
+    """A copy of a model whose config knows another number of positions."""
+    shutil.copytree(directory, target)
+    config = json.loads((target / "config.json").read_text())
+    (target / "config.json").write_text(json.dumps({**config, "max_position_embeddings": positions}))
+    return target
+
+
+def test_answers_beyond_the_positions_of_student_or_teacher_are_refused(attempt, teacher_dir, tmp_path):
+    said = [{"role": "assistant", "content": "2"}]
+    rows = [{"prompt": [{"role": "user", "content": "1+1" * n}], "completion": said} for n in (1, 1, 1, 1, 300)]
+    write_rows(tmp_path / "rows" / "train.jsonl", rows)
+    write_rows(tmp_path / "rows" / "test.jsonl", rows[3:])
+    write_rows(tmp_path / "fit" / "train.jsonl", rows[:4])
+    write_rows(tmp_path / "fit" / "test.jsonl", rows[3:])
+    for lmbda in (1.0, 0.5):
+        keys = {"dataset_name": tmp_path / "rows", "lmbda": lmbda, "max_completion_length": 40}
+        attempt("1 of 5 prompts do not fit: .* 40 of its answer .* 512 positions of the model", **BATCH_OF_ONE, **keys)
+    keys = {"dataset_name": tmp_path / "fit", "max_completion_length": 40, "eval_strategy": "steps", "eval_steps": 1}
+    attempt("1 of 2 prompts do not fit: .* 512 positions of the model", **BATCH_OF_ONE, **keys)
+    short = with_positions(teacher_dir, tmp_path / "short", 64)
+    keys = {"dataset_name": tmp_path / "fit", "max_completion_length": 62, "teacher_model_name_or_path": short}
+    attempt("4 of 4 prompts do not fit: .* 62 of its answer .* 64 positions of the teacher", **BATCH_OF_ONE, **keys)
 
 
 def test_no_teacher_and_a_teacher_that_is_not_there(attempt):

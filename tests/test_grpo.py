@@ -181,14 +181,19 @@ def test_a_reward_that_gives_too_little_ends_the_run_with_its_name(miniqwen_dir,
         grpo.main(own)
 
 
-@pytest.mark.slow
-def test_a_prompt_beyond_the_models_positions_is_refused_before_the_first_rollout(miniqwen_dir, tmp_path):
+def test_answers_beyond_the_models_positions_are_refused_before_it_is_loaded(miniqwen_dir, tmp_path, monkeypatch):
+    def loaded(*args, **kwargs):
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr("transformers.PreTrainedModel.from_pretrained", loaded)
     rows = [{"prompt": [{"role": "user", "content": "1+1" * n}], "solution": "2"} for n in (1, 1, 1, 2000)]
-    (tmp_path / "rows").mkdir()
-    (tmp_path / "rows" / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_rows(tmp_path / "rows" / "train.jsonl", rows)
     with pytest.raises(ValueError, match="1 of 4 prompts do not fit: the longest has .* positions of the model"):
-        grpo.main(words(miniqwen_dir, tmp_path / "rows", "--max_steps", "1"))
+        grpo.main(words(miniqwen_dir, tmp_path / "rows", max_steps=1))
     write_rows(tmp_path / "rows" / "train.jsonl", rows[:3])
     with pytest.raises(ValueError, match="3 of 3 prompts do not fit: .* 510 of its answer .* 512 positions"):
-        grpo.main(words(miniqwen_dir, tmp_path / "rows", "--max_steps", "1", max_completion_length=510))
-    assert not Path("run/run.json").exists()
+        grpo.main(words(miniqwen_dir, tmp_path / "rows", max_steps=1, max_completion_length=510))
+    write_rows(tmp_path / "rows" / "test.jsonl", rows[2:])
+    with pytest.raises(ValueError, match="1 of 2 prompts do not fit"):
+        grpo.main(words(miniqwen_dir, tmp_path / "rows", max_steps=1, eval_strategy="steps", eval_steps=1))
+    assert not Path("run").exists()

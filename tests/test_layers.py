@@ -23,6 +23,7 @@ FLOORS = {
     1: {
         "run",
         "source",
+        "room",
         "yardstick",
         "rehearsal",
         "resume",

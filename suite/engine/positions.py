@@ -31,23 +31,14 @@ def most_of_vllm(config) -> int | None:
     return positions_of(config)
 
 
-def require_room(
-    prompts: Collection[Sequence[int]], positions: int | None, of: int | None = None, answer: int = 1
-) -> None:
-    """Raise `ValueError` where a prompt, in token ids, leaves no position for the first token of its answer.
-
-    `of` how many prompts these are the longest, where they are not all; `answer` tokens must find room where whoever
-    samples goes on beyond the positions.
-    """
+def require_room(prompts: Collection[Sequence[int]], positions: int | None) -> None:
+    """Raise `ValueError` where a prompt, in token ids, leaves no position for the first token of its answer."""
     lengths = [len(ids) for ids in prompts]
-    too_long = 0 if positions is None else sum(length + answer > positions for length in lengths)
+    too_long = 0 if positions is None else sum(length >= positions for length in lengths)
     if too_long:
-        left = positions - max(lengths)
-        lower = f"Set `max_completion_length` to at most {left}, leave" if answer > 1 and left > 0 else "Leave"
         raise ValueError(
-            f"{too_long} of {of or len(lengths)} prompts do not fit: the longest has {max(lengths)} tokens, and with "
-            f"{'one' if answer == 1 else answer} of its answer that is more than the {positions} positions of the "
-            f"model (`max_position_embeddings`, or a lower `vllm_max_model_length`). {lower} such rows out "
-            "(`max_prompt_tokens` of `suite prepare`), show fewer examples (`num_fewshot`), or take a model with more "
-            "positions."
+            f"{too_long} of {len(lengths)} prompts do not fit: the longest has {max(lengths)} tokens, and with one of "
+            f"its answer that is more than the {positions} positions of the model (`max_position_embeddings`, or a "
+            "lower `vllm_max_model_length`). Leave such rows out (`max_prompt_tokens` of `suite prepare`), show fewer "
+            "examples (`num_fewshot`), or take a model with more positions."
         )

@@ -10,7 +10,7 @@ import json
 import sys
 from dataclasses import dataclass, field
 
-from suite import args, checkpoint, ending, pins, rehearsal, run, source, turns
+from suite import args, checkpoint, ending, pins, rehearsal, room, run, source, turns
 from suite.engine import colocated, vllm_setup
 from suite.keys import AnswerArguments, RunArguments
 
@@ -60,6 +60,7 @@ def main(argv=None) -> None:
     if "messages" in next(iter(train_rows)):
         turns.check_masks(itertools.islice(train_rows, 1000), tokenizer)
     student_rows, teacher_rows = check_teacher(model, config, tokenizer)
+    positions = check_room(model, config, distill.lmbda, tokenizer, train_rows, test_rows)
     config.generation_kwargs = sampling(config, tokenizer, student_rows)
     if config.use_vllm:
         colocated.make_ready(config, model)
@@ -87,8 +88,7 @@ def main(argv=None) -> None:
             lmbda=distill.lmbda,
             rows_of_teacher=teacher_rows,
         )
-    if distill.lmbda > 0:
-        source.check_room(trainer, train_rows)
+    say_what_is_beyond(trainer, positions)
     if config.use_vllm and config.vllm_mode == "colocate":
         colocated.seed_rollouts(trainer)
         colocated.end_with_the_process(trainer)
@@ -154,6 +154,40 @@ def check_teacher(model, config, tokenizer) -> tuple[int, int]:
             "would have to be cut in every step, and ZeRO-3 holds it in pieces. Use ZeRO-2, DDP or FSDP2."
         )
     return student_rows, teacher_rows
+
+
+def check_room(model, config, lmbda: float, tokenizer, train_rows, test_rows) -> dict[str, int | None]:
+    """The positions of the student and of the teacher, read off their configs.
+
+    Raises `ValueError` where the student would answer past its own, or past those at which the teacher reads the
+    answer, of which vLLM knows nothing.
+    """
+    how = {"revision": config.teacher_model_revision or "main", **(config.teacher_model_init_kwargs or {})}
+    student = room.positions_before_loading(model.model_name_or_path, config, config.model_init_kwargs)
+    teacher = room.positions_before_loading(config.teacher_model_name_or_path, config, how)
+    sampled = {0.0: (), 1.0: (train_rows, test_rows)}.get(lmbda, (train_rows,))  # between, an evaluation reads the rows
+    end = room.check_sampled(model, config, tokenizer, *sampled)
+    if teacher is not None and (end is None or teacher < end):
+        for rows in sampled:
+            room.check_answers(rows, tokenizer, config, teacher, ends=False, whose="the teacher")
+    return {"the model": student, "the teacher": teacher}
+
+
+def say_what_is_beyond(trainer, positions: dict[str, int | None]) -> None:
+    """Say how many given rows, of the first, are read past the positions of the student or of the teacher."""
+    if trainer.lmbda == 1:
+        return
+    looked_at = [trainer.given(row) for row in itertools.islice(trainer.train_dataset, room.LOOKED_AT)]
+    lengths = [len(prompt) + len(completion) for prompt, completion, _ in looked_at]
+    for whose, limit in positions.items():
+        beyond = sum(limit is not None and length > limit for length in lengths)
+        if beyond:
+            run.say(
+                f"warning: {beyond} of the first {len(lengths)} rows, with what is read of their completions, have "
+                f"more tokens than the {limit} positions of {whose} (`max_position_embeddings`), the longest "
+                f"{max(lengths)}: its probabilities mean nothing there. Lower `max_completion_length`, or leave such "
+                "rows out (`max_length` of `suite prepare`)."
+            )
 
 
 def check_same_tokens(student, teacher, name: str) -> None:

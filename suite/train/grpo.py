@@ -3,7 +3,7 @@
 import math
 import sys
 
-from suite import args, ending, pins, rewards, run, source, turns
+from suite import args, ending, pins, rewards, room, run, source, turns
 from suite.engine import colocated, vllm_setup
 from suite.keys import grpo_arguments
 from suite.rewards.scoring import watched
@@ -33,6 +33,7 @@ def main(argv=None) -> None:
     rewards.check_columns(dict(zip(reward.reward_funcs, funcs, strict=True)), there, "The rows")
     tokenizer = run.starting_point(model, config, train_rows)
     asked = source.to_answer(answers, config, script, mixture, tokenizer)
+    room.check_sampled(model, config, tokenizer, train_rows, test_rows)
     if config.use_vllm:
         config.generation_kwargs = turns.told_to_vllm(tokenizer, config.generation_kwargs)
         colocated.make_ready(config, model)
@@ -60,7 +61,6 @@ def main(argv=None) -> None:
             peft_config=run.adapter_config(model),
             callbacks=callbacks,
         )
-    source.check_room(trainer, train_rows)
     if config.use_vllm and config.vllm_mode == "colocate":
         colocated.seed_rollouts(trainer)
         colocated.end_with_the_process(trainer)

@@ -1,0 +1,116 @@
+"""Prompts, answers and the positions of a model: who has no room, and that looking costs next to nothing."""
+
+import json
+import shutil
+import time
+from types import SimpleNamespace
+
+import pytest
+
+from suite import room
+
+
+@pytest.fixture(scope="module")
+def tokenizer(miniqwen_dir):
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(miniqwen_dir)
+
+
+def check(tokenizer, longest: int, prompts: list, *, streams: bool = False, positions: int = 512, **keys) -> None:
+    from datasets import Dataset
+
+    rows = Dataset.from_dict({"prompt": prompts})
+    config = SimpleNamespace(
+        **{"max_completion_length": longest, "use_vllm": False, "vllm_mode": "colocate", "vllm_max_model_length": None},
+        **{"trust_remote_code": False, "model_init_kwargs": {"max_position_embeddings": positions}},
+    )
+    vars(config).update(keys)
+    model = SimpleNamespace(model_name_or_path=tokenizer.name_or_path)
+    room.check_sampled(model, config, tokenizer, rows.to_iterable_dataset() if streams else rows, None)
+
+
+@pytest.mark.parametrize("use_vllm", [False, True])
+@pytest.mark.parametrize("streams", [False, True])
+def test_completions_beyond_the_models_positions_are_refused_where_nothing_ends_them(
+    use_vllm, streams, tokenizer, capsys
+):
+    """By transformers they would be sampled there; vLLM ends them."""
+    how = {"streams": streams, "use_vllm": use_vllm}
+    check(tokenizer, 412, ["x", "x" * 100], **how)
+    assert capsys.readouterr().out == ""
+    if use_vllm:
+        check(tokenizer, 413, ["x", "x" * 100], **how)
+        assert "1 of 2 prompts and `max_completion_length` 413 are together more" in capsys.readouterr().out
+        check(tokenizer, 12, ["x", "x" * 100], vllm_max_model_length=-1, **how)
+        with pytest.raises(ValueError, match="1 of 2 .* one of its answer .* more than the 100 positions"):
+            check(tokenizer, 12, ["x", "x" * 100], vllm_max_model_length=100, **how)
+    else:
+        with pytest.raises(ValueError, match="1 of 2 .* 100 tokens, and with 413 of its .* 512 .* at most 412, leave"):
+            check(tokenizer, 413, ["x", "x" * 100], **how)
+    with pytest.raises(ValueError, match="1 of 2 prompts do not fit: the longest has 512 tokens.* Leave such rows out"):
+        check(tokenizer, 413, ["x", "x" * 512], **how)
+
+
+def asked(text: str, **more) -> list[dict]:
+    return [{"role": "system", "content": "12"}, {"role": "user", "content": text, **more}]
+
+
+@pytest.mark.parametrize(
+    "prompts",
+    [
+        ["", "12+34", "码" * 40, "\U0001d160" * 9, "<|im_end|>" * 3],
+        [asked(""), asked("12+34"), [*asked("码" * 40), *asked("")], asked("\U0001d160" * 9)],  # NFC makes three of one
+        [asked("1", tool_calls=["12"]), asked("2", tool_calls=None), [*asked("x" * 40)] * 9],
+    ],
+)
+def test_no_prompt_has_more_tokens_than_its_bytes_allow(prompts, tokenizer):
+    """Whoever is passed over by its bytes fits: every prompt is found at one position less than it needs."""
+    for prompt in prompts:
+        (needed,) = room._tokens(tokenizer, [prompt], {})
+        check(tokenizer, 7, [prompt, prompt], positions=needed + 7)
+        with pytest.raises(ValueError, match=f"of 2 .* the longest has {needed} tokens"):
+            check(tokenizer, 7, [prompt, prompt], positions=needed + 6)
+
+
+def test_what_the_template_is_told_counts(tokenizer):
+    import copy
+
+    wordy = copy.deepcopy(tokenizer)
+    wordy.chat_template = "{% if wordy %}" + "12" * 50 + "{% endif %}{{ messages[-1].content }}"
+    (needed,) = room._tokens(wordy, [asked("1")], {"wordy": True})
+    assert needed > 100
+    check(wordy, 7, [asked("1")] * 3, positions=needed + 7, chat_template_kwargs={"wordy": True})
+    check(wordy, 7, [asked("1")] * 3, positions=needed + 6)
+    with pytest.raises(ValueError, match=f"3 of 3 .* {needed} tokens"):
+        check(wordy, 7, [asked("1")] * 3, positions=needed + 6, chat_template_kwargs={"wordy": True})
+
+
+def test_short_prompts_are_not_tokenized_and_a_long_one_among_many_is_found(tokenizer, monkeypatch):
+    seen, tokens = [], room._tokens
+
+    def counted(tokenizer, prompts, template_kwargs):
+        seen.append(len(prompts))
+        return tokens(tokenizer, prompts, template_kwargs)
+
+    monkeypatch.setattr(room, "_tokens", counted)
+    prompts = [asked(f"{i}+{i}") for i in range(30_000)]
+    begun = time.monotonic()
+    check(tokenizer, 200, prompts)
+    assert time.monotonic() - begun < 10  # a row at a time it was several times that
+    assert set(seen) == {1}  # the empty prompt
+    prompts[25_000] = asked("12+" * 200)
+    with pytest.raises(ValueError, match="1 of 30000 prompts do not fit"):
+        check(tokenizer, 200, prompts)
+
+
+def test_positions_are_read_as_the_model_is_going_to_be_loaded(miniqwen_dir, tmp_path):
+    config = SimpleNamespace(trust_remote_code=False)
+    how = {"revision": "main", "attn_implementation": None, "dtype": "float32", "max_position_embeddings": 64}
+    assert room.positions_before_loading(str(miniqwen_dir), config, None) == 512
+    assert room.positions_before_loading(str(miniqwen_dir), config, how) == 64
+    there = shutil.copytree(miniqwen_dir, tmp_path / "alone")
+    (there / "model.safetensors").unlink()  # no weights are asked for
+    found = json.loads((there / "config.json").read_text())
+    (there / "config.json").write_text(json.dumps({**found, "max_position_embeddings": 128}))
+    assert room.positions_before_loading(str(there), config, {}) == 128
