@@ -28,7 +28,7 @@ from hypothesis import strategies as st
 
 from suite import address, engine, reasoning, serve, server
 from suite.server_child import KEY, Guard
-from tests.conftest import HEADS_OF_32, ROOT, base_flavoured, run_suite, save_model
+from tests.conftest import ROOT, HEADS_OF_32, ROOT, base_flavoured, run_suite, save_model
 
 SECRET = "sk-known-to-nobody-0123456789"
 ENVIRONMENT = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1"}
@@ -401,6 +401,15 @@ def test_the_cause_of_a_servers_end_is_told_with_the_field_that_it_is_about():
     assert "for CacheConfig gpu_memory_utilization Input should be less than or equal to 1" in told, told
     assert "information" not in told and server.cause_in(["all is well"]) == ""
     assert server.cause_in(["(APIServer pid=7) ERROR 11-26 [core.py:7] ValueError: too long"]) == "ValueError: too long"
+
+
+def test_what_transformers_server_passes_over_is_what_the_page_says():
+    from transformers.cli.serving.chat_completion import UNUSED_CHAT_COMPLETION_FIELDS
+
+    page = (ROOT / "docs/serving.md").read_text(encoding="utf-8")
+    told = page.partition("It passes over ")[2].partition(", with a line")[0]
+    named = set(re.findall(r"`(\w+)`", told))
+    assert named == {"n", "logprobs", "max_completion_tokens", "response_format"} & UNUSED_CHAT_COMPLETION_FIELDS
 
 
 def test_without_vllm_and_without_what_transformers_needs_the_ways_are_named(miniqwen_dir, no_key, monkeypatch):
