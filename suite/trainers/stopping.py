@@ -13,8 +13,10 @@ from transformers import TrainerCallback
 
 # What a run ends with that saved and left because it was told to; "temporary failure, try again" in sysexits.h.
 EXIT_CODE = 75
-# Seconds. Under a launcher one SIGTERM arrives twice: from Slurm, which tells every process, and from the launcher.
-_ONE_AND_THE_SAME = 3.0
+# Seconds. Under a launcher one SIGTERM arrives twice: from Slurm, which tells every process, and from the launcher,
+# which on a busy machine takes a while to wake.
+_ONE_AND_THE_SAME = 15.0
+_TOLD_WITH_OTHERS = 3.0  # seconds between the first and the last process of a job that Slurm tells
 
 
 class StopAfter(TrainerCallback):
@@ -42,7 +44,8 @@ class StopOnSigterm(TrainerCallback):
         self.told: float | None = None
         self.stopped = False
         self.before = None
-        self.is_going = mmap.mmap(-1, 1)  # 1 when this process was told; seen by what is forked from it
+        # Seen by what is forked from this process: 1 when it was told, and a number that changes with every step.
+        self.shared = mmap.mmap(-1, 2)
 
     def listen(self) -> None:
         if threading.current_thread() is threading.main_thread():  # no other may
@@ -52,7 +55,7 @@ class StopOnSigterm(TrainerCallback):
     def _hear(self, number, frame) -> None:
         launched = "TORCHELASTIC_RUN_ID" in os.environ or "WORLD_SIZE" in os.environ
         if self.told is None:
-            self.told, self.is_going[0] = time.monotonic(), 1
+            self.told, self.shared[0] = time.monotonic(), 1
             if int(os.environ.get("RANK", 0)) == 0:
                 with suppress(OSError):  # a `| tee` was told, too, and is gone
                     os.write(1, b"SIGTERM: saving at the end of this step. A second one ends at once.\n")
@@ -67,14 +70,26 @@ class StopOnSigterm(TrainerCallback):
             threading.Thread(target=self._end_with_parent, daemon=True).start()
 
     def _end_with_parent(self) -> None:
-        while True:
-            if signal.sigwaitinfo([signal.SIGTERM]).si_pid != os.getppid():
-                time.sleep(_ONE_AND_THE_SAME)  # the parent may be told a moment later
-                if self.is_going[0]:
-                    continue
-            os._exit(128 + signal.SIGTERM)
+        parent = os.getppid()
+        while signal.sigwaitinfo([signal.SIGTERM]).si_pid != parent and self._is_to_stay(parent):
+            pass
+        os._exit(128 + signal.SIGTERM)
+
+    def _is_to_stay(self, parent: int) -> bool:
+        """Whether the parent was told, too, if a moment later, and still needs its rows.
+
+        A long call into C, or a machine that gives it no time, keeps it from hearing; at a step's end it has heard.
+        """
+        heard = signal.sigtimedwait([signal.SIGTERM], _TOLD_WITH_OTHERS)
+        step = self.shared[1]
+        while not (heard and heard.si_pid == parent):
+            if self.shared[0] or self.shared[1] != step:
+                return bool(self.shared[0])
+            heard = signal.sigtimedwait([signal.SIGTERM], 0.1)
+        return False
 
     def on_step_end(self, args, state, control, **kwargs):
+        self.shared[1] = (self.shared[1] + 1) % 256
         if _on_any_rank(self.told is not None, args):
             control.should_save = control.should_training_stop = self.stopped = True
             _let_print()
