@@ -23,7 +23,7 @@ from suite import checkpoint
 from tests import resume
 from tests.conftest import ON_CPU, save_model, write_yaml
 from tests.rows import write_rows
-from tests.warm import Ended, Warm, kill_after
+from tests.warm import Ended, Warm, kill_after, state
 
 STAGES = ("pretrain", "sft", "dpo", "distill", "grpo")
 STEPS = 6
@@ -67,9 +67,13 @@ def configs(home: Path, arithmetic_dir: Path, miniqwen_dir: Path, tokenizer_dir:
 
 
 def letters_reward(completions, **columns) -> list[float]:
-    """A reward in which a random model's completions differ; it takes its time where a file called `slow` lies."""
-    if Path("slow").exists():
-        time.sleep(60)
+    """A reward in which a random model's completions differ. Where a file called `hold` lies and two steps are saved,
+    it says by a file called `held` that it is at work, and is until `hold` is gone."""
+    if Path("hold").exists() and Path("run/checkpoint-2").exists():
+        Path("held").touch()
+        until = time.monotonic() + 600
+        while Path("hold").exists() and time.monotonic() < until:
+            time.sleep(0.05)
     return [float(sum(map(ord, completion[0]["content"])) % 7) for completion in completions]
 
 
@@ -120,23 +124,19 @@ def in_a_save(run: Path, number: int, seconds: float) -> Callable[[int], None]:
 
     def kill(pid: int) -> None:
         for present in [True, False] * (number - 1) + [True]:
-            while checkpoint.aside(run).exists() != present and _is_running(pid):
+            while checkpoint.aside(run).exists() != present and state(pid) != "Z":
                 time.sleep(0.0005)
         kill_after(seconds)(pid)
 
     return kill
 
 
-def _is_running(pid: int) -> bool:
-    stat = Path(f"/proc/{pid}/stat")
-    return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z"
-
-
 def once_there(path: Path, then: Callable[[int], None]) -> Callable[[int], None]:
-    """For `meanwhile`: what to do with the run when a file or directory has come to be."""
+    """For `meanwhile`: what to do with the run when a file or directory has come to be. The run does not wait for that:
+    it must be one that has long to go then."""
 
     def wait(pid: int) -> None:
-        while not path.exists() and _is_running(pid):
+        while not path.exists() and state(pid) != "Z":
             time.sleep(0.002)
         then(pid)
 
