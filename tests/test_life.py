@@ -7,15 +7,14 @@ import re
 import shlex
 import shutil
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
 
 from suite import args, cli
 from tests.conftest import ROOT, write_yaml
-from tests.crashes import MODULES, _is_running
-from tests.warm import Warm, kill_after
+from tests.crashes import MODULES
+from tests.warm import Halt, Warm, kill_after
 
 LIFE = ROOT / "configs" / "miniqwen-26m"
 CLOCKS = re.compile(r'"(seconds|fingerprint|identity)": "?[\w.]+"?')  # a fingerprint knows when a file was written
@@ -119,17 +118,6 @@ def made_tiny(command: str, name: str) -> dict:
     return keys | ({"max_completion_length": 32} if command == "distill" else {})
 
 
-def at_its_first_checkpoint(run: Path):
-    """For `meanwhile`: kill -9 as soon as a stage has saved once, with most of it still to come."""
-
-    def kill(pid: int) -> None:
-        while not (run / "checkpoint-1").exists() and _is_running(pid):
-            time.sleep(0.001)
-        kill_after(0)(pid)
-
-    return kill
-
-
 def ends(home: Path) -> dict[str, bytes | str]:
     """What a life amounts to: rows, weights, and numbers without the time they took."""
     found: dict[str, bytes | str] = {}
@@ -155,7 +143,9 @@ def test_killed_in_the_middle_of_each_stage_it_ends_with_the_same_numbers(tmp_pa
             assert done.code == 0, f"{name}: {done.said[-2000:]}"
             run = homes["killed"] / str(args.read_yaml(homes["killed"] / name).get("output_dir"))
             trains = command in cli.stages() and command != "tokenizer"
-            how = {"meanwhile": at_its_first_checkpoint(run)} if trains else {"die_at": max(1, (done.steps or 2) // 2)}
+            # A stage as soon as it has saved once, with most of it still to come.
+            first = {"halt": Halt(str(run / "checkpoint-1")), "meanwhile": kill_after(0)}
+            how = first if trains else {"die_at": max(1, (done.steps or 2) // 2)}
             killed = warm.run(words, homes["killed"], **how)
             assert killed.code == -9, f"{name} was not killed: {killed.said[-500:]}"
             done = warm.run(words, homes["killed"])
