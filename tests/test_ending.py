@@ -21,10 +21,10 @@ from suite import ending
 def main(argv):
     try:
         print("begun", flush=True)
-        time.sleep(30)
+        time.sleep(600)
     finally:
         print("closing", flush=True)
-        time.sleep(0.5)
+        sys.stdin.readline()  # that whoever gives the second signal has given it; nothing, where nobody does
         Path("closed").touch()
 
 if sys.stdin.isatty():
@@ -52,12 +52,12 @@ def begun(*before: str, **how) -> subprocess.Popen:
     ],
 )
 def test_what_was_begun_is_closed_and_a_second_sigterm_alone_ends_at_once(first, second, code, said):
-    with begun() as process:
+    with begun(stdin=subprocess.PIPE) as process:
         assert process.stdout.readline() == "begun\n"
         process.send_signal(signal.Signals[first])
         assert process.stdout.readline() == "closing\n"
         process.send_signal(signal.Signals[second])
-        _, error = process.communicate(timeout=20)
+        _, error = process.communicate("given\n", timeout=60)
     assert (process.returncode, error.strip() or None, Path("closed").exists()) == (code, said, said is not None)
 
 
@@ -67,7 +67,7 @@ def test_a_command_whose_terminal_is_closed_closes_what_was_begun_though_nobody_
     os.close(slave)
     assert os.read(master, 100).startswith(b"begun")
     os.close(master)
-    assert process.wait(20) == 128 + signal.SIGHUP and Path("closed").exists()
+    assert process.wait(60) == 128 + signal.SIGHUP and Path("closed").exists()
 
 
 def test_behind_nohup_a_closed_terminal_says_nothing():
@@ -77,5 +77,5 @@ def test_behind_nohup_a_closed_terminal_says_nothing():
         with pytest.raises(subprocess.TimeoutExpired):
             process.wait(0.5)
         process.terminate()
-        _, error = process.communicate(timeout=20)
+        _, error = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGTERM and error.splitlines()[-1] == "suite: ended by SIGTERM."
