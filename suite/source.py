@@ -1,6 +1,7 @@
 """The rows a run reads: prepared parquet, files as others publish them, a data set on the Hub, or TRL's mixture; their
 shape is checked first."""
 
+import glob
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -267,7 +268,8 @@ def _splits(script):
             if lines.parquet_file(path).metadata.num_rows == 0:  # a traceback inside `datasets`
                 raise ValueError(f"{path} has no rows.")
         reading.tell_of_others(script.dataset_name, map(Path, prepared.values()))
-        return pins.load_dataset("parquet", data_files=prepared, streaming=script.dataset_streaming)
+        named = {split: glob.escape(path) for split, path in prepared.items()}  # `datasets` takes names for patterns
+        return pins.load_dataset("parquet", data_files=named, streaming=script.dataset_streaming)
     if checkpoint.is_local(script.dataset_name) or lines.suffix(there) in lines.SUFFIXES:
         raise ValueError(
             f"There is no data directory '{script.dataset_name}', and no file. `suite prepare NAME` writes data/NAME; "
