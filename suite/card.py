@@ -159,13 +159,23 @@ def _what_it_is(directory: Path, source: Path, told: dict) -> str:
     kind = "A LoRA adapter" if (directory / "adapter_config.json").is_file() else "A model"
     if told["stage"] == "tokenizer":
         kind, start = "A tokenizer", "learned from text"
-    made = f"{kind} {start} by `suite {told['stage']}`"
+    made = f"{kind} {start} by `suite {told['stage']}`{_as_exported(directory, source)}"
     if "step" in told:
         return f"{made}, as it stood at step {told['step']:,}, after {_time(told['spent'])}."
     if not told.get("finished"):
         return f"{made}. **The run is not finished**: this is what it left so far."
     steps = f"{told['steps']:,} steps" if "steps" in told else "one pass"
     return f"{made}: {steps} in {_time(told['seconds'])}."
+
+
+def _as_exported(directory: Path, source: Path) -> str:
+    """What `suite export` has made of it, for it may be of another class, form or type than the run's own model."""
+    if directory.resolve() == source.resolve():
+        return ""
+    config = lineage.read(directory / "config.json", dict) or {}
+    experts = f" of {config['num_experts']} experts" if config.get("num_experts") else ""
+    dtype = f", its weights in {config['dtype']}" if config.get("dtype") else ""
+    return f" and exported as {config['model_type']}{experts}{dtype}" if "model_type" in config else ""
 
 
 def _named(told: dict, name: str) -> str:

@@ -341,7 +341,8 @@ def test_the_card_of_an_export_knows_its_run_and_is_written_anew_without_being_t
     run = lay("runs/sft", {"model_name_or_path": "runs/base", "dataset_name": "data/sums"}, weights=b"other")
     Path("out").mkdir()
     shutil.copytree(run, "out/merged", ignore=shutil.ignore_patterns("run.json", "trainer_state.json"))
-    Path("out/merged/config.json").write_text('{"model_type": "qwen2"}')
+    config = {"model_type": "qwen2_moe", "num_experts": 8, "dtype": "bfloat16"}
+    Path("out/merged/config.json").write_text(json.dumps(config))
     text = written("out/merged", run)
     assert (
         text.startswith("---\n")
@@ -349,7 +350,8 @@ def test_the_card_of_an_export_knows_its_run_and_is_written_anew_without_being_t
         and "12 steps" in text
         and Path("out/merged/curves.png").is_file()
     )
-    assert "Not measured yet" in text
+    assert "by `suite sft` and exported as qwen2_moe of 8 experts, its weights in bfloat16: 12 steps" in text
+    assert "exported" not in written(run) and "Not measured yet" in text
     evaluated("out/results", {"out/merged": 12, "runs/sft": 15, "runs/base": 2})
     again = written("out/merged")
     assert "|  | base | sft | merged | n |" in again and "60.0 [38.7, 78.1]" in again
