@@ -28,7 +28,7 @@ from hypothesis import strategies as st
 
 from suite import address, engine, reasoning, serve, server
 from suite.server_child import KEY, Guard
-from tests.conftest import ROOT, HEADS_OF_32, ROOT, base_flavoured, run_suite, save_model
+from tests.conftest import HEADS_OF_32, ROOT, base_flavoured, run_suite, save_model
 
 SECRET = "sk-known-to-nobody-0123456789"
 ENVIRONMENT = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1"}
