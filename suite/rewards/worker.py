@@ -134,11 +134,11 @@ class Supervisor:
             if waiting and budget - self.spent < min(seconds, LEAST_SECONDS):
                 outcomes |= dict.fromkeys(waiting, "timeout")
                 waiting.clear()
+            self.listen(outcomes, 0.1)  # before the clock: who was kept from looking may have an answer lying there
             for worker in [w for w in self.workers if w.job is not None and time.monotonic() > w.until]:
                 outcomes[worker.job] = "timeout"
                 self.spent += worker.seconds
                 self.dismiss(worker)
-            self.listen(outcomes, 0.1)
         return outcomes
 
     def listen(self, outcomes: dict[int, str], seconds: float) -> None:
