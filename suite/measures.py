@@ -7,6 +7,8 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 
 from suite import metrics
+from suite.args import say
+from suite.engine.positions import positions_of
 
 # Positions whose logits are in memory at once; at Qwen2.5's vocabulary of 152 k, 0.6 GB in 32 bits.
 _POSITIONS = 1024
@@ -62,15 +64,26 @@ def bits_and_bytes(model, tokenizer, texts: Sequence[str], progress: Callable = 
 
 
 def margins(model, tokenizer, rows: Sequence[dict], progress: Callable = iter) -> list[float]:
-    """log p(chosen | prompt) - log p(rejected | prompt) of each row, in nats."""
+    """log p(chosen | prompt) - log p(rejected | prompt) of each row, in nats.
+
+    A row of which an answer ends beyond the model's positions is left out, and that is said. Raises `ValueError` where
+    all are.
+    """
     from suite.trainers.distillation import trained_tokens
 
-    sequences, answers = [], []
+    positions, sequences, answers = positions_of(model.config), [], []
     for row in rows:
-        for name in ("chosen", "rejected"):
-            ids, trained = trained_tokens({"prompt": row["prompt"], "completion": row[name]}, tokenizer, None, {})
-            sequences.append(ids)
-            answers.append(trained)
+        both = ({"prompt": row["prompt"], "completion": row[name]} for name in ("chosen", "rejected"))
+        ids, trained = zip(*(trained_tokens(one, tokenizer, None, {}) for one in both), strict=True)
+        if positions is None or max(map(len, ids)) <= positions:
+            sequences += ids
+            answers += trained
+    left_out = len(rows) - len(sequences) // 2
+    if left_out:
+        told = f"{left_out} of {len(rows)} pairs have more tokens than the {positions} positions of the model"
+        if not sequences:
+            raise ValueError(f"{told}: none is left to measure. Take shorter ones, or a model with more positions.")
+        say(f"warning: {told} (`max_position_embeddings`), and are not measured.")
     found = [
         sum(log for log, counts in zip(logs, trained[1:], strict=True) if counts)
         for logs, trained in zip(log_probs(model, sequences, progress), answers, strict=True)

@@ -87,6 +87,17 @@ def test_the_preferred_answer_is_the_one_whose_whole_probability_is_higher(loade
     assert measured["ci95"][0] < measured["value"] < measured["ci95"][1] or measured["value"] in (0, 1)
 
 
+def test_pairs_beyond_the_models_positions_are_left_out_and_counted(loaded, capsys):
+    model, tokenizer = loaded
+    positions = model.config.max_position_embeddings
+    short, long = "46", "46" * positions
+    rows = [{"prompt": "12+34", "chosen": x, "rejected": y} for x, y in ((short, "4"), (short, long), (long, short))]
+    assert measures.margins(model, tokenizer, rows) == pytest.approx(measures.margins(model, tokenizer, rows[:1]))
+    assert f"2 of 3 pairs have more tokens than the {positions} positions" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="2 of 2 pairs .* none is left to measure"):
+        measures.margins(model, tokenizer, rows[1:])
+
+
 def test_padding_and_batches_move_nothing(loaded, monkeypatch):
     model, tokenizer = loaded
     sequences = [tokenizer("1" * n)["input_ids"] for n in (3, 40, 1, 7, 40)]
