@@ -13,6 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from suite import pins
+from suite.args import say
 from suite.registry import nearest
 
 # What is written into `model_init_kwargs` and would not be read there, or lose against a key that is.
@@ -71,6 +72,7 @@ def loading(model, config) -> None:
         raise ValueError(f"Cannot load the config of '{model.model_name_or_path}': {error}") from error
     init_kwargs("model_init_kwargs", config.model_init_kwargs, found)
     router(config, found)
+    yarn(config.model_init_kwargs, found)
     attention((config.model_init_kwargs or {}).get("attn_implementation", model.attn_implementation), found)
     if model.use_peft:
         layers(model, found)
@@ -83,6 +85,21 @@ def router(config, model_config) -> None:
         raise ValueError(
             f"router_aux_loss_coef: {given} is for a mixture of experts that returns its routers' logits, which this "
             f"{model_config.model_type} does not. Remove it."
+        )
+
+
+def yarn(given: dict | None, model_config) -> None:
+    """Say where YaRN stretches a model, and its `max_position_embeddings` is the one of before: all count by that."""
+    text = {**vars(model_config.get_text_config()), **(given or {})}
+    positions, rope = text.get("max_position_embeddings"), text.get("rope_parameters") or {}
+    if positions is None or rope.get("rope_type") != "yarn":
+        return
+    most = int((rope.get("original_max_position_embeddings") or positions) * (rope.get("factor") or 1))
+    if most > positions:
+        say(
+            f"warning: YaRN stretches the model to {most} positions, and its `max_position_embeddings` is {positions}, "
+            "which is where vLLM and `suite` end an answer. Set it, too: "
+            f"`model_init_kwargs: {{max_position_embeddings: {most}}}`."
         )
 
 

@@ -48,6 +48,26 @@ def test_what_would_end_the_first_step_is_refused(tmp_path, monkeypatch, keys, m
         rehearsal.optimization(config_of(tmp_path, **keys))
 
 
+def test_yarn_beside_the_positions_of_before_is_told_with_the_key(capsys):
+    from transformers import Qwen2Config
+
+    yarn = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0}
+    for given, told in (
+        (None, None),
+        ({"rope_parameters": {**yarn, "rope_type": "linear"}}, None),  # whose factor is counted
+        ({"rope_parameters": {**yarn, "original_max_position_embeddings": 128}}, None),
+        ({"rope_parameters": {**yarn, "original_max_position_embeddings": 512}, "max_position_embeddings": 2048}, None),
+        ({"rope_parameters": {**yarn, "original_max_position_embeddings": 512}}, 2048),
+        ({"rope_parameters": yarn}, 2048),  # transformers takes the positions for the original ones
+    ):
+        rehearsal.yarn(given, Qwen2Config(**{**TINY, "max_position_embeddings": 512}))
+        said = capsys.readouterr().out
+        assert (f"max_position_embeddings: {told}}}`" in said and "is 512," in said) if told else said == ""
+    written = Qwen2Config(**{**TINY, "max_position_embeddings": 512}, rope_parameters=yarn)  # as Qwen's cards advise
+    rehearsal.yarn({"dtype": "float32"}, written)
+    assert "stretches the model to 2048 positions" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("kind", ["MiniQwenConfig", "Qwen2Config"])
 def test_keys_of_the_config_and_of_from_pretrained_may_stand_in_model_init_kwargs(kind):
     import transformers
