@@ -19,7 +19,7 @@ CONFIGS = ROOT / "accelerate_configs"
 OVERRIDES = ["--num_processes", "2", "--mixed_precision", "no", "--main_process_port", "0"]
 # Two processes on few cores: more threads only stand in each other's way.
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "TOKENIZERS_PARALLELISM": "false"}
-SECONDS = 400  # the first DeepSpeed run on a machine compiles a gloo op: one minute, or three on busy cores
+SECONDS = 900  # the first DeepSpeed run on a machine compiles a gloo op: one minute, or three on busy cores
 
 
 def letters_reward(completions, **columns) -> list[float]:

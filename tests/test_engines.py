@@ -317,7 +317,7 @@ def test_fsdp2_without_a_named_class_wraps_the_decoder_layers_of_both_models(kin
 
 def test_a_misspelt_key_ends_two_processes_with_one_line(configs, tmp_path):
     words = ["sft", "--config", configs[0], *ON_CPU, "--learning_rat", "1", "--output_dir", tmp_path / "sft"]
-    ended = run_suite(*words, "--launch", CONFIGS / "ddp.yaml", *OVERRIDES, env=ENVIRONMENT, timeout=120)
+    ended = run_suite(*words, "--launch", CONFIGS / "ddp.yaml", *OVERRIDES, env=ENVIRONMENT)
     assert ended.returncode != 0
     printed = (ended.stdout + ended.stderr).splitlines()
     assert [line for line in printed if line.startswith("suite:")] == [
