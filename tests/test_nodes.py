@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import re
 import socket
 import sys
@@ -43,8 +44,8 @@ def cluster(tmp_path) -> dict[str, str]:
 
 
 def free_port() -> int:
-    """One of those that the script makes of a job's number."""
-    for port in range(20000, 30000):
+    """One of those that the script makes of a job's number, and hardly the one that another run of the tests takes."""
+    for port in random.sample(range(20000, 30000), 10000):
         with socket.socket() as listener:
             try:
                 listener.bind(("127.0.0.1", port))
