@@ -98,7 +98,8 @@ def read_yaml(path: str | Path) -> dict:
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), Loader=_loader())  # noqa: S506 (a SafeLoader)
     except (yaml.YAMLError, ValueError) as error:
-        raise ValueError(f"{path}: {' '.join(str(error).split())}") from None
+        tab = " YAML is indented by spaces, and not by tabs." if r"'\t'" in str(error) else ""
+        raise ValueError(f"{path}: {' '.join(str(error).split())}{tab}") from None
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}.") from None
     if not isinstance(content, dict):
@@ -196,6 +197,10 @@ def _coerce_key(key: str, value, hint):
         return str(value).lower()
     if key == "report_to" and value is None:
         return "none"
+    if key.endswith("_strategy") and value is False:  # which YAML makes of a bare no
+        return "no"
+    if key == "max_seconds" and isinstance(value, int | float) and not isinstance(value, bool):
+        return str(value)  # a run may stand there, too
     if key == "scale_rewards" and isinstance(value, bool):
         return "group" if value else "none"
     return coerce(key, value, hint)

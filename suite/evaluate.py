@@ -105,6 +105,8 @@ class EvaluateArguments:
             raise ValueError(f"max_rows: {self.max_rows} must be at least 1.")
         if self.num_generations > 0 and self.temperature <= 0:
             raise ValueError("temperature: samples need one above 0; set num_generations: 0 for greedy only.")
+        if self.num_generations > 0:
+            engine.Sampling(temperature=self.temperature, top_p=self.top_p)  # which knows their ranges
         self.metrics = as_mapping("metrics", self.metrics)
         for stage, metric in self.metrics.items():
             pick(f"metric (of {stage})", metric, [name for names in MEASURED.values() for name in names])
@@ -130,7 +132,8 @@ def arguments() -> tuple[type, ...]:
 
 @ending.orderly_end()
 def main(argv=None) -> None:
-    evaluate, keys, script, mixture, _ = args.parse(arguments(), argv, needs_config=False)
+    evaluate, keys, script, mixture, written = args.parse(arguments(), argv, needs_config=False)
+    run.check_idle_keys(written)
     if evaluate.compare:
         print(compare(Path(evaluate.output_dir), *evaluate.compare, evaluate.max_flips))
         return

@@ -75,6 +75,7 @@ def loading(model, config) -> None:
     yarn(config.model_init_kwargs, found)
     attention((config.model_init_kwargs or {}).get("attn_implementation", model.attn_implementation), found)
     if model.use_peft:
+        _check_targets(model, found)
         layers(model, found)
 
 
@@ -203,6 +204,18 @@ def as_it_comes(model_config):
 
 def _shapes(model) -> dict:
     return {name: parameter.shape for name, parameter in model.named_parameters()}
+
+
+def _check_targets(model, model_config) -> None:
+    """Raise `ValueError` where nobody says which layers an adapter is to have, and PEFT has no choice of its own."""
+    from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as CHOSEN
+
+    chosen = model.lora_target_modules is None and model_config.model_type in CHOSEN
+    if not (model.lora_target_modules or model.lora_target_parameters or chosen):
+        raise ValueError(
+            f"lora_target_modules: which layers of this {model_config.model_type} is the adapter to have? All of them: "
+            "`lora_target_modules: all-linear`."
+        )
 
 
 def layers(model, model_config) -> None:

@@ -26,7 +26,7 @@ def begin(stage: str, config, written: dict, *inputs: str | None) -> dict | None
         if written.get("output_dir") is None:  # TRL would take one that every other run takes, too
             raise ValueError("output_dir is missing: where are the checkpoints and the model to go?")
         _check_hub(config, written)
-        _check_idle_keys(written)
+        check_idle_keys(written)
         config.enable_jit_checkpoint = False  # `stopping.StopOnSigterm` does it, and says why
     record = {
         "stage": stage,
@@ -55,6 +55,8 @@ def begin(stage: str, config, written: dict, *inputs: str | None) -> dict | None
 
 def _check_place(directory: Path) -> None:
     """Find out now, and not when the model is loaded, that nothing can be written there."""
+    if any(directory.glob("*.parquet")):
+        raise ValueError(f"output_dir {directory} holds rows, which a run would lie among. Choose another output_dir.")
     there = next(path for path in (directory, *directory.absolute().parents) if path.exists())
     if not there.is_dir():
         raise ValueError(f"output_dir {directory}: '{there}' is a file and no directory. Choose another output_dir.")
@@ -86,8 +88,8 @@ def _check_hub(config, written: dict) -> None:
     hub.leave_out()
 
 
-def _check_idle_keys(written: dict) -> None:
-    """Keys of an adapter, of 4 bits or of evaluations, that are passed over in silence where nobody asked for any."""
+def check_idle_keys(written: dict) -> None:
+    """Keys of an adapter, 4 bits, vLLM or evaluations, that are passed over in silence where nobody asked for any."""
     idle = [key for key in written if sense.is_of_adapter(key)]
     if idle and "use_peft" not in written:
         raise ValueError(
@@ -99,9 +101,16 @@ def _check_idle_keys(written: dict) -> None:
         raise ValueError(
             f"{', '.join(idle)}: this has no effect without `load_in_4bit: true`. Set it, or `load_in_4bit: false`."
         )
-    if written.get("eval_steps") is not None and "eval_strategy" not in written:
+    idle = [key for key in written if key.startswith("vllm_")]
+    if idle and "use_vllm" not in written:
         raise ValueError(
-            "eval_steps: this has no effect without `eval_strategy: steps`. Set it, or `eval_strategy: 'no'`."
+            f"{', '.join(idle)}: this has no effect without `use_vllm: true`, and transformers would generate. Set it, "
+            "or `use_vllm: false` if you mean that."
+        )
+    idle = [key for key in ("eval_steps", "do_eval") if written.get(key)]
+    if idle and "eval_strategy" not in written:
+        raise ValueError(
+            f"{idle[0]}: this has no effect without `eval_strategy: steps`. Set it, or `eval_strategy: 'no'`."
         )
 
 

@@ -20,7 +20,8 @@ LEAST = {
     **dict.fromkeys(
         ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps", "max_length",
          "max_completion_length", "num_iterations", "steps_per_generation", "num_generations_eval", "lora_r",
-         "lora_alpha", "ref_model_sync_steps", "precompute_ref_batch_size", "save_total_limit"),
+         "lora_alpha", "ref_model_sync_steps", "precompute_ref_batch_size", "save_total_limit",
+         "generation_batch_size", "eval_accumulation_steps"),
         1,
     ),
     **dict.fromkeys(
@@ -50,6 +51,7 @@ DPO = {
 }  # fmt: skip
 SMOOTHED = {"robust", "exo_pair", "aot", "aot_unpaired"}  # the losses of DPO that read `label_smoothing`
 COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
+DIVERGING = {"sigmoid", "sigmoid_norm", "hinge", "ipo", "exo_pair", "robust", "discopop", "sft"}  # by other measures
 OF_4BIT = (
     "bnb_4bit_quant_type",
     "bnb_4bit_quant_storage",
@@ -89,6 +91,8 @@ def check_run(values: dict) -> None:
         _check_schedule(values)
         _check_compilation(values)
         _check_best(values)
+    if "temperature" in values and values.get("max_completion_length", 1) is None:  # elsewhere that is the default
+        raise ValueError("max_completion_length has no value (null), and answers that are sampled need an end.")
     if "generation_batch_size" in values:
         _check_grpo(values)
         _check_group_size(values)
@@ -121,7 +125,7 @@ def is_idle(key: str, stage: str, said: dict) -> bool:
             return _is_on_cpu(said)
         case "bf16":  # which TRL leaves off beside fp16, where nobody says anything of it
             return not said.get("bf16", not said.get("fp16"))
-        case "eval_steps":
+        case "eval_steps" | "do_eval":
             return said.get("eval_strategy", "no") == "no"
         case "fsdp_config":
             return not said.get("fsdp")
@@ -131,6 +135,8 @@ def is_idle(key: str, stage: str, said: dict) -> bool:
             return not SMOOTHED & set(_losses(said))
         case "dataset_kwargs":
             return not as_mapping(key, said.get(key)).get("skip_prepare_dataset")
+    if key.startswith("vllm_") and not said.get("use_vllm"):
+        return True
     return is_of_adapter(key) and not adapts or key in OF_4BIT and not said.get("load_in_4bit")
 
 
@@ -222,8 +228,10 @@ def _check_numbers(values: dict) -> None:
             raise ValueError(f"{key}: {values[key]} is a share, from 0 to 1.")
     if values.get("lora_dropout") == 1:
         raise ValueError("lora_dropout: 1 drops all, so that an adapter learns nothing.")
-    if values.get("pad_to_multiple_of") == 0:
-        raise ValueError("pad_to_multiple_of: 0 must be at least 1; null pads no further than the longest row.")
+    if isinstance(multiple := values.get("pad_to_multiple_of"), int) and multiple < 1:
+        raise ValueError(
+            f"pad_to_multiple_of: {multiple} must be at least 1; null pads no further than the longest row."
+        )
     if values["label_smoothing_factor"] > 0 and "packing" not in values:
         raise ValueError("label_smoothing_factor belongs to the loss of SFT and pretraining: here it does nothing.")
     for key in ("seed", "data_seed"):
@@ -290,7 +298,7 @@ def _check_precision(values: dict) -> None:
 def _check_launch(values: dict) -> None:
     """The library finds out when the model is loaded, or never."""
     launched = {"RANK", "ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_FSDP"} & os.environ.keys()
-    for key, engine in (("deepspeed", "zero2"), ("fsdp", "fsdp2"), ("fsdp_config", "fsdp2")):
+    for key, engine in (("deepspeed", "zero2"), ("fsdp", "fsdp2"), ("fsdp_config", "fsdp2"), ("ddp_backend", "ddp")):
         if values.get(key) and not launched:
             raise ValueError(
                 f"{key}: {values[key]} is for processes that a launcher starts, and this is a single one. Remove it, "
@@ -357,6 +365,8 @@ def _check_best(values: dict) -> None:
 def _check_dpo(values: dict) -> None:
     """Names of losses, and numbers that the losses would not read, or would make nothing of."""
     losses = _losses(values)
+    if not losses:
+        raise ValueError("loss_type: [] names no loss. `sigmoid` is DPO's own.")
     for loss in losses:
         _check_choice("loss_type", loss, DPO["loss_type"])
     _check_choice("f_divergence_type", values["f_divergence_type"], DPO["f_divergence_type"])
@@ -367,6 +377,11 @@ def _check_dpo(values: dict) -> None:
     ):  # TRL divides by 1 - 2 x it: from there on the worse answer would be learned
         raise ValueError(
             f"label_smoothing: {values['label_smoothing']} is the share of wrong labels, and must be below 0.5."
+        )
+    if values["f_divergence_type"] != "reverse_kl" and not set(losses) <= DIVERGING:
+        raise ValueError(
+            f"f_divergence_type: {values['f_divergence_type']} is for the losses {', '.join(sorted(DIVERGING))}, and "
+            f"loss_type is {', '.join(losses)}. Remove one of them."
         )
     if "exo_pair" in losses and values["label_smoothing"] == 0:
         raise ValueError(
@@ -400,9 +415,14 @@ def _losses(said: dict) -> list[str]:
 def _check_grpo(values: dict) -> None:
     for key, there in GRPO.items():
         _check_choice(key, values[key], there)
+    if not values["repetition_penalty"] > 0:
+        raise ValueError(f"repetition_penalty: {values['repetition_penalty']} must be above 0; 1 is none.")
+    if values["top_k"] < (-1 if values["use_vllm"] else 0):
+        raise ValueError(f"top_k: {values['top_k']} must be at least 0, which draws from all tokens.")
     if not values["temperature"] > 0:
         raise ValueError(f"temperature: {values['temperature']} must be above 0, for a group is sampled.")
     sampling = as_mapping("generation_kwargs", values["generation_kwargs"])  # which TRL lets win over the keys
+    _check_top_p(sampling)
     if sampling.get("do_sample") is False or sampling.get("temperature") == 0:
         raise ValueError(f"generation_kwargs: {sampling} makes all answers of a group the same, with nothing to learn.")
     if values["delta"] is not None and not values["delta"] > 1:
@@ -433,6 +453,14 @@ def _check_rows(values: dict) -> None:
             f"dataset_text_field: rows are read from their column `text`. Call the column "
             f"'{values['dataset_text_field']}' so, and remove the key."
         )
+    if "model_config" in values and values["chat_template_path"] is not None:
+        raise ValueError(
+            "chat_template_path: rows of `text` go through no chat template. Remove it; `suite sft` sets one."
+        )
+    if values.get("packing") and values["max_length"] is None:
+        raise ValueError(
+            "packing: rows are laid end to end in pieces of `max_length`, which has no value (null). Set it."
+        )
     given = as_mapping("dataset_kwargs", values.get("dataset_kwargs"))
     if given and given != {"skip_prepare_dataset": False}:  # which is the default
         raise ValueError(
@@ -460,7 +488,7 @@ def _check_group_size(values: dict) -> None:
     processes = int(os.environ.get("WORLD_SIZE", 1))
     steps = values["steps_per_generation"] or values["gradient_accumulation_steps"]
     batch = values["generation_batch_size"] or device_batch * processes * steps
-    if group < 2:
+    if group is None or group < 2:
         raise ValueError(f"num_generations: {group} leaves nothing to compare; GRPO needs at least 2 per prompt.")
     if batch % group == 0:
         return

@@ -38,6 +38,8 @@ def coerce(key: str, value, hint):
             return result
     wanted = " or ".join(dict.fromkeys(_type_name(a) for a in alternatives))
     quote = " Put it in quotes." if str in alternatives and isinstance(value, (int, float)) else ""
+    if value is None:
+        raise ValueError(f"{key} has no value (null), and takes {wanted}.")
     raise ValueError(f"{key}: {value!r} is a {type(value).__name__}, and {key} takes {wanted}.{quote}")
 
 

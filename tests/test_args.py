@@ -63,7 +63,6 @@ def test_values_reach_the_fields_they_name_and_the_command_line_wins(tmp_path):
         ({"dataset_streaming": True}, "dataset_streaming: .* nobody knows how many rows .* Set `max_steps`"),
         ({"run_name": 7}, "run_name: 7 .* in quotes"),
         ({"learning_rate": "fast"}, "learning_rate: 'fast'"),
-        ({"learning_rate": None}, "learning_rate: None"),
         ({"lr_scheduler_type": "cosin"}, "cosin"),
         ({"max_seconds": "soon"}, "max_seconds: 'soon'"),
         ({"lr": 1e-3}, "Unknown key 'lr' .* Did you mean 'learning_rate'"),
@@ -101,6 +100,11 @@ def test_values_reach_the_fields_they_name_and_the_command_line_wins(tmp_path):
         ({"metric_for_best_model": "eval_truncated"}, "is more eval_truncated better, or less"),
         ({"num_generations": 4}, "Unknown key 'num_generations' in .*yaml. It is a key of .*`suite grpo`"),
         ({"model_config": {}}, "Unknown key 'model_config' in .*yaml. It is a key of `suite pretrain`"),
+        ({"learning_rate": None}, "learning_rate has no value .null., and takes float"),
+        ({"pad_to_multiple_of": -8}, "pad_to_multiple_of: -8 must be at least 1"),
+        ({"eval_accumulation_steps": 0}, "eval_accumulation_steps: 0 must be at least 1"),
+        ({"ddp_backend": "ncl"}, "ddp_backend: ncl is for processes that a launcher starts"),
+        ({"packing": True, "max_length": None}, "packing: .* pieces of `max_length`, which has no value"),
         ({"max_steps": 0}, "max_steps: 0 must be at least 1"),
         ({"warmup_steps": 1.5}, "warmup_steps: 1.5 is neither a number of steps nor"),
         ({"seed": 2**32}, "seed: 4294967296 must be below"),
@@ -137,6 +141,12 @@ def test_a_wrong_word_on_the_command_line_is_refused(tmp_path, words, message):
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
+        ({"num_generations": None}, "num_generations: None leaves nothing to compare"),
+        ({"generation_batch_size": -8}, "generation_batch_size: -8 must be at least 1"),
+        ({"max_completion_length": None}, "max_completion_length has no value"),
+        ({"generation_kwargs": {"top_p": 0}}, "top_p: 0 must be above 0 and at most 1"),
+        ({"repetition_penalty": 0}, "repetition_penalty: 0.0 must be above 0"),
+        ({"top_k": -1}, "top_k: -1 must be at least 0"),
         ({"temperature": 0.0}, "temperature: 0.0 must be above 0"),
         ({"top_p": 2.0}, "top_p: 2.0 must be above 0 and at most 1"),
         ({"beta": -0.1}, "beta: -0.1 must be at least 0"),
@@ -210,6 +220,8 @@ def test_scale_rewards_may_be_the_truth_that_trl_takes_it_for(tmp_path, said, me
         ({"loss_type": "robust", "label_smoothing": 0.6}, "label_smoothing: 0.6 .* must be below 0.5"),
         ({"loss_type": "aot", "use_weighting": True}, "use_weighting: TRL cannot weigh"),
         ({"loss_type": "discopop", "discopop_tau": 0.0}, "discopop_tau: 0.0 must be above 0"),
+        ({"loss_type": "aot", "f_divergence_type": "js_divergence"}, "js_divergence is for the losses d.* is aot"),
+        ({"loss_type": []}, "loss_type: .. names no loss"),
         ({"loss_type": "exo_pair"}, "loss_type: exo_pair takes a logarithm of `label_smoothing`"),
         ({"precompute_ref_log_probs": True, "sync_ref_model": True}, "precompute_.*`sync_ref_model: true`"),
         ({"precompute_ref_log_probs": True, "dataset_streaming": True, "max_steps": 1}, "`dataset_streaming: true`"),
@@ -287,6 +299,7 @@ def test_max_prompt_length_names_what_to_do_instead(tmp_path):
         ("- a\n- b\n", "must hold a YAML mapping .*holds a list"),
         ("", "holds nothing"),
         ("a: [1, 2\n", "run.yaml"),
+        ("a:\n\tb: 1\n", "indented by spaces, and not by tabs"),
         ("model_init_kwargs:\n  a: 1\n  a: 2\n", "'a' stands twice"),
         ("? [a, b]\n: 1\n", "a key must be text, and on line 1 it is"),
     ],
@@ -376,6 +389,13 @@ def test_resume_true_is_no_path(tmp_path, said, means):
 
 def test_null_is_nobody_to_report_to(tmp_path):
     assert parse(tmp_path, {**SFT, "report_to": None})[1].report_to == []
+
+
+def test_a_bare_no_and_a_number_of_seconds_are_what_they_look_like(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text("output_dir: out\nbf16: false\nuse_cpu: true\nsave_strategy: no\nmax_seconds: 600\n")
+    _, config, *_, written = args.parse(sft_classes(), ["--config", str(path)])
+    assert config.save_strategy == "no" and written["max_seconds"] == "600"
 
 
 def test_a_single_value_may_stand_for_a_list(tmp_path):

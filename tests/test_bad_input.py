@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from suite import columns, run, sense
+from suite import columns, evaluate, run, sense
 from suite.engine import vllm_setup
 from suite.train import dpo, grpo, pretrain, sft
 from tests import rows
@@ -92,6 +92,10 @@ def test_a_shape_that_is_none_or_is_not_asked_for(attempt, keys, miniqwen_dir):
     attempt(pretrain, {**scratch, "model_config": {"vocab_size": 100}}, "vocab_size 100 has no room for the .* tokens")
     attempt(pretrain, {**scratch, "model_config": {"pad_token_id": 999}}, "pad_token_id 999 is none of the .* tokens")
     attempt(pretrain, {**scratch, "model_config": {"eos_token_id": [1, -1]}}, "eos_token_id -1 is none of the")
+    for wrong in ({"initializer_range": -1}, {"attention_dropout": 2}, {"max_position_embeddings": 0}):
+        attempt(pretrain, {**scratch, "model_config": wrong}, " ".join(f"{k} {v}" for k, v in wrong.items()))
+    rope = {"rope_parameters": {"rope_type": "default", "rope_theta": 0}}
+    attempt(pretrain, {**scratch, "model_config": rope}, "rope_theta 0 must be above 0")
     attempt(pretrain, {**keys, "model_config": {"num_hidden_layers": 4}}, "model_config is the shape of a new model")
 
 
@@ -152,6 +156,9 @@ def test_an_output_dir_that_is_none_or_cannot_be_one(keys, tmp_path):
         config = write_yaml(tmp_path / "run.yaml", output_dir=str(place), **keys)
         with pytest.raises(ValueError, match="notes.txt' is a file and no directory. Choose another output_dir"):
             sft.main(["--config", str(config), *ON_CPU])
+    config = write_yaml(tmp_path / "run.yaml", output_dir=keys["dataset_name"], **keys)
+    with pytest.raises(ValueError, match="arithmetic holds rows, which a run would lie among"):
+        sft.main(["--config", str(config), *ON_CPU])
     with pytest.raises(ValueError, match="output_dir is missing"):
         sft.main(["--config", str(write_yaml(tmp_path / "run.yaml", **keys)), *ON_CPU])
     assert (tmp_path / "notes.txt").read_text() == "mine"
@@ -201,6 +208,7 @@ def test_keys_that_nobody_would_read(attempt, keys, miniqwen_dir):
     attempt(pretrain, {**keys, "tokenizer_name_or_path": str(miniqwen_dir)}, "is the tokenizer of a new model, and")
     attempt(pretrain, {**keys, "eos_token": "<eos>"}, "eos_token: '<eos>' is not a token of this tokenizer")
     scratch = {"dataset_name": keys["dataset_name"], "tokenizer_name_or_path": str(miniqwen_dir)}
+    attempt(pretrain, {**scratch, "chat_template_path": "x.jinja"}, "chat_template_path: rows of `text` go through no")
     for key, value in (("model_init_kwargs", {"attention_dropout": 0.1}), ("model_revision", "step-5")):
         attempt(pretrain, {**scratch, key: value}, f"{key} says how `model_name_or_path` is loaded, and there is none")
     for wrong in ({"router_aux_loss_coef": 0.1}, {"attn_implementation": "spda"}, {"pad_token": "<pad>"}):
@@ -227,13 +235,27 @@ def test_keys_of_an_adapter_that_nobody_asked_for(attempt, keys):
     lora = {**keys, "lora_r": 8, "lora_target_modules": "all-linear"}
     for stage in (sft, dpo, grpo):
         attempt(stage, lora, "lora_r, lora_target_modules: this has no effect without `use_peft: true`")
-    run._check_idle_keys({**lora, "use_peft": False})  # which was said
+    run.check_idle_keys({**lora, "use_peft": False})  # which was said
+
+
+def test_an_adapter_of_no_layers(attempt, keys):
+    attempt(sft, {**keys, "use_peft": True}, "lora_target_modules: which layers of this miniqwen.*all-linear")
+    attempt(sft, {**keys, "use_peft": True, "lora_target_modules": []}, "lora_target_modules: which layers")
 
 
 def test_evaluations_that_nobody_asked_for(attempt, keys):
     attempt(sft, {**keys, "eval_steps": 5}, "eval_steps: this has no effect without `eval_strategy: steps`")
-    run._check_idle_keys({"eval_steps": 5, "eval_strategy": "no"})  # which was said
+    attempt(sft, {**keys, "do_eval": True}, "do_eval: this has no effect without `eval_strategy: steps`")
+    run.check_idle_keys({"eval_steps": 5, "eval_strategy": "no"})  # which was said
     assert sense.is_idle("eval_steps", "sft", {"eval_steps": 5}), "a run that was begun with it may go on without"
+
+
+def test_keys_of_vllm_that_nobody_asked_for(attempt, keys):
+    attempt(grpo, {**keys, "vllm_mode": "server"}, "vllm_mode: this has no effect without `use_vllm: true`")
+    with pytest.raises(ValueError, match="vllm_max_model_length: this has no effect without `use_vllm: true`"):
+        evaluate.main(["--checkpoints", keys["model_name_or_path"], "--vllm_max_model_length", "64"])
+    run.check_idle_keys({"vllm_mode": "server", "use_vllm": False})  # which was said
+    assert sense.is_idle("vllm_mode", "grpo", {}) and not sense.is_idle("vllm_mode", "grpo", {"use_vllm": True})
 
 
 def test_an_adapter_that_pretraining_would_not_make(attempt, keys):

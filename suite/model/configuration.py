@@ -80,9 +80,15 @@ class MiniQwenConfig(PreTrainedConfig):
         for name in ("num_experts", "kv_lora_rank", "q_lora_rank"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name} {getattr(self, name)} must be at least 1; to do without it, leave it out.")
-        for name in ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"):
+        for name in ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+                     "max_position_embeddings"):  # fmt: skip
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} {getattr(self, name)} must be at least 1.")
+        if not self.initializer_range > 0 or not self.rms_norm_eps > 0 or not 0 <= self.attention_dropout < 1:
+            raise ValueError(
+                f"initializer_range {self.initializer_range} and rms_norm_eps {self.rms_norm_eps} must be above 0, and "
+                f"attention_dropout {self.attention_dropout} a share, from 0 to below 1."
+            )
         self._check_tokens()
         if self.num_experts:
             self._fill_in_mixture(kwargs)
@@ -188,6 +194,8 @@ class MiniQwenConfig(PreTrainedConfig):
     def _check_layers(self) -> None:
         if self.hidden_act not in ACT2FN:
             raise ValueError(f"hidden_act: there is no '{self.hidden_act}'. There are: {', '.join(sorted(ACT2FN))}.")
+        if not (theta := self.rope_parameters.get("rope_theta") or 0) > 0:
+            raise ValueError(f"rope_theta {theta} must be above 0.")
         share, kind = self.rope_parameters.get("partial_rotary_factor", 1), self.rope_parameters.get("rope_type")
         if (
             share not in (None, 1) and kind != "proportional"
