@@ -151,7 +151,7 @@ def _delta(data: str) -> dict:
             raise BrokenOffError(told.get("message", told) if isinstance(told, dict) else told)
         choices = event.get("choices") or [{}]
         return choices[0].get("delta") or {}
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, TypeError, KeyError):
         raise BrokenOffError(f"it sent '{data[:100]}', which is no event of a completion") from None
 
 

@@ -116,6 +116,7 @@ def test_an_endpoint_is_streamed_and_its_thinking_put_back_into_tags():
         ('{"error": {"message": "out of memory", "code": 500}}', "broke off: out of memory"),
         ('{"error": "out of memory"}', "broke off: out of memory"),
         ("<html>", "broke off: it sent '<html>', which is no event of a completion"),
+        ('{"choices": 1}', "broke off: it sent '{\"choices\": 1}', which is no event of a completion"),
     ],
 )
 def test_an_answer_that_an_endpoint_breaks_off_is_told_as_such(event, told, capsys):
