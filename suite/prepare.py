@@ -32,7 +32,6 @@ from suite.registry import pick
 from suite.values import knob_class
 
 SPLITS = ("test", "train")  # the test set first: the training set may not repeat it
-MAKERS = ("suite.data.", "suite.columns", "suite.reasoning")  # modules that decide what is in a row
 # Of a directory: what makes a tokenizer and its chat template. The weights of a model may lie beside it.
 TOKENIZER = ("tokenizer*", "vocab*", "merges*", "*.model", "special_tokens_map.json", "added_tokens.json",
              "chat_template*", "additional_chat_templates/*")  # fmt: skip
@@ -121,7 +120,7 @@ def write(prepare: PrepareArguments, load, knobs: dict) -> Path:
     target = Path(prepare.output_dir or f"data/{prepare.name}")
     whole.restore(target)
     settings = {key: value for key, value in asdict(prepare).items() if key != "output_dir"} | knobs
-    made_from = [settings, _fingerprint(knobs), _code(load)]
+    made_from = [settings, _fingerprint(knobs), data.code(inspect.getmodule(load), cleaning)]
     identity = whole.digest([*made_from, *_counted_here(prepare)])
     if _identity(target) == identity and all((target / f"{split}.parquet").is_file() for split in _splits_in(target)):
         whole.tidy(target)
@@ -240,16 +239,6 @@ def _check_count(where: str, counts: dict[str, cleaning.Count], split: str, may_
     if not count.kept:
         why = "; ".join(f"{n} {name} (first: {count.first[name]})" for name, n in count.dropped.items())
         raise ValueError(f"{where} has no rows left of {count.read}: {why}.")
-
-
-def _code(load) -> list:
-    """What the code does that makes the rows: the data set's own file, all that it reads and writes rows with, and the
-    checks."""
-    modules = [inspect.getmodule(load), cleaning]
-    for module in modules:  # which grow
-        named = [held for held in vars(module).values() if inspect.ismodule(held)]
-        modules += [held for held in named if held.__name__.startswith(MAKERS) and held not in modules]
-    return [whole.code_of(inspect.getsource(module)) for module in modules]
 
 
 def _fingerprint(knobs: dict) -> str:

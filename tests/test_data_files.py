@@ -4,6 +4,7 @@ import gzip
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pyarrow
 import pyarrow.parquet
@@ -494,6 +495,20 @@ def test_a_csv_is_refused_with_the_command_that_converts_it(tmp_path):
         {"instruction": "two\nlines", "output": "007"},
         {"instruction": "NA", "output": ""},
     ]
+
+
+def test_a_reader_that_has_changed_finds_no_old_copy(tmp_path, monkeypatch):
+    path = write_rows(tmp_path / "a.jsonl", [{"text": "x"}])
+
+    def first() -> str:
+        return files.splits(str(path), "train", "test", streaming=False)["train"][0]["text"]
+
+    assert first() == "x"
+    monkeypatch.setitem(files._READERS, "text", lambda row, place: {"text": row["text"] * 2})
+    assert first() == "x", "a copy, for the code is the same"
+    (tmp_path / "lines.py").write_text(f"{Path(lines.__file__).read_text()}\nMOST = 3\n")
+    monkeypatch.setattr(lines, "__file__", str(tmp_path / "lines.py"))
+    assert first() == "xx"
 
 
 @pytest.mark.parametrize(

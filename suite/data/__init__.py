@@ -12,7 +12,9 @@ from pathlib import Path
 
 from suite.registry import entries, pick
 from suite.values import knobs
+from suite.whole import code_of
 
+_MAKERS = ("suite.data.", "suite.columns", "suite.reasoning")  # modules that decide what is in a row
 # What a knob is for any data set that says nothing else of it.
 _KNOBS = {
     "source": "Where the rows come from: a repository on the Hub, a file or a directory.",
@@ -47,6 +49,15 @@ def told(name: str) -> dict[str, str]:
 def is_benchmark(name: str) -> bool:
     """Whether a data set is there to be asked, and need not have training rows."""
     return vars(_module(name)).get("BENCHMARK", False)
+
+
+def code(*modules) -> list:
+    """What the code does that makes rows: that of `modules`, and of all that these read and write rows with."""
+    found = list(modules)
+    for module in found:  # which grow
+        named = [held for held in vars(module).values() if inspect.ismodule(held)]
+        found += [held for held in named if held.__name__.startswith(_MAKERS) and held not in found]
+    return [code_of(inspect.getsource(module)) for module in found]
 
 
 def _module(name: str):

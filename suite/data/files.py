@@ -3,14 +3,16 @@
 import contextlib
 import os
 import re
+import sys
 from collections.abc import Callable, Iterator
 from itertools import chain, islice
 from pathlib import Path
 from typing import Literal
 
 from suite import columns, reasoning
-from suite.data import lines, reading
+from suite.data import code, lines, reading
 from suite.data.lines import Dropped
+from suite.whole import digest
 
 DEFAULTS = {"system_prompt": "none"}  # these rows ask for no format
 ROLES = {
@@ -108,12 +110,14 @@ def _as_data_set(paths: list[Path], streaming: bool):
     knobs = {"paths": [str(path) for path in paths], "layout": layout_of(paths), "of": len(paths)}
     if streaming:
         return IterableDataset.from_generator(stream, gen_kwargs=knobs)
-    written = [(path.stat().st_size, path.stat().st_mtime_ns) for path in paths]  # else an older copy would do
+    # Else an older copy would do, of other files or by other code.
+    written = [(path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
+    made_from = digest([written, code(sys.modules[__name__])])
     # Rank 0 makes the copy, and tells what it leaves out; the others find it.
     several = int(os.environ.get("WORLD_SIZE", 1)) > 1
     try:
         with PartialState().main_process_first() if several else contextlib.nullcontext():
-            return Dataset.from_generator(stream, gen_kwargs={**knobs, "written": written})
+            return Dataset.from_generator(stream, gen_kwargs={**knobs, "made_from": made_from})
     except DatasetGenerationError as error:
         cause = error.__cause__
         if isinstance(cause, ArrowException | OverflowError):
@@ -124,7 +128,7 @@ def _as_data_set(paths: list[Path], streaming: bool):
         raise ValueError(str(cause)) from error
 
 
-def stream(paths: list[str], layout: str, of: int = 1, written: list | None = None) -> Iterator[dict]:
+def stream(paths: list[str], layout: str, of: int = 1, made_from: str = "") -> Iterator[dict]:
     """The rows of files, one file after the other. What is left out of them is told of.
 
     They may be a share `of` so many, where several processes divide the files among themselves.
