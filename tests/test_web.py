@@ -143,7 +143,7 @@ def page_of(directory: Path, *words, **environment: str):
         yield re.search(r"http://[\d.]+:\d+", told)[0], process
     finally:
         process.send_signal(signal.SIGINT)
-        process.wait(30)
+        process.wait(60)
         process.stdout.close()
 
 
@@ -201,6 +201,15 @@ def two_models(tokenizer_dir, tmp_path_factory, outside):
     assert not outside[1], "the server has asked somebody outside"
 
 
+# The page itself notes that its button has changed: a short answer is over before anybody out here has looked.
+WATCH = """
+window.isAsked = false;
+new MutationObserver((changes, watcher) => {
+  if (document.querySelector("#message .stop-button")) { window.isAsked = true; watcher.disconnect(); }
+}).observe(document.body, {childList: true, subtree: true, attributes: true});
+"""
+
+
 class Shown:
     """A page in the browser."""
 
@@ -240,8 +249,9 @@ class Shown:
         self.one("#message textarea").send_keys(text + "\n")
 
     def ask(self, text: str) -> None:
+        self.driver.execute_script(WATCH)
         self.send(text)
-        self.until(lambda: self.all("#message .stop-button"))
+        self.until(lambda: self.driver.execute_script("return window.isAsked"))
         self.until(lambda: self.all("#message .submit-button"))
 
     def open_settings(self) -> None:
@@ -333,6 +343,7 @@ def test_each_tab_has_its_own_conversation_and_waits_for_its_turn(page, two_mode
     page.driver.switch_to.new_window("tab")
     second = Shown(page.driver, two_models)
     second.send("2+2?")
+    second.until(lambda: second.column(1).endswith("2+2?"))
     time.sleep(0.5)
     assert second.column(1).endswith("2+2?"), "a model answered two tabs at a time"
     page.driver.close()  # who waited leaves
