@@ -199,6 +199,15 @@ def test_what_only_vllm_can_count_is_left_to_it(model, keys, most):
     assert most_of_vllm(config) is None
 
 
+def test_rope_scaling_of_which_vllm_would_not_hear_is_refused(miniqwen_dir):
+    from suite.engine import colocated
+
+    rope = {"rope_type": "linear", "rope_theta": 1e4, "factor": 4.0}
+    config = SimpleNamespace(vllm_mode="colocate", model_init_kwargs={"dtype": "float32", "rope_parameters": rope})
+    with pytest.raises(ValueError, match="rope_parameters: vLLM reads the config.json of 'start' .* `use_vllm: false`"):
+        colocated.make_ready(config, SimpleNamespace(model_name_or_path="start"))
+
+
 def test_a_window_beyond_the_models_positions_is_refused_unless_vllm_is_told_to_allow_it(miniqwen_dir, monkeypatch):
     monkeypatch.delenv("VLLM_ALLOW_LONG_MAX_MODEL_LEN", raising=False)
     name = str(miniqwen_dir)

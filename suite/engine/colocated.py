@@ -11,8 +11,17 @@ from suite.engine.vllm_setup import require_window
 
 
 def make_ready(config, model) -> None:
-    """Before vLLM is started inside a trainer. Raises `ValueError` for a window that it would not give the model."""
+    """Before vLLM is started inside a trainer.
+
+    Raises `ValueError` for a window that it would not give the model, and for RoPE scaling that it would not hear of.
+    """
     if config.vllm_mode == "colocate":
+        if (config.model_init_kwargs or {}).get("rope_parameters"):
+            raise ValueError(
+                f"model_init_kwargs.rope_parameters: vLLM reads the config.json of '{model.model_name_or_path}' and not "
+                "these, so it would sample from another model than the one that is trained. Write rope_parameters and "
+                "max_position_embeddings into that config.json, or into a copy's, or set `use_vllm: false`."
+            )
         require_window(config.vllm_max_model_length, model.model_name_or_path, model.model_revision)
         let_vllm_take_new_weights()
 
