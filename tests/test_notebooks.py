@@ -120,18 +120,24 @@ def test_a_command_shows_what_it_says_and_one_that_fails_ends_the_notebook(capsy
 
 @pytest.mark.slow
 def test_an_interrupt_is_handed_on_and_what_the_command_says_then_is_shown(tmp_path):
-    """As a kernel gets it: a signal to this process alone."""
+    """As a kernel gets it: a signal to this process alone, when the command is at its work."""
     program = """
-import os, signal, threading
+import os, signal, threading, time
+from pathlib import Path
 from suite import notebook
 
-threading.Timer(3, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+def interrupt():
+    while not Path(".out.journal").exists():
+        time.sleep(0.05)
+    os.kill(os.getpid(), signal.SIGINT)
+
+threading.Thread(target=interrupt, daemon=True).start()
 try:
-    notebook.run("prepare arithmetic --size 3000000")
+    notebook.run("prepare arithmetic --size 3000000 --output_dir out")
 except KeyboardInterrupt:
     print("handed on")
 """
-    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert "handed on" in done.stdout and "ended by SIGTERM" in done.stdout, done.stdout + done.stderr
 
 
@@ -151,7 +157,7 @@ def installed(home: Path, **parameters) -> str:
     book = read(BOOKS[0])
     book.cells = [*code_of(book)[:2], nbformat.v4.new_code_cell("print(Path.cwd())")]
     with_parameters(book, INSTALL=False, **parameters)
-    client = NotebookClient(book, timeout=60, kernel_name="python3", resources={"metadata": {"path": str(home)}})
+    client = NotebookClient(book, timeout=280, kernel_name="python3", resources={"metadata": {"path": str(home)}})
     client.execute(env=environment(home))
     return said(book.cells[-1]).strip()
 
