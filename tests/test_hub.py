@@ -79,9 +79,10 @@ def test_the_card_of_a_run_goes_along_and_with_what_is_made_of_it_and_may_have_m
     (run_dir / "run.json").write_text(json.dumps(told))
     push(run_dir, "--push", "me/model")
     push(run_dir, "--output_dir", "plain", "--as", "qwen2", "--push", "me/plain")
-    for repo, title in (("me/model", "# run"), ("me/plain", "# plain")):
+    as_what = " and exported as qwen2, its weights in float32"
+    for repo, title, made in (("me/model", "# run", ""), ("me/plain", "# plain", as_what)):
         text = there.files(repo)["README.md"].decode()
-        assert title in text and "by `suite sft`: 10 steps in 1 s." in text
+        assert title in text and f"by `suite sft`{made}: 10 steps in 1 s." in text
     (run_dir / "run.json").write_text(json.dumps({**told, "seconds": 2.0}))
     push(run_dir, "--push", "me/model")  # no other file than the card has changed, so nothing is in its way
     assert b"10 steps in 2 s." in there.files("me/model")["README.md"]
