@@ -18,8 +18,8 @@ def make_ready(config, model) -> None:
     if config.vllm_mode == "colocate":
         if (config.model_init_kwargs or {}).get("rope_parameters"):
             raise ValueError(
-                f"model_init_kwargs.rope_parameters: vLLM reads the config.json of '{model.model_name_or_path}' and not "
-                "these, so it would sample from another model than the one that is trained. Write rope_parameters and "
+                f"model_init_kwargs.rope_parameters: vLLM reads the config.json of '{model.model_name_or_path}' and "
+                "not these, so it would sample from another model than is trained. Write rope_parameters and "
                 "max_position_embeddings into that config.json, or into a copy's, or set `use_vllm: false`."
             )
         require_window(config.vllm_max_model_length, model.model_name_or_path, model.model_revision)
