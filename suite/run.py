@@ -9,7 +9,22 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
-from suite import card, checkpoint, columns, facts, hub, look, pins, reasoning, rehearsal, resume, sense, turns, whole
+from suite import (
+    card,
+    checkpoint,
+    columns,
+    facts,
+    hub,
+    look,
+    merge,
+    pins,
+    reasoning,
+    rehearsal,
+    resume,
+    sense,
+    turns,
+    whole,
+)
 from suite.args import say
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate")
@@ -326,6 +341,7 @@ def _train_and_save(trainer, config, record: dict) -> None:
 
     is_main = trainer.accelerator.is_main_process
     trainer.record = record
+    merge.settle_sampling(trainer.model.generation_config)  # else the first save would be refused, after all its steps
     told = stopping.StopOnSigterm()
     if record["config"].get("enable_jit_checkpoint", True):
         told.listen()

@@ -1,6 +1,7 @@
 """SFT: tags weigh what they should and nothing else does; what would train nothing is refused."""
 
 import json
+import shutil
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -262,3 +263,14 @@ def test_long_context_by_rope_scaling_is_a_key_that_the_saved_model_keeps(qwen2_
         return AutoModelForCausalLM.from_pretrained(path).model.rotary_emb.inv_freq
 
     assert (frequencies("run") - frequencies(qwen2_dir)).abs().max() > 0.01
+
+
+@pytest.mark.slow
+def test_a_base_with_a_temperature_and_no_sampling_is_saved_with_sampling(miniqwen_dir, messages_dir, tmp_path, capsys):
+    base = shutil.copytree(miniqwen_dir, tmp_path / "base")
+    settings = json.loads((base / "generation_config.json").read_text())
+    (base / "generation_config.json").write_text(json.dumps({**settings, "do_sample": False, "temperature": 0.6}))
+    run_sft(base, messages_dir)
+    saved = json.loads(Path("run/generation_config.json").read_text())
+    assert saved["do_sample"] is True and saved["temperature"] == 0.6
+    assert "settings of sampling beside `do_sample: false`" in capsys.readouterr().out
