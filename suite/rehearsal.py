@@ -246,6 +246,8 @@ def layers(model, model_config) -> None:
                     f"{key}: '{names}' stands alone, is read as a regular expression of whole names, and no layer of "
                     rf"the model has such a name. `.*\.{names}` is a layer in any block, all-linear is every one."
                 )
+            if key == "lora_target_modules" and head and re.fullmatch(names, head):
+                raise _would_not_learn(key, head)
             continue
         ends = list(dict.fromkeys(name.rpartition(".")[2] for name in there))
         for wanted in names:
@@ -253,9 +255,11 @@ def layers(model, model_config) -> None:
                 listed = ", ".join(end for end in ends if end and not end.isdigit())
                 raise ValueError(f"{key}: the model has no '{wanted}'. There are: {listed}.{nearest(wanted, ends)}")
             if key == "lora_target_modules" and f".{head}".endswith(f".{wanted}"):
-                raise ValueError(
-                    f"{key}: TRL reads the weight of {head} itself, so an adapter on it would not learn. Remove it."
-                )
+                raise _would_not_learn(key, head)
+
+
+def _would_not_learn(key: str, head: str) -> ValueError:
+    return ValueError(f"{key}: TRL reads the weight of {head} itself, so an adapter on it would not learn. Remove it.")
 
 
 def _names_of_experts(model_type: str) -> Collection[str]:

@@ -191,8 +191,9 @@ def test_what_could_be_told_only_of_a_model_that_is_there(stage, attempt, keys, 
     if stage is not grpo:
         attempt(stage, {**keys, "pad_token": "<pad>"}, "pad_token: '<pad>' is not a token .* pads with '<.endoftext")
     if stage is not pretrain:
-        head = {**keys, "use_peft": True, "lora_target_modules": ["q_proj", "lm_head"]}
-        attempt(stage, head, "lora_target_modules: TRL reads the weight of lm_head itself.*Remove it")
+        for names in (["q_proj", "lm_head"], ["lm_head"], "lm_head|.*proj"):
+            head = {**keys, "use_peft": True, "lora_target_modules": names}
+            attempt(stage, head, "lora_target_modules: TRL reads the weight of lm_head itself.*Remove it")
 
 
 def test_padding_free_that_would_cut_nothing_off_or_is_not_there(attempt, keys):

@@ -327,6 +327,8 @@ def test_a_form_is_not_given_to_weights_of_another(miniqwen_dir, form):
 def test_a_layer_that_cannot_be_built_is_refused_of_a_checkpoint_too(miniqwen_dir):
     with pytest.raises(ValueError, match="hidden_act: there is no 'silly'"):
         AutoModelForCausalLM.from_pretrained(miniqwen_dir, hidden_act="silly")
+    with pytest.raises(ValueError, match="rope_parameters: rope_type 'linear' needs 'factor'"):
+        MiniQwenForCausalLM(MiniQwenConfig(**TINY, rope_parameters={"rope_type": "linear", "rope_theta": 1e4}))
     rope = {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}
     with pytest.raises(ValueError, match="partial_rotary_factor 0.5"):
         AutoModelForCausalLM.from_pretrained(miniqwen_dir, rope_parameters=rope)

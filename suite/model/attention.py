@@ -35,7 +35,10 @@ class MiniQwenRotaryEmbedding(nn.Module):
             if self.rope_type == "default"
             else (ROPE_INIT_FUNCTIONS[self.rope_type])
         )
-        inv_freq, self.attention_scaling = frequencies(config)
+        try:
+            inv_freq, self.attention_scaling = frequencies(config)
+        except KeyError as missing:  # which transformers only warns of
+            raise ValueError(f"rope_parameters: rope_type '{self.rope_type}' needs {missing}.") from missing
         # Not in the checkpoint: transformers fills both again after it built a model on the meta device.
         self.register_buffer("inv_freq", inv_freq, persistent=False)
         self.register_buffer("original_inv_freq", inv_freq.clone(), persistent=False)
