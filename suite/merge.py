@@ -6,6 +6,9 @@ from pathlib import Path
 from suite import checkpoint, look, pins
 from suite.args import say
 
+# What a generation config says of sampling, none of which transformers saves beside `do_sample: false`.
+SAMPLING = ("temperature", "top_p", "min_p", "top_h", "typical_p", "top_k", "epsilon_cutoff", "eta_cutoff")
+
 
 def record_of(source: Path) -> dict:
     """The record of the run that made a directory, or made it as one of its checkpoints; empty for a foreign one."""
@@ -159,13 +162,40 @@ def _check_places(model, source: Path, base: str) -> None:
 
 
 def settle_sampling(config) -> None:
-    """A temperature beside `do_sample: false` samples with vLLM and does nothing with transformers, which writes no
-    such generation config: let it sample with both."""
+    """Let a generation config be one that transformers writes.
+
+    A temperature beside `do_sample: false` samples with vLLM and does nothing with transformers, which writes no such
+    config: let it sample with both. At temperature 0 greedy is meant, and the settings of sampling go. Raises
+    `ValueError`, and changes nothing, where another setting is refused.
+    """
+    refused = config is not None and _refusal(config)
+    if not refused:
+        return
+    said = sorted(name for name in SAMPLING if getattr(config, name, None) is not None)
+    greedy = config.temperature == 0
+    changes = dict.fromkeys(SAMPLING) | {"do_sample": False} if greedy else {"do_sample": True}
+    before = {name: getattr(config, name, None) for name in changes}
+    config.__dict__.update(changes if said else {})
+    if refused := _refusal(config):
+        config.__dict__.update(before)
+        raise ValueError(
+            f"generation_config.json of the base holds what transformers does not save: {refused} Edit that file: "
+            "remove the setting, or add the one it asks for."
+        )
+    if greedy:
+        say(f"note: generation_config.json has temperature 0, which is greedy: {', '.join(said)} are left out.")
+    else:
+        say("note: generation_config.json has settings of sampling beside `do_sample: false`; here it is true.")
+
+
+def _refusal(config) -> str:
+    """Why transformers would not save a generation config; empty where it would."""
     try:
         config.validate(strict=True)
-    except ValueError:
-        config.do_sample = True
-        say("note: generation_config.json has settings of sampling beside `do_sample: false`; here it is true.")
+    except ValueError as error:
+        told = " ".join(str(error).removeprefix("GenerationConfig is invalid:").split())
+        return told.partition(" If you're using a pretrained model")[0]
+    return ""
 
 
 def settle_stops(model, tokenizer) -> None:

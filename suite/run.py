@@ -328,6 +328,8 @@ def finish(trainer, config, record: dict) -> None:
     A run that SIGTERM ends saves a checkpoint and leaves with `stopping.EXIT_CODE`. Raises `ValueError` where another
     process is at the directory, or was since `begin`.
     """
+    # Or the first save would be refused, after all its steps. A model that only judges has none.
+    merge.settle_sampling(getattr(trainer.model, "generation_config", None))
     trainer.accelerator.wait_for_everyone()  # every rank has looked into the directory by now
     with contextlib.ExitStack() as stack:
         if trainer.accelerator.is_main_process:
@@ -341,7 +343,6 @@ def _train_and_save(trainer, config, record: dict) -> None:
 
     is_main = trainer.accelerator.is_main_process
     trainer.record = record
-    merge.settle_sampling(trainer.model.generation_config)  # else the first save would be refused, after all its steps
     told = stopping.StopOnSigterm()
     if record["config"].get("enable_jit_checkpoint", True):
         told.listen()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from suite import engine, export, measures, whole
+from suite import engine, export, measures, merge, whole
 from tests.conftest import HEADS_OF_32, base_flavoured, save_model
 from tests.disk import full_disk
 from tests.test_look import STRIPS_THOUGHTS
@@ -436,6 +436,41 @@ def test_a_temperature_beside_do_sample_false_is_no_reason_not_to_write(miniqwen
     found = json.loads(Path("out/generation_config.json").read_text())
     assert said | {"do_sample": True} == {name: found[name] for name in said}
     assert "settings of sampling beside `do_sample: false`" in capsys.readouterr().out
+
+
+def test_a_generation_config_at_temperature_0_is_greedy_and_answers(miniqwen_dir, tmp_path, capsys):
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    source = shutil.copytree(miniqwen_dir, tmp_path / "cold")
+    (source / "generation_config.json").write_text(json.dumps({"temperature": 0.0, "top_p": 0.9, "eos_token_id": 0}))
+    export_(source, "--output_dir", "out")
+    assert "temperature 0, which is greedy: temperature, top_p are left out" in capsys.readouterr().out
+    model = AutoModelForCausalLM.from_pretrained("out")
+    assert not model.generation_config.do_sample and model.generation_config.temperature in (None, 1.0)
+    assert model.generate(torch.tensor(IDS), max_new_tokens=2).shape[1] > len(IDS[0])
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"length_penalty": 1.2},
+        {"early_stopping": True},
+        {"output_scores": True},
+        {"num_return_sequences": 2},
+        {"temperature": 0.6, "length_penalty": 1.2},
+        {"temperature": 0.0, "length_penalty": 1.2},
+    ],
+)
+def test_a_generation_config_that_sampling_does_not_mend_is_one_line_and_as_it_was(said):
+    from transformers import GenerationConfig
+
+    config = GenerationConfig()
+    config.__dict__.update(said)  # as loaded: some it would refuse to be made with
+    before = config.to_dict()
+    with pytest.raises(ValueError, match=f"`{list(said)[-1]}`.* Edit that file") as caught:
+        merge.settle_sampling(config)
+    assert "\n" not in str(caught.value) and config.to_dict() == before
 
 
 @pytest.mark.slow

@@ -274,3 +274,13 @@ def test_a_base_with_a_temperature_and_no_sampling_is_saved_with_sampling(miniqw
     saved = json.loads(Path("run/generation_config.json").read_text())
     assert saved["do_sample"] is True and saved["temperature"] == 0.6
     assert "settings of sampling beside `do_sample: false`" in capsys.readouterr().out
+
+
+def test_a_base_whose_generation_config_cannot_be_saved_ends_before_the_first_step(
+    miniqwen_dir, messages_dir, tmp_path
+):
+    base = shutil.copytree(miniqwen_dir, tmp_path / "base")
+    (base / "generation_config.json").write_text(json.dumps({"length_penalty": 1.2}))
+    with pytest.raises(ValueError, match="`length_penalty` is set to `1.2`.* Edit that file"):
+        run_sft(base, messages_dir)
+    assert not Path("run/run.json").exists()
