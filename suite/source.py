@@ -2,6 +2,8 @@
 shape is checked first."""
 
 import glob
+import re
+from collections import Counter
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -12,6 +14,10 @@ from suite.data import files, lines, reading
 from suite.engine.positions import positions_of
 from suite.rewards.wording import gold_answer
 
+# How `datasets` knows the files of a split, where any is called so.
+_CALLED_AS_SPLIT = re.compile(
+    r"(?:^|[-._ 0-9])(?:train|training|validation|valid|dev|val|test|testing|eval|evaluation)[-._ 0-9]"
+)
 LOOKED_AT = 200  # of the rows, to say what becomes of them
 _GATHER = " `suite prepare files --source DIRECTORY --output_dir data/NAME` makes a part of it that can be read."
 SQUARE = 8192  # tokens end to end, from which on their mask is worth a word: 0.2 GB in bf16
@@ -202,7 +208,7 @@ def _mixed(mixture, shapes: tuple[str, ...]) -> tuple:
         if checkpoint.is_local(entry.path) and not Path(entry.path).exists():
             raise ValueError(f"`datasets`: there is no data directory '{entry.path}'. `suite prepare NAME` writes it.")
         if Path(entry.path).is_dir():
-            _check_one_kind(entry.path)
+            _check_one_kind(entry)
         elif lines.suffix(Path(entry.path)) in lines.SUFFIXES:
             raise ValueError(
                 f"`datasets`: '{entry.path}' is a file, and a mixture takes directories and data sets of the Hub. "
@@ -226,13 +232,25 @@ def _mixed(mixture, shapes: tuple[str, ...]) -> tuple:
     return _of_trl(mixture), (common[0],)
 
 
-def _check_one_kind(source: str) -> None:
-    """Raise `ValueError` for a directory of several kinds of files: `datasets` reads one of them, and says nothing."""
-    kinds = {lines.suffix(path) for paths in reading.files(source).values() for path in paths}
-    if len(kinds) > 1:
+def _check_one_kind(entry) -> None:
+    """Raise `ValueError` for a directory of several kinds of files: `datasets` reads one of them, and says nothing.
+
+    Where files are called as splits are, it reads those alone, and else all; of these the kind that most of them have.
+    """
+    if entry.data_files:
+        return
+    folder = Path(entry.path, entry.data_dir or "")
+    there = [p for place in (folder, folder / "data") for p in sorted(place.glob("*")) if p.is_file()]
+    there = [p for p in there if lines.suffix(p) in lines.SUFFIXES and not p.name.startswith((".", "__"))]
+    read = [p for p in there if _CALLED_AS_SPLIT.search(p.name)] or there
+    many = Counter(map(lines.suffix, read))
+    chosen = max(many, key=lambda kind: (many[kind], kind == ".parquet", kind == ".jsonl", kind == ".json"), default="")
+    rows = {lines.suffix(path) for path in read if not reading.is_note(path)}
+    one = {".json", ".jsonl"} if "json" in chosen else {chosen}
+    if rows - one:
+        told = ", ".join(sorted({lines.suffix(path) for path in read}))
         raise ValueError(
-            f"`datasets`: '{source}' holds files of several kinds ({', '.join(sorted(kinds))}), of which one "
-            f"would be read.{_GATHER}"
+            f"`datasets`: '{entry.path}' holds files of several kinds ({told}), of which one would be read.{_GATHER}"
         )
 
 

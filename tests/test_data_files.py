@@ -465,6 +465,41 @@ def test_a_part_of_a_mixture_that_would_be_read_in_part_or_not_at_all_is_refused
         source.rows(ScriptArguments(), mixture, ("text",))
 
 
+@pytest.mark.parametrize(
+    ("rows", "notes"),
+    [
+        (["train.jsonl"], ["LICENSE.txt", "README.txt"]),
+        (["train.parquet"], ["metadata.json"]),
+        (["train.jsonl"], ["test.json", "notes.txt"]),
+        (["a.jsonl", "b.json"], ["README.txt"]),
+        (["corpus.jsonl"], ["README.txt"]),
+    ],
+)
+def test_what_lies_beside_the_rows_of_a_mixture_is_no_kind_of_its_own(rows, notes, tmp_path):
+    from trl import DatasetMixtureConfig
+    from trl.scripts.utils import DatasetConfig, ScriptArguments
+
+    for name in rows:
+        write_rows(tmp_path / "mine" / name, [{"text": name}])
+    for name in notes:
+        (tmp_path / "mine" / name).write_text('{"text": "none of the rows"}\n')
+    mixture = DatasetMixtureConfig(datasets=[DatasetConfig(path=str(tmp_path / "mine"))])
+    assert [row["text"] for row in source.rows(ScriptArguments(), mixture, ("text",))[0]] == rows
+
+
+def test_more_notes_than_files_of_rows_are_refused_with_a_way_out_that_works(tmp_path):
+    from trl import DatasetMixtureConfig
+    from trl.scripts.utils import DatasetConfig, ScriptArguments
+
+    write_rows(tmp_path / "mine" / "corpus.jsonl", [{"text": str(number)} for number in range(9)])
+    for name in ("README.txt", "License.txt"):
+        (tmp_path / "mine" / name).write_text("About these rows.\n")
+    mixture = DatasetMixtureConfig(datasets=[DatasetConfig(path=str(tmp_path / "mine"))])
+    with pytest.raises(ValueError, match="several kinds .*suite prepare files --source DIRECTORY"):
+        source.rows(ScriptArguments(), mixture, ("text",))
+    assert len(list(data.load("files")("train", source=str(tmp_path / "mine"), test_size=1))) == 8
+
+
 @pytest.mark.parametrize("streaming", [True, False])
 def test_rows_of_text_and_of_turns_do_not_stand_in_one_data_set(streaming, tmp_path):
     turns = {"prompt": [USER], "completion": [ASSISTANT]}

@@ -20,7 +20,8 @@ from suite.data.lines import SUFFIXES, Dropped
 
 # What lies beside rows, and is none: notes, of which the .json look like rows, and what is hidden.
 _NOTES = ("prepare.json", "sample.json", "dataset_infos.json", "dataset_info.json", "dataset_dict.json", "state.json")
-_BESIDE = (".", "_", "README", "LICENSE", *_NOTES)  # how such names begin
+_BESIDE = (".", "_", "README", "LICENSE", "NOTICE", *_NOTES)  # how such names begin
+_PROSE = re.compile(r"(readme|licen[cs]e|notice)([-_. ].*)?\.(txt|md)", re.IGNORECASE)  # no rows, though a .txt
 _UNPACKED = {
     ".csv": " Convert it: python -c \"import pandas; pandas.read_csv('{}', dtype=str, keep_default_na=False)"
     ".to_json('{}', orient='records', lines=True, force_ascii=False)\"",
@@ -128,9 +129,14 @@ def files(source: str) -> dict[str, list[Path]]:
     found: dict[str, list[Path]] = {}
     for folder in (path, path / "data") if path.is_dir() else ():
         for file in sorted(folder.glob("*")):
-            if file.is_file() and lines.suffix(file) in SUFFIXES and file.name not in _NOTES:
+            if file.is_file() and lines.suffix(file) in SUFFIXES and not is_note(file):
                 found.setdefault(_split_of(file), []).append(file)
     return found
+
+
+def is_note(file: Path) -> bool:
+    """Whether a file of a directory tells of the rows beside it, and holds none."""
+    return file.name in _NOTES or bool(_PROSE.fullmatch(file.name))
 
 
 def tell_of_others(source: str, read: Iterable[Path]) -> None:
@@ -159,7 +165,8 @@ def _tell_of_others(source: str, parts: dict, *names: str) -> None:
 def unread(source: str) -> ValueError:
     """What to say of a file or directory in which there is nothing to read, with the way out."""
     path, within = Path(source), _others(source, set())
-    kinds = f"{', '.join(SUFFIXES)}, each also as {' or '.join(lines.COMPRESSED)}"
+    lines_of = ", ".join(kind for kind in SUFFIXES if kind != ".parquet")
+    kinds = f"{lines_of}, each also as {' or '.join(lines.COMPRESSED)}, and .parquet"
     if path.is_dir():
         way = f" What lies in its folders is not read, such as {within[0]}. Name a folder, or a file." if within else ""
         return ValueError(f"The directory '{source}' holds no file that can be read here. There are: {kinds}.{way}")
