@@ -70,7 +70,16 @@ def loaded(name: str | Path, dtype: str = "auto"):
         model, told = AutoModelForCausalLM.from_pretrained(repository, **how)
     except OSError as error:  # the network and the Hub's own refusals
         raise ValueError(f"Cannot load '{name}': {error}") from error
-    look.demand_weights(name, model, told)
+    try:
+        look.demand_weights(name, model, told)
+    except ValueError as error:
+        if getattr(model, "_hf_peft_config_loaded", False):  # transformers knows of no `modules_to_save`
+            pinned = "" if revision == "main" else f" --revision {revision}"
+            raise ValueError(
+                f"'{name}' is an adapter with whole tensors of its own, which cannot be read from the Hub. Download it "
+                f"and take DIR: `hf download {repository}{pinned} --local-dir DIR`."
+            ) from error
+        raise
     if lost := sorted(told["unexpected_keys"]):
         more = f" (and {len(lost) - 1} more)" if lost[1:] else ""
         say(f"note: '{name}' holds {lost[0]}{more}, which has no place in its {model.config.model_type}: left out.")
@@ -86,10 +95,16 @@ def to_ask(name: str, dtype: str):
 def beside(source: Path, base: str, dtype: str):
     """The adapter beside its base's weights, by PEFT: what transformers loads itself lacks `modules_to_save`.
 
-    Raises `ValueError` for an adapter that does not fit.
+    Raises `ValueError` for an adapter that does not fit, or that is no change of weights.
     """
-    from peft import PeftModel
+    from peft import PeftConfig, PeftModel
 
+    config = PeftConfig.from_pretrained(str(source))
+    if config.is_prompt_learning:
+        raise ValueError(
+            f"The adapter '{source}' is one of {config.peft_type.value}: it lives in front of the prompt and not in "
+            "weights, so it is neither merged nor asked here. Load it with PEFT itself (`PeftModel.from_pretrained`)."
+        )
     model = loaded(base, dtype)
     _make_room(model, source)
     try:
@@ -142,18 +157,22 @@ def _first_line(error: Exception) -> str:
 def _make_room(model, source: Path) -> None:
     """Give the base as many rows of embeddings as the adapter brings: trained with a `chat_template_path` that names a
     tokenizer, it had as many as that takes, and PEFT has kept all of them."""
-    rows = {shape[0] for name, shape in shapes_of(source).items() if name.endswith(look.EMBEDDING)}
+    embeddings = look.EMBEDDING, look.EMBEDDING.replace(".weight", ".base_layer.weight")  # the latter beside a LoRA
+    rows = {shape[0] for name, shape in shapes_of(source).items() if name.endswith(embeddings)}
     if rows and rows != {model.get_input_embeddings().num_embeddings}:
         model.resize_token_embeddings(max(rows), mean_resizing=False)
 
 
 def _check_places(model, source: Path, base: str) -> None:
-    """PEFT only warns of tensors that find no place, and leaves places without a tensor at their random beginning."""
+    """PEFT only warns of tensors that find no place, and leaves places without a tensor at their random beginning.
+
+    The embeddings of the base may come with an adapter, and need not.
+    """
     from peft import get_peft_model_state_dict
 
     there = set(shapes_of(source))
-    places = set(get_peft_model_state_dict(model))
-    for names, what in ((there - places, "has no place for"), (places - there, "asks of the adapter for")):
+    needed, allowed = (set(get_peft_model_state_dict(model, save_embedding_layers=more)) for more in (False, True))
+    for names, what in ((there - needed - allowed, "has no place for"), (needed - there, "asks of the adapter for")):
         if names:
             raise ValueError(
                 f"The adapter '{source}' does not fit its base '{base}', which {what} {sorted(names)[0]} "

@@ -190,6 +190,62 @@ def test_an_adapter_is_asked_with_all_that_it_holds(base_dir, tmp_path):
     assert wider.complete(["2+2="], engine.Sampling(4))[0][0].tokens > 0
 
 
+@pytest.mark.parametrize(
+    ("lora", "saved", "more"),
+    [
+        ({"target_modules": ["q_proj"]}, True, 0),
+        ({"target_modules": ["q_proj"], "modules_to_save": ["lm_head"]}, False, 0),
+        ({"target_modules": ["q_proj", "embed_tokens"]}, False, 0),
+        ({"target_modules": ["q_proj", "embed_tokens"]}, "auto", 4),
+        ({"target_modules": ["q_proj"]}, "auto", 4),
+    ],
+)
+def test_the_embeddings_of_the_base_may_come_with_an_adapter_and_need_not(lora, saved, more, base_dir, tmp_path):
+    """Whatever PEFT would save itself, which asks the base on the Hub."""
+    import torch
+    from peft import LoraConfig, PeftModel, get_peft_model
+    from safetensors import safe_open
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_pretrained(base_dir, dtype="float32")
+    model.resize_token_embeddings(model.config.vocab_size + more)
+    model = get_peft_model(model, LoraConfig(r=4, task_type="CAUSAL_LM", init_lora_weights=False, **lora))
+    model.save_pretrained(tmp_path / "adapter", save_embedding_layers=saved)
+    with safe_open(tmp_path / "adapter" / "adapter_model.safetensors", "numpy") as file:
+        whole_rows = [name for name in file.keys() if "embed_tokens" in name and "lora" not in name]  # noqa: SIM118
+    assert bool(whole_rows) == bool(saved)
+    config = tmp_path / "adapter" / "adapter_config.json"
+    config.write_text(config.read_text().replace(str(base_dir), "owner/not-there"))
+    asked = merge.beside(tmp_path / "adapter", str(base_dir), "float32")
+    assert isinstance(asked, PeftModel)
+    with torch.no_grad():
+        assert (asked.eval()(torch.tensor(IDS)).logits - model.eval()(torch.tensor(IDS)).logits).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("kind", ["PromptTuningConfig", "PrefixTuningConfig"])
+def test_an_adapter_in_front_of_the_prompt_is_neither_asked_nor_merged(kind, base_dir, tmp_path):
+    import peft
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    front = getattr(peft, kind)(task_type="CAUSAL_LM", num_virtual_tokens=4)
+    peft.get_peft_model(AutoModelForCausalLM.from_pretrained(base_dir), front).save_pretrained(tmp_path / "front")
+    AutoTokenizer.from_pretrained(base_dir).save_pretrained(tmp_path / "front")
+    told = "lives in front of the prompt and not in weights.* Load it with PEFT itself"
+    with pytest.raises(ValueError, match=told):
+        merge.to_ask(str(tmp_path / "front"), "float32")
+    with pytest.raises(ValueError, match=told):
+        export_(tmp_path / "front", "--output_dir", "out")
+    assert not Path("out").exists()
+
+
+def test_an_adapter_on_the_hub_with_whole_tensors_is_to_be_downloaded(base_dir, tmp_path):
+    """As transformers reads it from the Hub, it reads it from a directory."""
+    head = adapter_of(base_dir, tmp_path / "head", target_modules=["q_proj"], modules_to_save=["lm_head"])
+    with pytest.raises(ValueError, match=f"an adapter with whole tensors .*`hf download {head} --local-dir DIR`"):
+        merge.loaded(head)
+
+
 @pytest.mark.slow
 def test_a_miniqwen_becomes_a_stock_model_with_its_tensors_and_logits(forms, tmp_path):
     import torch
