@@ -144,14 +144,25 @@ def main(argv=None) -> None:
 
 
 def _check_vocabulary(source: Path, tokenizer, config: dict) -> None:
-    """Raise `ValueError` where the tokenizer knows tokens for which the model has no embedding."""
-    last = max(tokenizer.get_vocab().items(), key=lambda token: token[1])
-    if last[1] >= config.get("vocab_size", math.inf):
+    """Raise `ValueError` where the tokenizer knows tokens for which the model has no embedding.
+
+    One that was added to it and that no conversation has to hold is only told: Gemma 3 1B has such a token of images.
+    """
+    size = config.get("vocab_size", math.inf)
+    beyond = {token: number for token, number in tokenizer.get_vocab().items() if number >= size}
+    if not beyond:
+        return
+    ends = (tokenizer.eos_token, tokenizer.bos_token, tokenizer.pad_token)
+    added, template = tokenizer.get_added_vocab(), str(tokenizer.chat_template or "")
+    used = {token: at for token, at in beyond.items() if token not in added or token in ends or token in template}
+    token, number = max((used or beyond).items(), key=lambda one: one[1])
+    told = f"its tokenizer has a token {number}, '{token}', and config.json vocab_size {size}"
+    if used:
         raise ValueError(
-            f"'{source}' does not fit together: its tokenizer has a token {last[1]}, '{last[0]}', and config.json "
-            f"vocab_size {config['vocab_size']}, so there is no embedding for it. Take the tokenizer the model was "
-            "trained with, or give it more rows (`model.resize_token_embeddings`)."
+            f"'{source}' does not fit together: {told}, so there is no embedding for it. Take the tokenizer the model "
+            "was trained with, or give it more rows (`model.resize_token_embeddings`)."
         )
+    args.say(f"note: '{source}': {told}. There is no embedding for it, so a text that holds it cannot be answered.")
 
 
 def _check_forms(keys: ExportArguments, config: dict) -> None:

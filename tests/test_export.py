@@ -407,8 +407,6 @@ def test_what_cannot_be_written_in_a_form_is_one_line_that_names_another(forms, 
 
 
 def test_what_cannot_be_exported_is_one_line_before_a_model_is_loaded(lora_dir, miniqwen_dir, qwen2_dir, tmp_path):
-    from transformers import AutoTokenizer
-
     def told(*words) -> str:
         with pytest.raises(ValueError) as caught:
             export_(*words)
@@ -449,12 +447,27 @@ def test_what_cannot_be_exported_is_one_line_before_a_model_is_loaded(lora_dir, 
     assert "num_experts_per_tok goes with --upcycle" in told(miniqwen_dir, *out, "--num_experts_per_tok", "1")
     (tmp_path / "utf-16.jinja").write_text("{{ messages }}", encoding="utf-16")
     assert "utf-16.jinja' is no text in UTF-8" in told(miniqwen_dir, *out, "--chat_template_path", "utf-16.jinja")
+
+
+def test_a_token_without_an_embedding_is_told_and_refused_where_it_is_in_use(miniqwen_dir, tmp_path, capsys):
+    from transformers import AutoTokenizer
+
     more = shutil.copytree(miniqwen_dir, tmp_path / "more")
     tokenizer = AutoTokenizer.from_pretrained(more)
     size = len(tokenizer)
-    tokenizer.add_tokens(["<|more|>"])
+    tokenizer.add_tokens(["<|more|>"], special_tokens=True)
     tokenizer.save_pretrained(more)
-    assert f"a token {size}, '<|more|>', and config.json vocab_size {size}" in told(more, *out)
+    told = f"a token {size}, '<|more|>', and config.json vocab_size {size}"
+    export_(more, "--output_dir", "out")
+    assert f"note: '{more}': its tokenizer has {told}" in capsys.readouterr().out
+    config = {"vocab_size": size}
+    for key, value in (("pad_token", "<|more|>"), ("chat_template", tokenizer.chat_template + "<|more|>")):
+        used = AutoTokenizer.from_pretrained(more)
+        setattr(used, key, value)
+        with pytest.raises(ValueError, match=re.escape(told)):
+            export._check_vocabulary(more, used, config)
+    with pytest.raises(ValueError, match="does not fit together"):  # the tokenizer of another model
+        export._check_vocabulary(more, tokenizer, {"vocab_size": size - 50})
 
 
 def with_weights(source: Path, target: Path, change) -> Path:
