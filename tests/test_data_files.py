@@ -238,6 +238,41 @@ def test_lines_of_another_encoding_among_many_are_left_out(tmp_path, capsys):
         lines._said.clear()
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        "caf\xe9\n".encode("latin-1") * 3 + (b"A" * 70_000 + b"\n") * 5 + CHINESE.encode() * 1000,
+        "caf\xe9\n".encode("latin-1") * 3 + (b"A" * 700_000 + b"\n") * 5 + CHINESE.encode() * 1000,
+        (b"It is. " * 400 + b"\n") * 12 + b"It\x92s.\n" * 3,
+    ],
+)
+@pytest.mark.parametrize("packed", ["", ".gz"])
+def test_three_lines_do_not_decide_about_a_file_of_long_ones(content, packed, tmp_path, capsys):
+    path = tmp_path / f"a.txt{packed}"
+    path.write_bytes(gzip.compress(content) if packed else content)
+    rows = list(files.stream([str(path)], "text"))
+    assert len(rows) == content.count(b"\n") - 3
+    assert capsys.readouterr().out.count("not UTF-8") == 3
+
+
+def test_gb18030_is_named_for_chinese_alone(tmp_path):
+    """Almost all that is Western can be read as GB18030: "ü" and the letter behind it are a rare character."""
+    path = tmp_path / "a.txt"
+    path.write_bytes("Müller\nFräulein\nGrößer als Köln\n".encode("latin-1"))
+    path.read_bytes().decode("gb18030")
+    with pytest.raises(ValueError, match="a.txt is not UTF-8.*iconv -f WINDOWS-1252 -t UTF-8"):
+        list(lines.read(path))
+    path.write_bytes(("x" * (1 << 18) + "\n" + CHINESE * 99).encode("gb18030"))
+    assert sum(isinstance(row, Dropped) for _, row in lines.read(path)) == 99  # behind what is looked at
+
+
+@pytest.mark.parametrize("text", [b'{"text":"a"}\n\0\n', b'{"text":"ab"}\n\0\n', b'{"text":"a"}\n' + bytes(4096)])
+def test_nuls_behind_the_rows_do_not_make_utf_16_of_utf_8(text, tmp_path):
+    (tmp_path / "a.jsonl").write_bytes(text)
+    (_, row), (_, dropped) = lines.read(tmp_path / "a.jsonl")
+    assert row["text"].startswith("a") and dropped.reason == "NUL bytes"
+
+
 def test_half_a_character_in_a_list_is_left_out_and_named(tmp_path):
     (tmp_path / "a.json").write_text('[{"text": "\\ud83d"}, {"text": "\\ud83d\\ude00"}]')
     (_, dropped), (_, row) = lines.read(tmp_path / "a.json")

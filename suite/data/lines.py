@@ -23,14 +23,16 @@ COMPRESSED = (".gz", ".zst")
 _BOM = b"\xef\xbb\xbf"  # which Windows puts at the beginning of UTF-8
 # No UTF-8 begins with one of them; the first begins with the second.
 _MARKS = {codecs.BOM_UTF32_LE: "UTF-32", codecs.BOM_UTF16_LE: "UTF-16", codecs.BOM_UTF16_BE: "UTF-16"}
-_HEAD = 1 << 16  # bytes at the beginning of a file, by which its encoding is known
+_HEAD = 1 << 18  # bytes at the beginning of a file, by which its encoding is known
 _FOREIGN = 3  # lines there that are no UTF-8, where hardly one says otherwise, are no accident
+_ENOUGH = 30  # lines beyond ASCII tell of the lines behind them, too
 _OBJECTS = "A row is a JSON object in a line of its own; a .json may be one list of objects, too."
 _WAY = {
-    "not UTF-8": "Convert it: iconv -f GB18030 -t UTF-8, say.",
+    "not UTF-8": "Convert it: iconv -f GB18030 -t UTF-8 where it is Chinese, -f WINDOWS-1252 where it is Western, say.",
     "not JSON": _OBJECTS,
     "no JSON object": _OBJECTS,
 }
+_BEYOND_ASCII = re.compile(r"[^\0-\x7f]")
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")  # half a character, where its other half is missing
 _NAMED = 3  # of the rows of a file that are left out, so many are named; of more the number is told
 
@@ -117,25 +119,50 @@ def _check_encoding(head: bytes, path: Path) -> None:
     if name:
         raise ValueError(f"{path} is {name}. Convert it: iconv -f {name} -t UTF-8.")
     lines = head.split(b"\n")[:-1]  # the last may be cut off
+    told = sum(bool(line.strip(b" \t\r[]{},")) for line in lines)  # without the brackets of a list
     beyond_ascii = [line for line in lines if not line.isascii()]
     foreign = sum(not _reads_as(line, "utf-8") for line in beyond_ascii)
+    # Of many lines a tenth are enough, of few a third. What is fewer is left out line by line.
+    if len(beyond_ascii) >= _ENOUGH:
+        share = 0.1
+    elif len(head) < _HEAD:  # the whole file
+        share = 0.3
+    else:
+        return
     # Two bytes of GB18030 may be a letter of UTF-8, so a short line may read as that.
-    if foreign >= max(_FOREIGN, len(lines) / 10, 0.9 * len(beyond_ascii)):
+    if foreign >= max(_FOREIGN, share * told, 0.9 * len(beyond_ascii)):
         way = "Convert it: iconv -f WINDOWS-1252 -t UTF-8, say."
-        if _reads_as(head, "gb18030"):
-            way = _WAY["not UTF-8"]
+        if _is_chinese(b"\n".join(beyond_ascii).decode("gb18030", "replace")):
+            way = "Convert it: iconv -f GB18030 -t UTF-8, say."
         elif 0 in head:
             way = "It has NUL bytes, too: is it text?"
         raise ValueError(f"{path} is not UTF-8: of its first {len(lines)} lines, {foreign} cannot be read. {way}")
 
 
 def _unmarked(head: bytes) -> str | None:
-    """UTF-16 that does not say so has a NUL in the end of each line, and beside each Latin letter."""
+    """UTF-16 that does not say so has a NUL in the end of each line, and beside each Latin letter.
+
+    So has a broken file of UTF-8: but what stands between its NULs is no Chinese when it is read by twos.
+    """
     even, odd = head[::2].count(0), head[1::2].count(0)
     ends = head.count(b"\n\0") + head.count(b"\0\n")
-    many = 4 * abs(even - odd) > len(head) or 2 * ends > head.count(b"\n")
     name = "UTF-16LE" if odd > even else "UTF-16BE"
-    return name if (many or ends and not _reads_as(head, "utf-8")) and _reads_as(head, name) else None
+    beside_letters = 4 * abs(even - odd) > len(head)
+    if not (beside_letters or ends) or not _reads_as(head, name):
+        return None
+    text = head.decode(name, "ignore")
+    if "\0" in text:
+        return None
+    if beside_letters or not _reads_as(head, "utf-8"):
+        return name
+    return name if 2 * ends > head.count(b"\n") and _is_chinese(text) else None
+
+
+def _is_chinese(text: str) -> bool:
+    """Whether most that is no ASCII is common Chinese (level 1 of GB 2312), as Western text that is taken for it is not."""
+    beyond_ascii = _BEYOND_ASCII.findall(text, 0, 1 << 16)[:1000]
+    codes = [char.encode("gb2312", "ignore") for char in beyond_ascii]
+    return 2 * sum(len(code) == 2 and 0xB0 <= code[0] <= 0xD7 for code in codes) > len(codes)
 
 
 def _reads_as(content: bytes, encoding: str) -> bool:
@@ -231,7 +258,7 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
                 stream = stack.enter_context(pyarrow.input_stream(str(path), compression="zstd"))
                 yield io.BufferedReader(stream, 1 << 20)
             elif path.suffix.lower() == ".gz":
-                yield stack.enter_context(gzip.open(path))
+                yield io.BufferedReader(stack.enter_context(gzip.open(path)), _HEAD)
             else:
                 yield stack.enter_context(path.open("rb", _HEAD))
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
