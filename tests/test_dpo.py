@@ -1,5 +1,6 @@
 """DPO: the loss is the paper's, the reference is handled once, and preferences are learned."""
 
+import itertools
 import json
 from pathlib import Path
 
@@ -50,14 +51,18 @@ def summed_logprob(model, ids, completion_mask, attention_mask):
 
 
 def test_pairs_of_which_none_is_better_are_counted_and_where_all_are_so_refused(capsys):
+    from datasets import Dataset
+
     rows = [{"prompt": "?", "chosen": "Yes.", "rejected": said} for said in ("No.", "Yes.", "Yes.")]
-    for given in (rows, iter(rows)):
+    for given, which in ((rows, "3"), (Dataset.from_list(rows), "3"), (iter(rows), "the first 3")):
         dpo.say_which_are_no_choice(given)
-        assert "in 2 of 3 pairs `chosen` is `rejected`, word for word (first: row 2)" in capsys.readouterr().out
+        assert f"in 2 of {which} pairs `chosen` is `rejected`, word for word (first: row 2)" in capsys.readouterr().out
     dpo.say_which_are_no_choice(rows[:1])
     assert not capsys.readouterr().out
     with pytest.raises(ValueError, match="in all 2 pairs"):
         dpo.say_which_are_no_choice(rows[1:])
+    dpo.say_which_are_no_choice(itertools.chain(rows[1:2] * 200, rows))
+    assert "in 200 of the first 200 pairs" in capsys.readouterr().out
 
 
 def test_the_loss_of_a_batch_is_the_papers(miniqwen_dir, pairs_dir, monkeypatch):

@@ -59,16 +59,19 @@ def main(argv=None) -> None:
 
 def say_which_are_no_choice(rows) -> None:
     """Say how many pairs have the same answer twice, of rows that stream among the first: TRL trains them without a
-    word. Raises `ValueError` where all are so."""
-    looked_at = rows if hasattr(rows, "__len__") else itertools.islice(rows, source.LOOKED_AT)
+    word. Raises `ValueError` where all are so; a stream may have others behind those."""
+    whole = hasattr(rows, "__len__")
+    pairs = rows.select_columns(["chosen", "rejected"]) if hasattr(rows, "select_columns") else rows
+    looked_at = pairs if whole else itertools.islice(pairs, source.LOOKED_AT)
     alike = [row["chosen"] == row["rejected"] for row in looked_at]
-    if all(alike):
+    if whole and all(alike):
         raise ValueError(
             f"`chosen` is `rejected`, word for word, in all {len(alike)} pairs: there is nothing to prefer."
         )
     if any(alike):
+        of = len(alike) if whole else f"the first {len(alike)}"
         run.say(
-            f"note: in {sum(alike)} of {len(alike)} pairs `chosen` is `rejected`, word for word (first: row "
+            f"note: in {sum(alike)} of {of} pairs `chosen` is `rejected`, word for word (first: row "
             f"{alike.index(True) + 1}). They teach nothing; `suite prepare files` leaves them out."
         )
 
