@@ -303,7 +303,7 @@ def test_a_line_of_text_with_nul_bytes_is_left_out_and_named(tmp_path, capsys):
         ),
         (
             '{"instruction": "x", "output": "y"}',
-            b'{"instruction": "x", "output": "y", "history": [["z", null]]}',
+            b'{"instruction": "x", "output": "y", "history": [["z", 1]]}',
             "not of this layout",
             "`history` must be pairs of texts",
         ),
@@ -538,13 +538,46 @@ def test_more_notes_than_files_of_rows_are_refused_with_a_way_out_that_works(tmp
 @pytest.mark.parametrize("streaming", [True, False])
 def test_rows_of_text_and_of_turns_do_not_stand_in_one_data_set(streaming, tmp_path):
     turns = {"prompt": [USER], "completion": [ASSISTANT]}
-    path = write_rows(tmp_path / "a.jsonl", [{"prompt": "x", "completion": "y"}, turns])
-    with pytest.raises(ValueError, match="a.jsonl, line 2: this row is of turns, and the first is of text"):
+    path = write_rows(tmp_path / "a.jsonl", [{"prompt": "x", "completion": "y"}, turns, turns])
+    with pytest.raises(
+        ValueError,
+        match="a.jsonl, line 2: this row is of turns, and the first is of text; so are 2 of the first 3 rows",
+    ):
         list(files.splits(str(path), "train", "test", streaming=streaming)["train"])
     path = write_rows(tmp_path / "b.jsonl", [{"prompt": "x", "completion": "y"}, {**turns, "prompt": "x"}])
     assert list(files.splits(str(path), "train", "test", streaming=streaming)["train"]) == [
         {"prompt": "x", "completion": "y"}
     ]
+
+
+@pytest.mark.parametrize("streaming", [True, False])
+def test_a_stray_row_of_turns_among_texts_is_left_out_and_counted(streaming, tmp_path, capsys):
+    rows = [{"prompt": "x", "completion": str(number)} for number in range(3)]
+    path = write_rows(tmp_path / "a.jsonl", [*rows, {"prompt": [USER], "completion": [ASSISTANT]}, *rows])
+    assert list(files.splits(str(path), "train", "test", streaming=streaming)["train"]) == rows * 2
+    assert f"left out: {path}, line 4: not of the first row's kind" in capsys.readouterr().out
+    assert list(files.stream([str(path)], "trl")) == rows * 2  # where nobody has looked before
+
+
+@pytest.mark.parametrize(
+    ("row", "kept"),
+    [
+        ({"prompt": "x", "completion": "y", "chosen": None, "rejected": None}, True),
+        ({"prompt": "x", "solution": "1", "chosen": "y", "rejected": "y"}, True),
+        ({"prompt": "x", "chosen": None, "rejected": None}, True),
+        ({"prompt": "x", "chosen": "y", "rejected": "y"}, False),
+    ],
+)
+def test_a_pair_is_no_choice_only_where_it_is_one_and_all_there_is(row, kept, tmp_path):
+    """What is empty is left out later, by a name and a key of its own."""
+    (found,) = load(tmp_path, row)
+    assert found == row if kept else found.reason == "chosen is rejected"
+
+
+def test_a_turn_before_that_was_not_answered_is_empty(tmp_path):
+    row = {"instruction": "Hello?", "output": "Hello!", "history": [["a", None], ["b", "c"]]}
+    (found,) = load(tmp_path, row)
+    assert [turn["content"] for turn in found["prompt"]] == ["a", "", "b", "c", "Hello?"]
 
 
 @pytest.mark.parametrize("strange", [10**30, "x"])

@@ -38,6 +38,7 @@ _SHOWN_BY: tuple[tuple[str, set[str]], ...] = (
 )
 _QUESTION = ("conversations", "messages", "prompt", "instruction", "input", "text", "chosen")
 _SPOKEN = ("prompt", "completion", "chosen", "rejected")  # of one row, all text or all turns
+_PAIRS = ("prompt+chosen+rejected", "prompt")  # of columns.SHAPES, what a row of a pair has
 _HEADER = 100  # rows before which a row of a known layout must come
 _MARKS = re.compile(r"</?s>|<\|im_(?:start|end)\|>")  # where another vocabulary's texts begin and end
 
@@ -107,7 +108,9 @@ def _as_data_set(paths: list[Path], streaming: bool):
     from datasets.exceptions import DatasetGenerationError
     from pyarrow import ArrowException
 
-    knobs = {"paths": [str(path) for path in paths], "layout": layout_of(paths), "of": len(paths)}
+    layout = layout_of(paths)
+    knobs = {"paths": [str(path) for path in paths], "layout": layout, "of": len(paths)}
+    knobs["kind"] = _kind_of(paths, layout)
     if streaming:
         return IterableDataset.from_generator(stream, gen_kwargs=knobs)
     # Else an older copy would do, of other files or by other code.
@@ -128,21 +131,47 @@ def _as_data_set(paths: list[Path], streaming: bool):
         raise ValueError(str(cause)) from error
 
 
-def stream(paths: list[str], layout: str, of: int = 1, made_from: str = "") -> Iterator[dict]:
+def stream(paths: list[str], layout: str, of: int = 1, made_from: str = "", kind: str = "") -> Iterator[dict]:
     """The rows of files, one file after the other. What is left out of them is told of.
 
-    They may be a share `of` so many, where several processes divide the files among themselves.
+    They may be a share `of` so many, where several processes divide the files among themselves. A row that is not of
+    `kind`, text or turns, is left out, too; where none is given the first row says it.
     """
-    kind = None  # text or turns, as in the first row
     for path in map(Path, paths):
-        examples = ((place, _with_words(_example(layout, row, place), place)) for place, row in lines.read(path))
-        for place, row in lines.told(path, examples, alone=len(paths) < of):
+        found = (
+            (place, row if isinstance(row, Dropped) else _of_kind(row, kind, place))
+            for place, row in _examples(path, layout)
+        )
+        for _, row in lines.told(path, found, alone=len(paths) < of):
             kind = kind or _kind(row)
-            if _kind(row) != kind:
-                raise ValueError(
-                    f"{place}: this row is of {_kind(row)}, and the first is of {kind}. Write all rows alike."
-                )
             yield row
+
+
+def _examples(path: Path, layout: str) -> Iterator[tuple[str, dict | Dropped]]:
+    for place, row in lines.read(path):
+        yield place, _with_words(_example(layout, row, place), place)
+
+
+def _of_kind(row: dict, kind: str, place: str) -> dict | Dropped:
+    return row if _kind(row) == (kind or _kind(row)) else Dropped("not of the first row's kind", place)
+
+
+def _kind_of(paths: list[Path], layout: str) -> str:
+    """Text or turns, as the first row is. Raises `ValueError` where most of the first rows of a file are of the other
+    kind; a stray one is left out by whoever reads on."""
+    kind = ""
+    for path in paths:
+        first = islice(_examples(path, layout), _HEADER)
+        looked_at = [(place, _kind(row)) for place, row in first if not isinstance(row, Dropped)]
+        kind = kind or next((of for _, of in looked_at), "")
+        others = [found for found in looked_at if found[1] != kind]
+        if 2 * len(others) > len(looked_at):
+            place, other = others[0]
+            raise ValueError(
+                f"{place}: this row is of {other}, and the first is of {kind}; so are {len(others)} of the first "
+                f"{len(looked_at)} rows of the file. Write all rows alike."
+            )
+    return kind
 
 
 def layout_of(paths: list[Path]) -> str:
@@ -246,7 +275,9 @@ def _as_it_is(row: dict, place: str) -> dict | Dropped:
             raise ValueError(f"{place}: `{name}` must be text, or turns of role and content, and is {str(held)[:60]}.")
     if len({_kind({name: row[name]}) for name in _SPOKEN if row.get(name)}) > 1:
         raise ValueError(f"{place}: {', '.join(f'`{n}`' for n in _SPOKEN if n in row)} must all be text, or all turns.")
-    if "chosen" in row and row["chosen"] == row.get("rejected"):
+    # Where a row has another shape, too, nobody knows that it is read for its pair.
+    other = columns.shape_of(row.keys(), [shape for shape in columns.SHAPES if shape not in _PAIRS])
+    if not other and row.get("chosen") is not None and row["chosen"] == row.get("rejected"):
         return Dropped("chosen is rejected", place)
     return row
 
@@ -324,10 +355,10 @@ def _instruction(row: dict, place: str) -> list[dict]:
     if not isinstance(history, list) or not all(map(_is_pair, history)):
         raise ValueError(f"{place}: `history` must be pairs of texts, question and answer, and is {str(history)[:60]}.")
     for question, answer in history:
-        messages += [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+        messages += [{"role": "user", "content": question or ""}, {"role": "assistant", "content": answer or ""}]
     asked = [reading.text(row, place, name) for name in ("instruction", "input") if name in row]
     return [*messages, {"role": "user", "content": "\n".join(part for part in asked if part)}]
 
 
 def _is_pair(held) -> bool:
-    return isinstance(held, list) and len(held) == 2 and all(isinstance(said, str) for said in held)
+    return isinstance(held, list) and len(held) == 2 and all(isinstance(said, str | None) for said in held)

@@ -159,7 +159,7 @@ def _unmarked(head: bytes) -> str | None:
 
 
 def _is_chinese(text: str) -> bool:
-    """Whether most that is no ASCII is common Chinese (level 1 of GB 2312), as Western text that is taken for it is not."""
+    """Whether most that is no ASCII is common Chinese (level 1 of GB 2312), as Western text taken for it is not."""
     beyond_ascii = _BEYOND_ASCII.findall(text, 0, 1 << 16)[:1000]
     codes = [char.encode("gb2312", "ignore") for char in beyond_ascii]
     return 2 * sum(len(code) == 2 and 0xB0 <= code[0] <= 0xD7 for code in codes) > len(codes)
