@@ -263,12 +263,16 @@ def _of_trl(mixture):
     from unittest.mock import patch
 
     import numpy
+    from datasets.data_files import resolve_pattern
     from trl import get_dataset
+
+    def found(pattern, base_path, *more, **how):  # `datasets` takes the name of a directory for a pattern
+        return resolve_pattern(pattern, glob.escape(base_path) if Path(base_path).is_dir() else base_path, *more, **how)
 
     before = numpy.random.get_state()
     numpy.random.seed(0)
     try:
-        with patch("datasets.load_dataset", pins.load_dataset):
+        with patch("datasets.load_dataset", pins.load_dataset), patch("datasets.data_files.resolve_pattern", found):
             return get_dataset(mixture)
     finally:
         numpy.random.set_state(before)

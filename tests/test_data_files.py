@@ -450,11 +450,14 @@ def test_a_parquet_that_is_cut_off_or_broken_in_the_middle_is_named(tmp_path):
 @pytest.mark.parametrize("streaming", [True, False])
 def test_a_directory_may_be_called_as_no_pattern_should(name, streaming, tmp_path):
     from trl import DatasetMixtureConfig, ScriptArguments
+    from trl.scripts.utils import DatasetConfig
 
     write_rows(tmp_path / "a to b" / "train.parquet", [{"text": "another"}])
     write_rows(tmp_path / name / "train.parquet", [{"text": "x"}])
     script = ScriptArguments(str(tmp_path / name), dataset_streaming=streaming)
     assert list(source.rows(script, DatasetMixtureConfig(), ("text",))[0]) == [{"text": "x"}]
+    mixture = DatasetMixtureConfig(datasets=[DatasetConfig(path=str(tmp_path / name))], streaming=streaming)
+    assert list(source.rows(ScriptArguments(), mixture, ("text",))[0]) == [{"text": "x"}]
 
 
 def test_parquet_among_other_files_is_read_with_them(tmp_path):
