@@ -70,7 +70,7 @@ def begin(stage: str, config, written: dict, *inputs: str | None) -> dict | None
 
 def _check_place(directory: Path) -> None:
     """Find out now, and not when the model is loaded, that nothing can be written there."""
-    if any(directory.glob("*.parquet")):
+    if any(directory.glob("*.parquet")) and not (directory / "run.json").is_file():
         raise ValueError(f"output_dir {directory} holds rows, which a run would lie among. Choose another output_dir.")
     there = next(path for path in (directory, *directory.absolute().parents) if path.exists())
     if not there.is_dir():

@@ -20,8 +20,8 @@ LEAST = {
     **dict.fromkeys(
         ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps", "max_length",
          "max_completion_length", "num_iterations", "steps_per_generation", "num_generations_eval", "lora_r",
-         "lora_alpha", "ref_model_sync_steps", "precompute_ref_batch_size", "save_total_limit",
-         "generation_batch_size", "eval_accumulation_steps"),
+         "lora_alpha", "ref_model_sync_steps", "precompute_ref_batch_size", "generation_batch_size",
+         "eval_accumulation_steps"),
         1,
     ),
     **dict.fromkeys(
@@ -50,7 +50,7 @@ DPO = {
     "f_divergence_type": ("reverse_kl", "forward_kl", "js_divergence", "alpha_divergence"),
 }  # fmt: skip
 SMOOTHED = {"robust", "exo_pair", "aot", "aot_unpaired"}  # the losses of DPO that read `label_smoothing`
-COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
+COMPILE_MODES = ("default", "lite", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
 DIVERGING = {"sigmoid", "sigmoid_norm", "hinge", "ipo", "exo_pair", "robust", "discopop", "sft"}  # by other measures
 OF_4BIT = (
     "bnb_4bit_quant_type",
@@ -109,6 +109,8 @@ def is_idle(key: str, stage: str, said: dict) -> bool:
     match key:
         case "use_peft":
             return not adapts
+        case "use_vllm":
+            return not said.get("use_vllm")
         case "ignore_bias_buffers":
             return True
         case "model_init_kwargs" | "model_revision":
@@ -124,9 +126,11 @@ def is_idle(key: str, stage: str, said: dict) -> bool:
         case "fp16":
             return _is_on_cpu(said)
         case "bf16":  # which TRL leaves off beside fp16, where nobody says anything of it
-            return not said.get("bf16", not said.get("fp16"))
-        case "eval_steps" | "do_eval":
-            return said.get("eval_strategy", "no") == "no"
+            return said.get("bf16") is False or said.get("bf16") is None and bool(said.get("fp16"))
+        case "max_steps":
+            return (said.get("max_steps") or -1) < 1
+        case "eval_steps" | "do_eval" | "eval_strategy":
+            return (said.get("eval_strategy") or "no") == "no"
         case "fsdp_config":
             return not said.get("fsdp")
         case "label_smoothing_factor":
@@ -210,8 +214,8 @@ def _check_dtype(values: dict) -> None:
 
 def _check_top_p(values: dict) -> None:
     top_p = values.get("top_p")
-    if top_p is not None and not 0 < top_p <= 1:
-        raise ValueError(f"top_p: {top_p} must be above 0 and at most 1.")
+    if top_p is not None and not (isinstance(top_p, int | float) and 0 < top_p <= 1):
+        raise ValueError(f"top_p: {top_p!r} must be above 0 and at most 1.")
 
 
 def _check_numbers(values: dict) -> None:
@@ -221,6 +225,11 @@ def _check_numbers(values: dict) -> None:
         endless = key in ENDLESS
         if value is not None and not (least <= value < math.inf or endless and value == math.inf):  # nan is neither
             raise ValueError(f"{key}: {value} must be at least {least}{'' if endless else ', and finite'}.")
+    if (limit := values["save_total_limit"]) is not None and limit < 1:
+        raise ValueError(
+            f"save_total_limit: {limit} must be at least 1. Without it all checkpoints are kept; "
+            "`save_strategy: 'no'` makes none."
+        )
     if not math.isfinite(values.get("entropy_coef") or 0):
         raise ValueError(f"entropy_coef: {values['entropy_coef']} must be finite.")
     for key in SHARES:
@@ -331,10 +340,10 @@ def _check_compilation(values: dict) -> None:
     """accelerate finds out of the one when the model is loaded, and torch of the other at the first step."""
     from accelerate.utils import DynamoBackend
 
-    for key, there in (("torch_compile_backend", [each.value.lower() for each in DynamoBackend]),
-                       ("torch_compile_mode", COMPILE_MODES)):  # fmt: skip
-        if values[key] is not None:
-            _check_choice(key, values[key], there)
+    if (backend := values["torch_compile_backend"]) is not None:  # in capitals, too
+        _check_choice("torch_compile_backend", backend.lower(), [each.value.lower() for each in DynamoBackend])
+    if (mode := values["torch_compile_mode"]) is not None:
+        _check_choice("torch_compile_mode", mode, COMPILE_MODES)
 
 
 def _begins_whole(said: dict) -> bool:

@@ -109,9 +109,12 @@ def test_values_reach_the_fields_they_name_and_the_command_line_wins(tmp_path):
         ({"warmup_steps": 1.5}, "warmup_steps: 1.5 is neither a number of steps nor"),
         ({"seed": 2**32}, "seed: 4294967296 must be below"),
         ({"logging_steps": -1}, "logging_steps: -1.0 must be above 0"),
-        ({"save_total_limit": 0}, "save_total_limit: 0 must be at least 1"),
+        ({"save_total_limit": 0}, "save_total_limit: 0 must be at least 1. Without it all checkpoints are kept"),
         ({"lr_scheduler_type": "cosin"}, "lr_scheduler_type: there is no 'cosin'. There are: linear, .*mean 'cosine'"),
-        ({"torch_compile_mode": "fast"}, "torch_compile_mode: there is no 'fast'. There are: default, reduce-overhead"),
+        (
+            {"torch_compile_mode": "fast"},
+            "torch_compile_mode: there is no 'fast'. There are: default, lite, red",
+        ),
         ({"torch_compile_backend": "inducto"}, "torch_compile_backend: .*Did you mean 'inductor'"),
         ({"eval_strategy": "step"}, "eval_strategy: there is no 'step'. There are: no, steps, epoch"),
         ({"deepspeed": "zero.json"}, "deepspeed: zero.json is for processes that a launcher starts.*zero2.yaml"),
@@ -357,7 +360,13 @@ def test_a_run_that_was_begun_with_keys_that_nobody_read_may_go_on_without(monke
     begun, now = {"fp16": True}, {"fp16": False, "bf16": False}  # as the refusal on a CPU says to set them
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
     assert all(sense.is_idle(key, "sft", said) for key in ("fp16", "bf16") for said in (begun, now))
-    assert not sense.is_idle("bf16", "sft", {}), "which is TRL's default"
+    assert not any(sense.is_idle("bf16", "sft", said) for said in ({}, {"bf16": None})), "which is TRL's default"
+    for key, saids in {
+        "use_vllm": ({"use_vllm": False}, {}),
+        "eval_strategy": ({"eval_strategy": "no"}, {}),
+        "max_steps": ({"max_steps": 0}, {"max_steps": -1}, {}),
+    }.items():
+        assert all(sense.is_idle(key, "grpo", said) for said in saids), "as its refusal says to set it, or to remove it"
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
     assert sense.is_idle("fp16", "sft", {"use_cpu": True}) and not sense.is_idle("fp16", "sft", begun)
     assert sense.is_idle("padding_free", "dpo", {}) and not sense.is_idle("padding_free", "sft", {})

@@ -172,6 +172,25 @@ def test_a_sigterm_that_a_busy_launcher_passes_on_late_is_no_second_one(monkeypa
         assert ends == ended, later
 
 
+def test_a_worker_whose_parent_is_gone_ends_when_it_is_told():
+    reader, writer = os.pipe()
+    parent = os.fork()
+    if parent == 0:
+        stopping.StopOnSigterm().listen()
+        worker = os.fork()
+        os.write(writer, str(worker).encode() if worker else b"")
+        time.sleep(120)
+        os._exit(0)
+    worker = int(os.read(reader, 20))
+    os.kill(parent, signal.SIGKILL)
+    os.waitpid(parent, 0)
+    os.kill(worker, signal.SIGTERM)
+    end = time.monotonic() + 60
+    while state(worker) != "Z" and time.monotonic() < end:
+        time.sleep(0.05)
+    assert state(worker) == "Z"
+
+
 def test_what_nobody_reads_any_more_does_not_end_a_run():
     kept = os.dup(1)
     reader, writer = os.pipe()

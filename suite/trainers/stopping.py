@@ -82,7 +82,7 @@ class StopOnSigterm(TrainerCallback):
         """
         heard = signal.sigtimedwait([signal.SIGTERM], _TOLD_WITH_OTHERS)
         step = self.shared[1]
-        while not (heard and heard.si_pid == parent):
+        while not (heard and heard.si_pid == parent) and os.getppid() == parent:
             if self.shared[0] or self.shared[1] != step:
                 return bool(self.shared[0])
             heard = signal.sigtimedwait([signal.SIGTERM], 0.1)
