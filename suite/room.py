@@ -9,6 +9,7 @@ from suite.engine.positions import positions_of
 LOOKED_AT = 200  # of rows that stream, or are read one by one
 BATCH = 10_000
 MARKS = 32  # tokens that a chat template writes around a turn at most; Qwen's are five
+NAMED = 10  # bytes that JSON writes around the name of a field at most, where its value is null
 SPELLED = 3  # bytes that NFC, by which Qwen's tokenizer begins, makes of one at most; ASCII stays as it is
 
 
@@ -18,27 +19,30 @@ def positions_before_loading(name: str, config, how: dict | None) -> int | None:
 
     import suite.model  # noqa: F401  (the Auto classes learn miniqwen)
 
-    return positions_of(AutoConfig.from_pretrained(name, trust_remote_code=config.trust_remote_code, **(how or {})))
+    how = {"trust_remote_code": config.trust_remote_code, **(how or {})}  # as TRL does: who wrote it there, wins
+    return positions_of(AutoConfig.from_pretrained(name, **how))
 
 
-def check_sampled(model, config, tokenizer, *splits) -> int | None:
+def check_sampled(model, config, tokenizer, train_rows=None, test_rows=None) -> int | None:
     """Where the answers of a model to the prompts of some rows end at the latest: its positions, or vLLM's window.
 
-    Raises `ValueError` where they do not fit; `splits` that are None, as test rows that nobody wants, are passed over.
+    Raises `ValueError` where they do not fit; rows that are None, as test rows that nobody wants, are passed over.
     """
     positions = positions_before_loading(model.model_name_or_path, config, config.model_init_kwargs)
     window = config.vllm_max_model_length if config.use_vllm and config.vllm_mode == "colocate" else None
     end = min((most for most in (positions, window) if most is not None and most > 0), default=None)
-    for rows in splits:
-        check_answers(rows, tokenizer, config, end, ends=config.use_vllm)
+    for split, rows in (("train", train_rows), ("test", test_rows)):
+        check_answers(split, rows, tokenizer, config, end, ends=config.use_vllm)
     return end
 
 
-def check_answers(rows, tokenizer, config, positions: int | None, *, ends: bool, whose: str = "the model") -> None:
+def check_answers(
+    split: str, rows, tokenizer, config, positions: int | None, *, ends: bool, whose: str = "the model"
+) -> None:
     """Raise `ValueError` where a prompt, or its longest completion, would be sampled past the positions of a model.
 
-    `ends` says that whoever samples ends a completion there, as vLLM does. That is only said: it is trained on as one
-    that was cut off. Of rows that stream the first are looked at.
+    `split` is what the message calls the rows; of those that stream the first are looked at. `ends` says that whoever
+    samples ends a completion there, as vLLM does. That is only said: it is trained on as one that was cut off.
     """
     if positions is None or rows is None:
         return
@@ -51,56 +55,63 @@ def check_answers(rows, tokenizer, config, positions: int | None, *, ends: bool,
         left = positions - max(beyond)
         lower = f"Set `max_completion_length` to at most {left}, leave" if left > 0 and not ends else "Leave"
         raise ValueError(
-            f"{len(beyond)} of {looked_at} prompts do not fit: the longest has {max(beyond)} tokens, and with "
-            f"{'one' if answer == 1 else answer} of its answer that is more than the {positions} positions of {whose} "
-            f"(`max_position_embeddings`, or a lower `vllm_max_model_length`). {lower} such rows out "
+            f"{split} rows: {len(beyond)} of {looked_at} prompts do not fit: the longest has {max(beyond)} tokens, and "
+            f"with {'one' if answer == 1 else answer} of its answer that is more than the {positions} positions of "
+            f"{whose} (`max_position_embeddings`, or a lower `vllm_max_model_length`). {lower} such rows out "
             "(`max_prompt_tokens` of `suite prepare`), or take a model with more positions."
         )
     if long:
         say(
-            f"note: {len(long)} of {looked_at} prompts and `max_completion_length` {longest} are together more than "
-            f"the {positions} positions of {whose}. vLLM cuts such a completion off there."
+            f"note: {split} rows: {len(long)} of {looked_at} prompts and `max_completion_length` {longest} are "
+            f"together more than the {positions} positions of {whose}. vLLM cuts such a completion off there."
         )
 
 
 def _longer_than(room: int, rows, tokenizer, template_kwargs: dict) -> tuple[list[int], int]:
     """(tokens of each prompt that has more than `room`, how many prompts were looked at).
 
-    A token is a byte at least, so that a prompt of fewer bytes than `room` is known to fit without being tokenized.
+    Only prompts that may have more by their bytes are tokenized, and those of rows that stream: these are few, and
+    what they hold need not have one type.
+    """
+    if not hasattr(rows, "__len__"):
+        asked = [[row["prompt"] for row in islice(rows, LOOKED_AT)]]
+        looked_at = len(asked[0])
+    else:
+        asked, looked_at = _suspects(room, rows, tokenizer, template_kwargs), len(rows)
+    found = (_tokens(tokenizer, prompts, template_kwargs) for prompts in asked)
+    return [length for lengths in found for length in lengths if length > room], looked_at
+
+
+def _suspects(room: int, rows, tokenizer, template_kwargs: dict) -> Iterator[list]:
+    """The prompts whose bytes do not show that they have at most `room` tokens, from some thousands of rows at a time.
+
+    A token is a byte at least. The bytes are counted in Arrow; the prompts are read as the trainer reads them, for
+    `datasets` keeps a field of several types as JSON text there.
     """
     import numpy
 
-    long, looked_at, added = [], 0, None
-    for prompts in _columns(rows):
-        looked_at += len(prompts)
+    rows = rows.select_columns(["prompt"])
+    begin, added = 0, None
+    for table in rows.with_format("arrow").iter(BATCH):
+        cells = table["prompt"].combine_chunks()
         if added is None:  # by the template, before and behind the turns of any prompt
-            empty = "" if _is_text(prompts.type) else [{"role": "user", "content": "?"}]
+            empty = "" if _is_text(cells.type) else [{"role": "user", "content": "?"}]
             (added,) = _tokens(tokenizer, [empty], template_kwargs)
-        (suspects,) = numpy.nonzero(_bytes(prompts) + added > room)
+        (suspects,) = numpy.nonzero(_bytes(cells) + added > room)
         if len(suspects):
-            found = prompts.take(suspects).to_pylist()
-            long += [length for length in _tokens(tokenizer, found, template_kwargs) if length > room]
-    return long, looked_at
-
-
-def _columns(rows) -> Iterator:
-    """The prompts, as Arrow arrays of some thousands; of rows that stream the first ones."""
-    import pyarrow
-
-    if not hasattr(rows, "__len__"):
-        yield pyarrow.array([row["prompt"] for row in islice(rows, LOOKED_AT)])
-        return
-    for table in rows.select_columns(["prompt"]).with_format("arrow").iter(BATCH):
-        yield table["prompt"].combine_chunks()
+            yield rows[(begin + suspects).tolist()]["prompt"]
+        begin += len(cells)
 
 
 def _tokens(tokenizer, prompts: list, template_kwargs: dict) -> list[int]:
-    """How many each prompt is for a model that is to answer it."""
-    if isinstance(prompts[0], str):
-        found = tokenizer(prompts, verbose=False)
-    else:
-        found = tokenizer.apply_chat_template(prompts, add_generation_prompt=True, return_dict=True, **template_kwargs)
-    return list(map(len, found["input_ids"]))
+    """How many each prompt is for a model that is to answer it; those of text come first."""
+    texts = [prompt for prompt in prompts if isinstance(prompt, str)]
+    turns = [prompt for prompt in prompts if not isinstance(prompt, str)]
+    found = tokenizer(texts, verbose=False)["input_ids"] if texts else []
+    if turns:
+        how = {"add_generation_prompt": True, "return_dict": True, **template_kwargs}
+        found = [*found, *tokenizer.apply_chat_template(turns, **how)["input_ids"]]
+    return list(map(len, found))
 
 
 def _is_text(kind) -> bool:
@@ -110,17 +121,25 @@ def _is_text(kind) -> bool:
 
 
 def _bytes(cells):
-    """At most how many bytes the text in each cell of an Arrow array has, with the marks of its turns. (cells,)"""
-    import numpy
-    from pyarrow import compute, types
+    """At most how many bytes the text in each cell of an Arrow array has, with the marks of its turns. (cells,)
 
-    if _is_text(cells.type):
+    That of a type which is not known here is without end.
+    """
+    import numpy
+    from pyarrow import BaseExtensionType, compute, types
+
+    kind = cells.type
+    if isinstance(kind, BaseExtensionType):  # JSON text: a template writes a blank behind its commas and colons
+        return MARKS + 2 * _bytes(cells.storage)
+    if _is_text(kind):
         lengths = [compute.fill_null(count(cells), 0) for count in (compute.binary_length, compute.utf8_length)]
         size, letters = (numpy.asarray(length, dtype=numpy.int64) for length in lengths)
         return numpy.where(size == letters, size, SPELLED * size)
-    if types.is_struct(cells.type):
-        return MARKS + sum(_bytes(field) for field in cells.flatten())
-    if types.is_list(cells.type) or types.is_large_list(cells.type):
+    if types.is_struct(kind):
+        named = sum(len(field.name.encode()) + NAMED for field in kind)
+        return MARKS + named + sum(_bytes(field) for field in cells.flatten())
+    if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
         turns, of = compute.list_flatten(cells), compute.list_parent_indices(cells)
         return numpy.bincount(numpy.asarray(of), weights=_bytes(turns), minlength=len(cells))
-    return numpy.full(len(cells), MARKS)  # a number, or nothing
+    number = types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind) or types.is_null(kind)
+    return numpy.full(len(cells), MARKS if number else numpy.inf)

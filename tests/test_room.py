@@ -17,17 +17,18 @@ def tokenizer(miniqwen_dir):
     return AutoTokenizer.from_pretrained(miniqwen_dir)
 
 
-def check(tokenizer, longest: int, prompts: list, *, streams: bool = False, positions: int = 512, **keys) -> None:
+def check(tokenizer, longest: int, prompts, *, streams: bool = False, positions: int = 512, **keys) -> None:
+    """`prompts` are a list, or rows with such a column."""
     from datasets import Dataset
 
-    rows = Dataset.from_dict({"prompt": prompts})
+    rows = Dataset.from_dict({"prompt": prompts}) if isinstance(prompts, list) else prompts
     config = SimpleNamespace(
         **{"max_completion_length": longest, "use_vllm": False, "vllm_mode": "colocate", "vllm_max_model_length": None},
         **{"trust_remote_code": False, "model_init_kwargs": {"max_position_embeddings": positions}},
     )
     vars(config).update(keys)
     model = SimpleNamespace(model_name_or_path=tokenizer.name_or_path)
-    room.check_sampled(model, config, tokenizer, rows.to_iterable_dataset() if streams else rows, None)
+    room.check_sampled(model, config, tokenizer, rows.to_iterable_dataset() if streams else rows)
 
 
 @pytest.mark.parametrize("use_vllm", [False, True])
@@ -114,3 +115,82 @@ def test_positions_are_read_as_the_model_is_going_to_be_loaded(miniqwen_dir, tmp
     found = json.loads((there / "config.json").read_text())
     (there / "config.json").write_text(json.dumps({**found, "max_position_embeddings": 128}))
     assert room.positions_before_loading(str(there), config, {}) == 128
+
+
+def test_the_code_of_a_model_may_be_trusted_where_its_keys_are_written(miniqwen_dir):
+    """There it would be given twice, and what is written there wins, as it does where TRL loads."""
+    config = SimpleNamespace(trust_remote_code=False)
+    assert room.positions_before_loading(str(miniqwen_dir), config, {"trust_remote_code": True}) == 512
+
+
+def test_rows_that_stream_may_hold_arguments_of_several_types(tokenizer):
+    from datasets import IterableDataset
+
+    calls = [[{"function": {"name": "f", "arguments": {"x": x}}}] for x in (1, "s", [1], None)]
+    prompts = [asked("12", tool_calls=call) for call in calls]
+    rows = IterableDataset.from_generator(lambda: ({"prompt": prompt} for prompt in prompts))
+    check(tokenizer, 7, rows)
+    prompts[2] = asked("12" * 300, tool_calls=calls[2])
+    with pytest.raises(ValueError, match="1 of 4 prompts do not fit"):
+        check(tokenizer, 7, rows)
+
+
+@pytest.fixture
+def reads_parts(tokenizer):
+    """A tokenizer whose template takes a turn's text, or its parts."""
+    import copy
+
+    reads = copy.deepcopy(tokenizer)
+    part = "{% for part in turn.content %}{{ part.text }}{% endfor %}"
+    text = "{% if turn.content is string %}{{ turn.content }}{% else %}" + part + "{% endif %}"
+    reads.chat_template = "{% for turn in messages %}" + text + "<|im_end|>{% endfor %}"
+    return reads
+
+
+@pytest.mark.parametrize("long", ["x" * 2000, [{"type": "text", "text": "x" * 2000}]])
+def test_prompts_that_are_kept_as_json_are_counted_and_read_as_they_were_written(long, reads_parts, tmp_path):
+    from datasets import load_dataset
+
+    contents = ["x", [{"type": "text", "text": "12"}], long]
+    lines = [json.dumps({"prompt": [{"role": "user", "content": content}]}) for content in contents]
+    (tmp_path / "rows.jsonl").write_text("\n".join(lines))
+    rows = load_dataset("json", data_files=str(tmp_path / "rows.jsonl"), split="train", cache_dir=str(tmp_path / "c"))
+    assert "Json" in str(rows.features)
+    (needed,) = room._tokens(reads_parts, [[{"role": "user", "content": long}]], {})
+    with pytest.raises(ValueError, match=f"1 of 3 .* the longest has {needed} tokens"):
+        check(reads_parts, 7, rows)
+    check(reads_parts, 7, rows, positions=needed + 7)
+    with pytest.raises(ValueError, match="3 of 3 "):  # text and turns beside each other
+        check(reads_parts, 7, rows, positions=8)
+
+
+@pytest.mark.parametrize(("text", "turns"), [("string", 2), ("string_view", -1)])
+def test_lists_of_one_length_and_types_that_are_not_known_are_looked_at(text, turns, tokenizer):
+    from datasets import Dataset, Features, List, Value
+
+    kind = List({"role": Value("string"), "content": Value(text)}, length=turns)
+    rows = Dataset.from_dict({"prompt": [asked("12"), asked("x" * 2000)]}, features=Features({"prompt": kind}))
+    with pytest.raises(ValueError, match="1 of 2 prompts do not fit: the longest has 20.. tokens"):
+        check(tokenizer, 7, rows)
+
+
+def test_what_a_call_names_counts(tokenizer):
+    """A template writes the names of its arguments too, those that only other rows have among them."""
+    import copy
+
+    writes = copy.deepcopy(tokenizer)
+    writes.chat_template = "{{ messages[-1].arguments | default({}) | tojson }}"
+    prompts = [asked("1", arguments={f"argument_{i}_{'x' * 50}": "1"}) for i in range(10)]
+    with pytest.raises(ValueError, match="10 of 10 prompts do not fit"):
+        check(writes, 7, prompts)
+
+
+def test_who_does_not_fit_is_said_with_the_split(tokenizer):
+    from datasets import Dataset
+
+    config = SimpleNamespace(max_completion_length=7)
+    rows = Dataset.from_dict({"prompt": ["x" * 2000]})
+    with pytest.raises(ValueError, match="test rows: 1 of 1 prompts"):
+        room.check_answers("test", rows, tokenizer, config, 512, ends=False)
+    with pytest.raises(ValueError, match="train rows: 1 of 1 prompts"):
+        check(tokenizer, 7, rows)

@@ -168,8 +168,8 @@ def check_room(model, config, lmbda: float, tokenizer, train_rows, test_rows) ->
     sampled = {0.0: (), 1.0: (train_rows, test_rows)}.get(lmbda, (train_rows,))  # between, an evaluation reads the rows
     end = room.check_sampled(model, config, tokenizer, *sampled)
     if teacher is not None and (end is None or teacher < end):
-        for rows in sampled:
-            room.check_answers(rows, tokenizer, config, teacher, ends=False, whose="the teacher")
+        for split, rows in zip(("train", "test"), sampled, strict=False):
+            room.check_answers(split, rows, tokenizer, config, teacher, ends=False, whose="the teacher")
     return {"the model": student, "the teacher": teacher}
 
 
