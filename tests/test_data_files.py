@@ -478,6 +478,15 @@ def test_parquet_among_other_files_is_read_with_them(tmp_path):
         source.rows(ScriptArguments(str(tmp_path)), DatasetMixtureConfig(), ("text",))
 
 
+@pytest.mark.parametrize("kind", ["parquet", "jsonl"])
+def test_rows_held_out_are_not_trained_on_where_nothing_is_called_train(kind, tmp_path):
+    for name in ("Validation", "test"):
+        write_rows(tmp_path / f"{name}.{kind}", [{"text": "held out"}])
+    with pytest.raises(ValueError, match="has no split 'train'. There are: Validation, test[.]"):
+        files.splits(str(tmp_path), "train", "test")
+    assert files.splits(str(tmp_path), "Validation", "test").keys() == {"Validation", "test"}
+
+
 @pytest.mark.parametrize(
     ("names", "content", "message"),
     [

@@ -39,6 +39,8 @@ _SHOWN_BY: tuple[tuple[str, set[str]], ...] = (
 _QUESTION = ("conversations", "messages", "prompt", "instruction", "input", "text", "chosen")
 _SPOKEN = ("prompt", "completion", "chosen", "rejected")  # of one row, all text or all turns
 _PAIRS = ("prompt+chosen+rejected", "prompt")  # of columns.SHAPES, what a row of a pair has
+# Names of splits, other than `test`, that nobody means to be trained on.
+HELD_OUT = {"testing", "validation", "valid", "val", "dev", "eval", "evaluation"}
 _HEADER = 100  # rows before which a row of a known layout must come
 _MARKS = re.compile(r"</?s>|<\|im_(?:start|end)\|>")  # where another vocabulary's texts begin and end
 
@@ -85,7 +87,7 @@ def splits(source: str, train: str, test: str, *, streaming: bool) -> dict:
     """`train`, and `test` where there is one -> data set of the rows of a local file or directory.
 
     With `streaming` the files are read row by row each time; else they are copied into the cache of `datasets`. A file
-    on its own is `train`, and so are the files of a directory that names none "train", but those of `test`. Raises
+    on its own is `train`, and so are the files of a directory that names none "train", but those held out. Raises
     `ValueError` where there is nothing to read, no such split, or one with files of two layouts.
     """
     parts = reading.files(source)
@@ -94,7 +96,8 @@ def splits(source: str, train: str, test: str, *, streaming: bool) -> dict:
     if Path(source).is_file():
         parts = {train: [Path(source)]}
     elif train == "train" and train not in parts:
-        parts = {train: [p for name, paths in parts.items() if name != test for p in paths], test: parts.get(test, [])}
+        those = [path for name, paths in parts.items() if name.lower() not in {test, *HELD_OUT} for path in paths]
+        parts = {train: those, **parts}
     if not parts.get(train):
         raise ValueError(f"{source} has no split '{train}'. There are: {', '.join(p for p in parts if parts[p])}.")
     there = {split: parts[split] for split in dict.fromkeys((train, test)) if parts.get(split)}
