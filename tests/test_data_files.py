@@ -483,8 +483,8 @@ def test_rows_held_out_are_not_trained_on_where_nothing_is_called_train(kind, tm
     for name in ("Validation", "test"):
         write_rows(tmp_path / f"{name}.{kind}", [{"text": "held out"}])
     with pytest.raises(ValueError, match="has no split 'train'. There are: Validation, test[.]"):
-        files.splits(str(tmp_path), "train", "test")
-    assert files.splits(str(tmp_path), "Validation", "test").keys() == {"Validation", "test"}
+        files.splits(str(tmp_path), "train", "test", streaming=False)
+    assert files.splits(str(tmp_path), "Validation", "test", streaming=False).keys() == {"Validation", "test"}
 
 
 @pytest.mark.parametrize(
