@@ -29,6 +29,8 @@ from transformers.cache_utils import DynamicCache
 from transformers.generation import GenerationMixin
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from .skinny import fits, skinny_product
+
 BLOCK = 256  # tokens by which the cache grows: one that is whole from the start would be as long as the longest answer
 PACKED_BYTES = 1 << 30  # of weights at most, since packed ones are a second copy
 PACKED_STEPS = 16  # at least: packing takes about as long as five
@@ -418,14 +420,15 @@ def packed_product(rows: int, linears: list[nn.Linear], norm: nn.Module | None =
     width = weight.shape[1]
     if norm is not None:
         weight = weight * (norm.weight * width**0.5)
+    product = skinny_product(weight, bias) if fits(rows, weight) else mkl_product(rows, weight, bias)
+    if norm is None:
+        return product
+    floor = torch.tensor(norm.eps * width).sqrt()
+    return lambda x: product(x / torch.linalg.vector_norm(x, dim=-1, keepdim=True).hypot_(floor))
+
+
+def mkl_product(rows: int, weight, bias) -> Callable:
+    """x -> x W^T + bias by MKL, which keeps a copy of the weight in an order of its own."""
     multiply, packed = torch.ops.mkl._mkl_linear.default, torch.ops.mkl._mkl_reorder_linear_weight(weight, rows)
     shape = weight.new_empty(()).expand_as(weight)  # of the unpacked weight only its shape is asked for
-    if norm is None:
-        return lambda x: multiply(x, packed, shape, bias, rows)
-    floor = torch.tensor(norm.eps * width).sqrt()
-
-    def normed(x):
-        size = torch.linalg.vector_norm(x, dim=-1, keepdim=True).hypot_(floor)
-        return multiply(x / size, packed, shape, bias, rows)
-
-    return normed
+    return lambda x: multiply(x, packed, shape, bias, rows)
