@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from itertools import islice
 
 from suite.args import say
-from suite.engine.positions import positions_of
+from suite.engine.positions import positions_of, without_room
 
 LOOKED_AT = 200  # of rows that stream, or are read one by one
 BATCH = 10_000
@@ -53,13 +53,9 @@ def check_answers(
     beyond = [length for length in long if length + answer > positions]
     if beyond:
         left = positions - max(beyond)
-        lower = f"Set `max_completion_length` to at most {left}, leave" if left > 0 and not ends else "Leave"
-        raise ValueError(
-            f"{split} rows: {len(beyond)} of {looked_at} prompts do not fit: the longest has {max(beyond)} tokens, and "
-            f"with {'one' if answer == 1 else answer} of its answer that is more than the {positions} positions of "
-            f"{whose} (`max_position_embeddings`, or a lower `vllm_max_model_length`). {lower} such rows out "
-            "(`max_prompt_tokens` of `suite prepare`), or take a model with more positions."
-        )
+        lower = f"Set `max_completion_length` to at most {left}" if left > 0 and not ends else ""
+        told = without_room(beyond, looked_at, positions, way=lower, answer=answer, whose=whose)
+        raise ValueError(f"{split} rows: {told}")
     if long:
         say(
             f"note: {split} rows: {len(long)} of {looked_at} prompts and `max_completion_length` {longest} are "

@@ -33,12 +33,18 @@ def most_of_vllm(config) -> int | None:
 
 def require_room(prompts: Collection[Sequence[int]], positions: int | None) -> None:
     """Raise `ValueError` where a prompt, in token ids, leaves no position for the first token of its answer."""
-    lengths = [len(ids) for ids in prompts]
-    too_long = 0 if positions is None else sum(length >= positions for length in lengths)
-    if too_long:
-        raise ValueError(
-            f"{too_long} of {len(lengths)} prompts do not fit: the longest has {max(lengths)} tokens, and with one of "
-            f"its answer that is more than the {positions} positions of the model (`max_position_embeddings`, or a "
-            "lower `vllm_max_model_length`). Leave such rows out (`max_prompt_tokens` of `suite prepare`), show fewer "
-            "examples (`num_fewshot`), or take a model with more positions."
-        )
+    beyond = [] if positions is None else [len(ids) for ids in prompts if len(ids) >= positions]
+    if beyond:
+        raise ValueError(without_room(beyond, len(prompts), positions, way="Show fewer examples (`num_fewshot`)"))
+
+
+def without_room(
+    beyond: Sequence[int], looked_at: int, positions: int, *, way: str = "", answer: int = 1, whose: str = "the model"
+) -> str:
+    """What to say of prompts, of so many tokens, that leave no room for `answer` tokens; `way` is the first way out."""
+    return (
+        f"{len(beyond)} of {looked_at} prompts do not fit: the longest has {max(beyond)} tokens, and with "
+        f"{'one' if answer == 1 else answer} of its answer that is more than the {positions} positions of {whose} "
+        f"(`max_position_embeddings`, or a lower `vllm_max_model_length`). {f'{way}, leave' if way else 'Leave'} such "
+        "rows out (`max_prompt_tokens` of `suite prepare`), or take a model with more positions."
+    )
