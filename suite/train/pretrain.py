@@ -1,4 +1,4 @@
-"""Pretraining: next-token prediction on packed `text`, from nothing (a new miniqwen) or from a checkpoint."""
+"""Pretraining: next-token prediction on `text`, from nothing (a new miniqwen) or from a checkpoint."""
 
 import sys
 from dataclasses import fields
