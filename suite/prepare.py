@@ -6,7 +6,7 @@ suite prepare files --source chats.json --output_dir data/chats
 suite prepare numina_math_r1_cot --tokenizer_name_or_path Qwen/Qwen2.5-1.5B --max_length 8192
 
 `source` may be a Hub repository (its commit is noted, and the tokenizer's; `owner/name@revision` is a certain state of
-it), a file (.jsonl, .json, .parquet, .txt, each also as .gz or .zst) or a directory of files. Rows that are empty,
+it), a file (.parquet, or .jsonl, .json or .txt, plain, .gz or .zst) or a directory of files. Rows that are empty,
 there twice, unclosed in their thinking or known from the test set are left out, as lines that cannot be read are, and a
 table says how many of each. A gold answer that does not prove itself is an error until `drop_unproven` allows it.
 

@@ -1,4 +1,4 @@
-"""Rows of one file, each with its place: .jsonl, .json, .txt or .parquet, plain, .gz or .zst, read as a stream.
+"""Rows of one file, each with its place: .parquet, or .jsonl, .json or .txt, plain, .gz or .zst, read as a stream.
 
 A line that is no row is given as `Dropped` in its place: it is counted and named, and the rows around it are read. In a
 file of which nothing can be read the first such line is an error.
@@ -19,7 +19,8 @@ from typing import BinaryIO, NamedTuple
 from suite.args import say
 
 SUFFIXES = (".jsonl", ".json", ".parquet", ".txt")
-COMPRESSED = (".gz", ".zst")
+COMPRESSED = (".gz", ".zst")  # which parquet is not: it is compressed inside
+_UNPACKED_BY = {".gz": "gunzip", ".zst": "unzstd"}
 _BOM = b"\xef\xbb\xbf"  # which Windows puts at the beginning of UTF-8
 # No UTF-8 begins with one of them; the first begins with the second.
 _MARKS = {codecs.BOM_UTF32_LE: "UTF-32", codecs.BOM_UTF16_LE: "UTF-16", codecs.BOM_UTF16_BE: "UTF-16"}
@@ -237,10 +238,15 @@ def _parquet(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[str, dict]]
 
 
 def parquet_file(path: Path):
-    """A parquet file, opened. Raises `ValueError` where it is cut off or broken."""
+    """A parquet file, opened. Raises `ValueError` where it is cut off or broken, or compressed once more."""
     import pyarrow
     import pyarrow.parquet
 
+    if program := _UNPACKED_BY.get(path.suffix.lower()):
+        raise ValueError(
+            f"{path}: parquet is compressed inside, and is not read where it is {path.suffix}, too. Unpack it: "
+            f"{program} '{path}'"
+        )
     try:
         return pyarrow.parquet.ParquetFile(path)
     except (pyarrow.ArrowInvalid, OSError) as error:
