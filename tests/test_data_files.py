@@ -10,7 +10,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from suite import columns, data, prepare, reasoning, source
+from suite import cleaning, columns, data, prepare, reasoning, source
 from suite.data import files, lines, reading
 from suite.data.reading import Dropped
 from tests.rows import write_rows
@@ -152,6 +152,8 @@ def test_a_row_that_is_no_example_is_left_out(row, reason, tmp_path):
         ),
         ("a.csv", "text\nx", "a.csv' is no kind of file that can be read here. There are: .jsonl"),
         ("a.parquet", "PAR1", "a.parquet is cut off or broken"),
+        ("a.parquet.gz", gzip.compress(b"PAR1"), "compressed inside, and is not read where it is .gz.* gunzip '.*gz'"),
+        ("a.parquet.zst", "", "compressed inside, and is not read where it is .zst, too. Unpack it: unzstd '.*zst'"),
         ("a.jsonl", "", "of 0 different questions: too few to divide"),
         ("a.jsonl", '{"text": "x"}', "of 1 different questions: too few to divide"),
         ("a.jsonl", '{"text": "你好"}'.encode("gbk"), "a.jsonl, line 1: not UTF-8.*Convert it: iconv -f GB18030"),
@@ -353,12 +355,16 @@ def test_of_many_broken_lines_the_first_are_named_and_the_rest_counted(tmp_path,
         list(files.stream([str(path)], "conversations"))
 
 
-def test_a_stream_leaves_out_what_has_nothing_to_say(tmp_path, capsys):
-    silent = {"role": "assistant", "content": " "}
+def test_a_stream_leaves_out_what_has_nothing_to_say_as_prepare_does(tmp_path, capsys):
+    silent, unasked = {"role": "assistant", "content": " "}, {"role": "user", "content": "\n"}
     for layout, row, empty in (
         ("text", {"text": "x"}, {"text": None}),
         ("conversations", {"messages": [USER, ASSISTANT]}, {"messages": [USER, silent]}),
         ("conversations", {"messages": [USER, ASSISTANT]}, {"messages": [USER, silent, USER, ASSISTANT]}),
+        ("conversations", {"messages": [USER, ASSISTANT]}, {"messages": [USER, ASSISTANT, unasked, ASSISTANT]}),
+        ("alpaca", {"instruction": "x", "output": "y", "system": ""}, {"instruction": " ", "output": "y"}),
+        ("trl", {"prompt": "x", "completion": "y"}, {"prompt": " ", "completion": "y"}),
+        ("trl", {"prompt": [USER], "solution": "1"}, {"prompt": [unasked], "solution": "1"}),
         ("trl", {"prompt": "x", "completion": "y"}, {"prompt": "x", "completion": None}),
         ("preference", {"chosen": [USER, ASSISTANT], "rejected": [USER, {**GPT, "value": "Go."}]}, None),
     ):
@@ -366,6 +372,8 @@ def test_a_stream_leaves_out_what_has_nothing_to_say(tmp_path, capsys):
         path = write_rows(tmp_path / f"{layout}.jsonl", [row, empty])
         assert len(list(files.stream([str(path)], layout))) == 1
         assert f"{path}, line 2: empty" in capsys.readouterr().out
+        kept, left_out = cleaning.empty([files._example(layout, found, "") for found in (row, empty)])
+        assert kept is None and left_out.name == "empty"
         lines._said.clear()
     call = [{"role": "assistant", "content": None, "tool_calls": [{"name": "add"}]}]
     path = write_rows(tmp_path / "calls.jsonl", [{"prompt": [USER], "completion": call}])
@@ -406,6 +414,21 @@ def test_published_files_are_rows_without_preparation(tmp_path):
     (tmp_path / "notes.pdf").write_text("")
     with pytest.raises(ValueError, match="notes.pdf' is no kind of file that can be read here"):
         files.splits(str(tmp_path / "notes.pdf"), "train", "test", streaming=True)
+
+
+@pytest.mark.parametrize("tests", ["test", "dev"])
+def test_prepare_reads_the_files_of_a_directory_that_a_stage_reads(tests, tmp_path):
+    """A test split that is called so is the test set; else rows of the others are, and none that are held out."""
+    for part in range(2):
+        write_rows(tmp_path / "mine" / f"part-{part}.jsonl", [{"text": f"Text {part}{n}."} for n in range(3)])
+    write_rows(tmp_path / "mine" / f"{tests}.jsonl", [{"text": "Held out."}])
+    stage = files.splits(str(tmp_path / "mine"), "train", "test", streaming=True)
+    make = data.load("files")
+    train, test = (list(make(split, source=str(tmp_path / "mine"), test_size=2)) for split in ("train", "test"))
+    if tests == "test":
+        assert train == list(stage["train"]) and test == list(stage["test"]) == [{"text": "Held out."}]
+    else:
+        assert sorted([*train, *test], key=str) == list(stage["train"]) and len(test) == 2
 
 
 def test_what_is_not_read_of_a_directory_is_told(tmp_path, capsys):
@@ -707,16 +730,13 @@ def test_the_shards_of_a_directory_are_one_split_in_their_order(tmp_path):
         ("./nowhere", "no file or directory './nowhere'"),
         ("nowhere.jsonl", "no file or directory 'nowhere.jsonl'"),
         ("empty", "'empty' holds no file that can be read here. There are: .jsonl"),
-        (
-            "two",
-            "neither a split 'train' nor just one. There are: default, extended.*call the files train-00000-of-00002",
-        ),
+        ("two", "neither a split 'train' nor just one. There are: dev, test.*call the files train-00000-of-00002"),
     ],
 )
 def test_a_source_that_is_not_there_is_refused(source, message, tmp_path):
     (tmp_path / "empty").mkdir()
     write_rows(tmp_path / "deep" / "train" / "a.jsonl", [{"text": "x"}])
-    for name in ("default", "extended"):
+    for name in ("dev", "test"):
         write_rows(tmp_path / "two" / f"{name}.jsonl", [{"text": "x"}])
     with pytest.raises(ValueError, match=message):
         list(data.load("files")("train", source=source))

@@ -39,8 +39,6 @@ _SHOWN_BY: tuple[tuple[str, set[str]], ...] = (
 _QUESTION = ("conversations", "messages", "prompt", "instruction", "input", "text", "chosen")
 _SPOKEN = ("prompt", "completion", "chosen", "rejected")  # of one row, all text or all turns
 _PAIRS = ("prompt+chosen+rejected", "prompt")  # of columns.SHAPES, what a row of a pair has
-# Names of splits, other than `test`, that nobody means to be trained on.
-HELD_OUT = {"testing", "validation", "valid", "val", "dev", "eval", "evaluation"}
 _HEADER = 100  # rows before which a row of a known layout must come
 _MARKS = re.compile(r"</?s>|<\|im_(?:start|end)\|>")  # where another vocabulary's texts begin and end
 
@@ -95,12 +93,11 @@ def splits(source: str, train: str, test: str, *, streaming: bool) -> dict:
         raise reading.unread(source)
     if Path(source).is_file():
         parts = {train: [Path(source)]}
-    elif train == "train" and train not in parts:
-        those = [path for name, paths in parts.items() if name.lower() not in {test, *HELD_OUT} for path in paths]
-        parts = {train: those, **parts}
-    if not parts.get(train):
-        raise ValueError(f"{source} has no split '{train}'. There are: {', '.join(p for p in parts if parts[p])}.")
-    there = {split: parts[split] for split in dict.fromkeys((train, test)) if parts.get(split)}
+    else:
+        parts = reading.with_train(parts, train, test)
+    if train not in parts:
+        raise ValueError(f"{source} has no split '{train}'. There are: {', '.join(parts)}.")
+    there = {split: parts[split] for split in dict.fromkeys((train, test)) if split in parts}
     reading.tell_of_others(source, (path for paths in there.values() for path in paths))
     return {split: _as_data_set(paths, streaming) for split, paths in there.items()}
 
@@ -286,20 +283,19 @@ def _as_it_is(row: dict, place: str) -> dict | Dropped:
 
 
 def _with_words(row: dict | Dropped, place: str) -> dict | Dropped:
-    """The row, unless there is nothing in it to learn to say. `suite prepare` has a check, and a key, of its own."""
+    """The row, unless a turn or a text in it has no words. `suite prepare` has a check, and a key, of its own."""
     if isinstance(row, Dropped):
         return row
-    learnt = [row[name] for name in ("text", "completion", "chosen", "rejected") if name in row]
-    messages = row.get("messages")
-    turns = messages if isinstance(messages, list) else []
-    learnt += [[turn] for turn in turns if turn["role"] == "assistant"]
-    return row if all(map(_says_something, learnt)) else Dropped("empty", place)
+    said = [row[name] for name in ("text", "messages", *_SPOKEN) if name in row]
+    return row if all(map(_says_something, said)) else Dropped("empty", place)
 
 
 def _says_something(held: str | list | None) -> bool:
-    if isinstance(held, list) and any(turn.get("tool_calls") for turn in held):
-        return True
-    return bool(columns.text_of(held or "").strip())
+    """Whether a text does, or every turn but the system's; who calls a tool need not say it in words."""
+    if not isinstance(held, list):
+        return bool((held or "").strip())
+    turns = [turn for turn in held if turn["role"] != "system"]
+    return bool(turns) and all(turn.get("tool_calls") or (turn.get("content") or "").strip() for turn in turns)
 
 
 _READERS: dict[str, Callable[[dict, str], dict | Dropped]] = {

@@ -27,6 +27,8 @@ _UNPACKED = {
     ".to_json('{}', orient='records', lines=True, force_ascii=False)\"",
     ".zip": " Unpack it: unzip '{}'",
 }
+# Names of splits, other than `test`, that nobody means to be trained on.
+_HELD_OUT = {"testing", "validation", "valid", "val", "dev", "eval", "evaluation"}
 _SHARD = re.compile(r"[-_]\d+-of-\d+.*")  # train-00000-of-00005.parquet belongs to the split `train`
 
 
@@ -48,9 +50,12 @@ def rows(
 
     `names` are the source's own names of the two splits. A source with the first only, or with just one of any name,
     is divided: of the different values of the columns `by` (the question), `test_size`, chosen by `seed`, are the test
-    set; so no question is in both. Raises `ValueError` for a source that is not there or has no split that would do.
+    set; so no question is in both. Which files of a directory are "train" `with_train` says. Raises `ValueError` for a
+    source that is not there or has no split that would do.
     """
     parts = _parts(source, subset)
+    if Path(source).exists():
+        parts = with_train(parts, *names)
     if set(names) <= parts.keys():
         wanted = names[0] if split == "train" else names[1]
         _tell_of_others(source, parts, *names)
@@ -132,6 +137,14 @@ def files(source: str) -> dict[str, list[Path]]:
             if file.is_file() and lines.suffix(file) in SUFFIXES and not is_note(file):
                 found.setdefault(_split_of(file), []).append(file)
     return found
+
+
+def with_train(parts: dict[str, list[Path]], train: str, test: str) -> dict[str, list[Path]]:
+    """The same, with all files but those held out as "train", where that is asked for and none is called so."""
+    if train != "train" or train in parts:
+        return parts
+    those = [path for name, paths in parts.items() if name.lower() not in {test, *_HELD_OUT} for path in paths]
+    return {train: those, **parts} if those else parts
 
 
 def is_note(file: Path) -> bool:
