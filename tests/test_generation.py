@@ -497,4 +497,4 @@ def test_in_bfloat16_each_token_is_the_best_or_nearly(model, steps):
 
 def test_the_road_travels_with_a_checkpoint(model, tmp_path):
     model.save_pretrained(tmp_path)
-    assert (tmp_path / "generation.py").is_file()
+    assert (tmp_path / "generation.py").is_file() and (tmp_path / "skinny.py").is_file()

@@ -3,12 +3,12 @@
 `generate` is transformers' own, with all its options. What it calls at its end is replaced here: the loop that takes a
 step, lets the logits processors change the scores, chooses a token and asks the stopping criteria. A step computes what
 the modules compute, with less around it: keys and values are written in place, rows that have ended leave the batch,
-and on a CPU q, k and v are one product, gate and up another, on weights packed at the beginning of the call. What does
-not fit this road (beams, a cache of the caller's, more outputs than tokens, weights in shards, hooks in the modules,
-latent attention) takes transformers'.
+and on a CPU q, k and v are one product, gate and up another, on weights laid out for it at the beginning of the call.
+What does not fit this road (beams, a cache of the caller's, more outputs than tokens, weights in shards, hooks in the
+modules, latent attention) takes transformers'.
 
-There is no torch.compile in it: it cannot look into packed products, and a compiled step without them took twice the
-time of this one on two CPU cores (26 M parameters, batch 8), after 51 s of compiling. On a GPU
+There is no torch.compile in it: it cannot look into these products, and a compiled step without them took more than
+twice the time of this one on two CPU cores (26 M parameters, batch 8), after 51 s of compiling. On a GPU
 `cache_implementation="static"` asks for transformers' own compiled road.
 
 The letters in the shape comments:
@@ -377,7 +377,7 @@ class PackedLayer(Layer):
 
 
 def packs(model, rows: int, steps: int) -> bool:
-    """Whether packing pays. MKL's packed product is in float32; on a GPU there is no such thing."""
+    """Whether packing pays. Both packed products are in float32; on a GPU there is no such thing."""
     if model.device.type != "cpu" or model.dtype != torch.float32 or not torch.backends.mkl.is_available():
         return False
     size = sum(weight.numel() * weight.itemsize for weight in model.parameters())
@@ -405,6 +405,8 @@ def stacked(parts: list):
 
 def packed_product(rows: int, linears: list[nn.Linear], norm: nn.Module | None = None, order=None) -> Callable:
     """x -> what `linears` make of it side by side, after `norm` where there is one: a function of (rows, in).
+
+    A few rows are multiplied by `skinny_product`; where that does not fit, and for more rows, by MKL.
 
     `order` (out,) says which number of the result stands where.
 

@@ -1,12 +1,14 @@
 """A product of a few rows with a large weight, which is all that a step of generation multiplies.
 
 Such a product waits for memory: each weight is read once and meets only as many numbers as there are rows. BLAS turns
-the weights round first, for products of many rows, and then stops at each page. The kernel below reads the weights as
-they lie, row by row, and asks for the next rows while it multiplies these: on two AVX-512 cores, with 26 M parameters
-and 8 rows, it takes 0.5 to 0.7 of the time of `F.linear`. It is C, since neither torch.compile nor numpy can ask for
-memory ahead, and is compiled when it is first needed, in a third of a second; without a compiler there is no kernel.
+the weights round first, which pays for many rows, and waits again at the beginning of each page of memory. The kernel
+below reads the weights as they lie and asks for the next rows while it multiplies these: with 26 M parameters and 8
+rows, on two AVX-512 cores, it takes 0.5 to 0.7 of the time of `F.linear`.
 
-    B = rows    I = numbers in a row    O = rows of the weight, and numbers in a row of the result
+It is C, because nothing in PyTorch can ask for memory ahead, and is compiled when it is first needed, in a third of a
+second. Without a C compiler there is no kernel, and `fits` says so.
+
+    B = rows of x    I = numbers in such a row    O = rows of the weight, and numbers in a row of the result
 """
 
 import ctypes
@@ -22,16 +24,17 @@ import torch
 
 ROWS = 16  # at most: with more, products no longer wait for memory
 INSTRUCTIONS = {"AVX512": "x86-64-v4", "AVX2": "x86-64-v3"}  # what torch may use -> what the compiler calls that
-LANES = 16  # numbers that are multiplied at once; narrower instructions take two
+LANES, PAIR = 16, 2  # by which I and O are divisible; the kernel says why
 
-# Eight rows of x meet PAIR rows of the weight, each pair of rows with sums of its own: as many as fit the registers.
+# Eight rows of x at once meet PAIR rows of the weight, and each meeting has sums of its own: what the registers hold.
+# The next PAIR rows are asked into the nearest cache, the row FAR below into the second, which takes as long to come.
 SOURCE = r"""
 #include <omp.h>
 #define UNROLLED _Pragma("GCC unroll 8")
 #ifdef __AVX512F__
-enum { LANES = 16, PAIR = 2 };
+enum { LANES = 16, PAIR = 2, FAR = 16 };
 #else
-enum { LANES = 8, PAIR = 1 };
+enum { LANES = 8, PAIR = 1, FAR = 16 };
 #endif
 typedef float lanes __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 
@@ -50,7 +53,7 @@ block(int B, const float *x, const float *w, const float *bias, float *out, long
   for (long i = 0; i < I; i += LANES)
     UNROLLED for (int o = 0; o < PAIR; o++) {
       lanes weights = *(const lanes *)(w + o * I + i);
-      if (ahead) __builtin_prefetch(w + (o + PAIR) * I + i);
+      if (ahead) __builtin_prefetch(w + (o + PAIR) * I + i), __builtin_prefetch(w + (o + FAR) * I + i, 0, 2);
       UNROLLED for (int b = 0; b < B; b++) sums[o][b] += weights * *(const lanes *)(x + b * I + i);
     }
   UNROLLED for (int o = 0; o < PAIR; o++) UNROLLED for (int b = 0; b < B; b++)
@@ -78,8 +81,9 @@ void multiply(const float *x, const float *w, const float *bias, float *out, lon
 
 def fits(rows: int, weight) -> bool:
     """Whether there is a kernel for so many rows and this weight (O, I)."""
-    out, width = weight.shape
-    return rows <= ROWS and width % LANES == 0 and out % 2 == 0 and weight.is_contiguous() and kernel() is not None
+    out_width, width = weight.shape
+    whole = width % LANES == 0 and out_width % PAIR == 0 and weight.is_contiguous()
+    return rows <= ROWS and whole and weight.dtype == torch.float32 and kernel() is not None
 
 
 @functools.cache
@@ -109,6 +113,8 @@ def skinny_product(weight, bias=None) -> Callable:
     multiply, (out_width, width) = kernel(), weight.shape
 
     def product(x):
+        if x.dtype != torch.float32 or x.shape[1:] != (width,):  # C would read whatever lies there
+            raise RuntimeError(f"Rows of {width} float32 numbers are multiplied here, not {x.dtype} {tuple(x.shape)}.")
         x, out = x.contiguous(), x.new_empty(len(x), out_width)
         bias_at = None if bias is None else bias.data_ptr()
         multiply(x.data_ptr(), weight.data_ptr(), bias_at, out.data_ptr(), len(x), width, out_width)
