@@ -53,6 +53,7 @@ def _check_files(path: Path) -> None:
     else:
         files = [name for name in WEIGHTS if (path / name).is_file()]
         if not files:
+            _refuse_pickle(path)
             raise ValueError(f"'{path}' holds no weights ({' or '.join(WEIGHTS)}). Was it cut off while saving?")
     shapes = {name: shape for file in files for name, shape in _check_safetensors(path / file).items()}
     for name in ("config.json", "adapter_config.json", "tokenizer.json", "generation_config.json"):
@@ -60,6 +61,16 @@ def _check_files(path: Path) -> None:
             told = read_json(path / name)
             if name == "config.json":
                 _check_width(path, told, shapes.get("model.embed_tokens.weight"))
+
+
+def _refuse_pickle(path: Path) -> None:
+    """Raise `ValueError` for a directory whose weights are whole, and in a format that is never read."""
+    for pattern, of in (("pytorch_model*.bin", "AutoModel"), ("adapter_model.bin", "AutoPeftModel")):
+        if found := sorted(path.glob(pattern)):
+            raise ValueError(
+                f"'{path}' holds its weights in {found[0].name}, a pickle, and only safetensors are read. If you trust "
+                f"it, convert it in place: `{of}ForCausalLM.from_pretrained('{path}').save_pretrained('{path}')`."
+            )
 
 
 def _check_width(path: Path, config: dict, embeddings: list[int] | None) -> None:

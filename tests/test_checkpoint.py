@@ -38,6 +38,14 @@ def test_a_missing_file_is_named(copy, name, message):
         checkpoint.check_whole(copy)
 
 
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "adapter_model.bin"])
+def test_weights_in_a_pickle_are_not_taken_for_a_save_that_was_cut_off(name, copy):
+    (copy / "model.safetensors").rename(copy / name)
+    kind = {"pytorch_model.bin": "AutoModel", "adapter_model.bin": "AutoPeftModel"}[name]
+    with pytest.raises(ValueError, match=f"in {name}, a pickle, and only safetensors.* `{kind}ForCausalLM.from_pretr"):
+        checkpoint.check_whole(copy)
+
+
 def test_a_broken_json_is_named(copy):
     (copy / "config.json").write_text('{"model_type": "mini')
     with pytest.raises(ValueError, match="config.json' is cut off"):
