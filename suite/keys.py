@@ -93,8 +93,8 @@ class ScratchArguments:
 
 
 @dataclass
-class RewardArguments:
-    """Which rewards GRPO sums, and their knobs. `reward_weights` is TRL's own key."""
+class RewardFuncArguments:
+    """Which rewards judge, and their knobs."""
 
     reward_funcs: list[str] = field(
         default_factory=lambda: ["accuracy", "format"],
@@ -105,18 +105,10 @@ class RewardArguments:
     reward_kwargs: dict | str | None = field(
         default=None, metadata={"help": "Knobs by reward: {overlong: {max_completion_len: 512}}."}
     )
-    reward_schedule: dict | str | None = field(
-        default=None,
-        metadata={"help": "Weights that move between two steps: {format: {from: 1.0, to: 0.1, start: 0, end: 200}}."},
-    )
 
     def __post_init__(self):
         if not self.reward_funcs or len(set(self.reward_funcs)) < len(self.reward_funcs):
             raise ValueError(f"reward_funcs: {self.reward_funcs} must name at least one reward, and none twice.")
-        self.reward_schedule = {
-            name: _check_schedule(name, entry, self.reward_funcs)
-            for name, entry in as_mapping("reward_schedule", self.reward_schedule).items()
-        }
         self.reward_kwargs = {
             name: as_mapping(f"reward_kwargs.{name}", knobs)
             for name, knobs in as_mapping("reward_kwargs", self.reward_kwargs).items()
@@ -127,6 +119,23 @@ class RewardArguments:
                 f"reward_kwargs has knobs for '{unused[0]}', which reward_funcs {self.reward_funcs} does not name."
                 f"{nearest(unused[0], self.reward_funcs)}"
             )
+
+
+@dataclass
+class RewardArguments(RewardFuncArguments):
+    """The rewards that GRPO sums, step by step. `reward_weights` is TRL's own key."""
+
+    reward_schedule: dict | str | None = field(
+        default=None,
+        metadata={"help": "Weights that move between two steps: {format: {from: 1.0, to: 0.1, start: 0, end: 200}}."},
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.reward_schedule = {
+            name: _check_schedule(name, entry, self.reward_funcs)
+            for name, entry in as_mapping("reward_schedule", self.reward_schedule).items()
+        }
 
 
 def _check_schedule(name: str, entry, reward_funcs: list[str]) -> dict:

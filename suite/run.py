@@ -41,8 +41,8 @@ def begin(stage: str, config, written: dict, *inputs: str | None) -> dict | None
         if written.get("output_dir") is None:  # TRL would take one that every other run takes, too
             raise ValueError("output_dir is missing: where are the checkpoints and the model to go?")
         _check_hub(config, written)
-        check_idle_keys(written)
         config.enable_jit_checkpoint = False  # `stopping.StopOnSigterm` does it, and says why
+    check_idle_keys(written)
     record = {
         "stage": stage,
         "config": {key: value for key, value in written.items() if key not in resume.FREE_KEYS},
@@ -104,7 +104,8 @@ def _check_hub(config, written: dict) -> None:
 
 
 def check_idle_keys(written: dict) -> None:
-    """Keys of an adapter, 4 bits, vLLM or evaluations, that are passed over in silence where nobody asked for any."""
+    """Keys of an adapter, 4 bits, vLLM, evaluations or the Hub, that are passed over in silence where nobody asked for
+    any."""
     idle = [key for key in written if sense.is_of_adapter(key)]
     if idle and "use_peft" not in written:
         raise ValueError(
@@ -127,6 +128,19 @@ def check_idle_keys(written: dict) -> None:
         raise ValueError(
             f"{idle[0]}: this has no effect without `eval_strategy: steps`. Set it, or `eval_strategy: 'no'`."
         )
+    if written.get("eval_steps") and written["eval_strategy"] == "epoch":
+        raise ValueError("eval_steps: this has no effect with `eval_strategy: epoch`. Remove it, or set `steps` there.")
+    if written.get("greater_is_better") is not None and sense.is_idle("greater_is_better", "", written):
+        raise ValueError(
+            "greater_is_better: this has no effect without `metric_for_best_model`, which says what is greater. Set "
+            "it, or remove this."
+        )
+    for key, of in sense.ON_THE_HUB.items():
+        is_default = key != "dataset_config" and written.get(key) == "main"
+        if written.get(key) and not is_default and sense.is_idle(key, "", written):
+            raise ValueError(
+                f"{key}: this has no effect, for '{written[of]}' is a path here and no name on the Hub. Remove it."
+            )
 
 
 def tokenizer(name: str | None, revision: str = "main", *, needs_template: bool = False):

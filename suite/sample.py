@@ -17,13 +17,13 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 from suite import args, checkpoint, ending, endpoint, engine, rewards, run, source, whole
 from suite.answers import Answers, record_of
 from suite.engine.reward_model import RewardModel
-from suite.keys import RewardArguments
+from suite.keys import RewardFuncArguments
 from suite.registry import nearest
 from suite.rewards import proof, scoring
 from suite.values import as_mapping, coerce
@@ -72,7 +72,7 @@ def arguments() -> tuple[type, ...]:
         SampleArguments,
         endpoint.EndpointArguments,
         engine.EngineArguments,
-        RewardArguments,
+        RewardFuncArguments,
         ScriptArguments,
         DatasetMixtureConfig,
     )
@@ -80,8 +80,8 @@ def arguments() -> tuple[type, ...]:
 
 @ending.orderly_end()
 def main(argv=None) -> None:
-    sample, there, keys, reward, script, mixture, _ = args.parse(arguments(), argv, needs_config=False)
-    _check(sample, there, keys, reward)
+    sample, there, keys, reward, script, mixture, written = args.parse(arguments(), argv, needs_config=False)
+    _check(sample, there, keys, reward, written)
     funcs = dict(zip(reward.reward_funcs, rewards.load_all(reward.reward_funcs, reward.reward_kwargs), strict=True))
     rows, repeated = _rows(sample, script, mixture)
     rewards.check_columns(funcs, ["prompts" if name == "prompt" else name for name in rows[0]], "The rows")
@@ -138,10 +138,8 @@ def _scores(said: "Said", funcs: dict, reward, settings: dict, target: Path) -> 
         return scoring.score_rows(said.rows, _callable(funcs), progress=True, journal=journal)
 
 
-def _check(sample: SampleArguments, there, keys, reward: RewardArguments) -> None:
+def _check(sample: SampleArguments, there, keys, reward: RewardFuncArguments, written: dict) -> None:
     """What can be known to be wrong before any row is read."""
-    if reward.reward_schedule:
-        raise ValueError("reward_schedule moves weights from step to step of a training run; sampling has no steps.")
     for name in sample.min_reward or {}:
         if name not in reward.reward_funcs:
             near = nearest(name, reward.reward_funcs)
@@ -149,11 +147,18 @@ def _check(sample: SampleArguments, there, keys, reward: RewardArguments) -> Non
     if there.base_url is not None:
         if keys.use_vllm:
             raise ValueError("use_vllm loads a model here, and base_url names one elsewhere. Remove one of the two.")
-        return
-    if there.request_kwargs:
+        idle = [f.name for f in fields(engine.EngineArguments) if f.name in written]
+        if idle and "use_vllm" not in written:
+            raise ValueError(
+                f"{', '.join(idle)}: this is for a model that is loaded here, and base_url names one elsewhere. "
+                "Remove it, or set `use_vllm: false`."
+            )
+    elif there.request_kwargs:
         raise ValueError("request_kwargs are for requests to a base_url, and there is none.")
-    engine.require_asked([sample.model_name_or_path], keys)
-    checkpoint.refuse_adapter(sample.model_name_or_path)
+    run.check_idle_keys(written)
+    if there.base_url is None:
+        engine.require_asked([sample.model_name_or_path], keys)
+        checkpoint.refuse_adapter(sample.model_name_or_path)
 
 
 def _rows(sample: SampleArguments, script, mixture) -> tuple[list[dict], int]:

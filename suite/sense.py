@@ -57,6 +57,12 @@ OF_4BIT = (
     "bnb_4bit_quant_storage",
     "use_bnb_nested_quant",
 )  # read with `load_in_4bit: true` alone
+# What is read of a name on the Hub, and of no path here -> the key of that name.
+ON_THE_HUB = {
+    "model_revision": "model_name_or_path",
+    "teacher_model_revision": "teacher_model_name_or_path",
+    "dataset_config": "dataset_name",
+}
 # Measures of which less may be better, or neither: the Trainer takes more of anything for better that is no loss.
 UNCLEAR = ("unjudged", "truncated", "tokens", "entropy", "kl", "completions/clipped_ratio", "completions/mean_length")
 
@@ -68,6 +74,7 @@ def check(values: dict) -> None:
     _check_weights(values)
     _check_dtype(values)
     _check_top_p(values)
+    _check_window(values)
     if "lora_task_type" in values:
         _check_choice("lora_task_type", values["lora_task_type"], ("CAUSAL_LM",))
 
@@ -113,8 +120,10 @@ def is_idle(key: str, stage: str, said: dict) -> bool:
             return not said.get("use_vllm")
         case "ignore_bias_buffers":
             return True
-        case "model_init_kwargs" | "model_revision":
-            return stage == "pretrain" and not said.get("model_name_or_path")
+        case "model_init_kwargs" | "model_revision" if stage == "pretrain" and not said.get("model_name_or_path"):
+            return True
+        case "model_revision" | "teacher_model_revision" | "dataset_config":
+            return os.path.exists(said.get(ON_THE_HUB[key]) or "")
         case "tokenizer_name_or_path":
             return stage == "pretrain" and bool(said.get("model_name_or_path"))
         case "load_in_4bit" | "load_in_8bit" | "dataset_text_field" | "completion_only_loss":
@@ -129,8 +138,12 @@ def is_idle(key: str, stage: str, said: dict) -> bool:
             return said.get("bf16") is False or said.get("bf16") is None and bool(said.get("fp16"))
         case "max_steps":
             return (said.get("max_steps") or -1) < 1
-        case "eval_steps" | "do_eval" | "eval_strategy":
+        case "do_eval" | "eval_strategy":
             return (said.get("eval_strategy") or "no") == "no"
+        case "eval_steps":
+            return said.get("eval_strategy") != "steps"
+        case "greater_is_better":
+            return not _takes_a_best(said)
         case "fsdp_config":
             return not said.get("fsdp")
         case "label_smoothing_factor":
@@ -216,6 +229,12 @@ def _check_top_p(values: dict) -> None:
     top_p = values.get("top_p")
     if top_p is not None and not (isinstance(top_p, int | float) and 0 < top_p <= 1):
         raise ValueError(f"top_p: {top_p!r} must be above 0 and at most 1.")
+
+
+def _check_window(values: dict) -> None:
+    window = values.get("vllm_max_model_length")
+    if window is not None and window < 1 and window != -1:
+        raise ValueError(f"vllm_max_model_length: {window} must be at least 1, or -1 for what has room.")
 
 
 def _check_numbers(values: dict) -> None:
@@ -351,6 +370,12 @@ def _begins_whole(said: dict) -> bool:
     elsewhere = "schedule_free" in str(_word(said.get("optim"))) or said.get("deepspeed")
     elsewhere = elsewhere or os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true"
     return _word(said.get("lr_scheduler_type")) == "constant" and not elsewhere
+
+
+def _takes_a_best(said: dict) -> bool:
+    """Whether some measure says which checkpoint is the best one: one that is named, or else the loss."""
+    follows = _word(said.get("lr_scheduler_type")) in ("reduce_lr_on_plateau", "greedy")
+    return bool(said.get("metric_for_best_model") or said.get("load_best_model_at_end") or follows)
 
 
 def _check_best(values: dict) -> None:

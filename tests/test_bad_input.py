@@ -4,9 +4,9 @@ import shutil
 
 import pytest
 
-from suite import columns, evaluate, run, sense
+from suite import columns, evaluate, run, sample, sense
 from suite.engine import vllm_setup
-from suite.train import dpo, grpo, pretrain, sft
+from suite.train import distill, dpo, grpo, pretrain, sft
 from tests import rows
 from tests.conftest import ON_CPU, write_yaml
 
@@ -247,14 +247,41 @@ def test_an_adapter_of_no_layers(attempt, keys):
 def test_evaluations_that_nobody_asked_for(attempt, keys):
     attempt(sft, {**keys, "eval_steps": 5}, "eval_steps: this has no effect without `eval_strategy: steps`")
     attempt(sft, {**keys, "do_eval": True}, "do_eval: this has no effect without `eval_strategy: steps`")
+    by_epoch = {**keys, "eval_steps": 5, "eval_strategy": "epoch"}
+    attempt(sft, by_epoch, "eval_steps: this has no effect with `eval_strategy: epoch`. Remove it")
     run.check_idle_keys({"eval_steps": 5, "eval_strategy": "no"})  # which was said
     assert sense.is_idle("eval_steps", "sft", {"eval_steps": 5}), "a run that was begun with it may go on without"
+
+
+def test_a_measure_that_is_better_greater_and_has_no_name(attempt, keys):
+    attempt(sft, {**keys, "greater_is_better": False}, "greater_is_better: this has no effect without `metric_for_best")
+    for read in ({"metric_for_best_model": "loss"}, {"lr_scheduler_type": "greedy"}, {"load_best_model_at_end": True}):
+        run.check_idle_keys({"greater_is_better": False, **read})
+
+
+def test_what_is_read_of_a_name_on_the_hub_beside_a_path(attempt, keys, arithmetic_dir):
+    attempt(sft, {**keys, "model_revision": "v1"}, "model_revision: this has no effect, for '.*' is a path here and no")
+    attempt(grpo, {**keys, "dataset_config": "main"}, "dataset_config: this has no effect, for '.*' is a path here")
+    with pytest.raises(ValueError, match="dataset_config: this has no effect"):
+        evaluate.main(["--checkpoints", "x/y", "--dataset_name", str(arithmetic_dir), "--dataset_config", "main"])
+    run.check_idle_keys({**keys, "model_revision": "main"})  # which is the default
+    run.check_idle_keys({"model_name_or_path": "me/model", "model_revision": "v1"})
+    assert sense.is_idle("model_revision", "sft", {**keys, "model_revision": "v1"}), "a run may go on without"
+
+
+@pytest.mark.parametrize("window", [0, -5])
+def test_a_window_of_no_tokens(window, attempt, keys):
+    for stage in (grpo, distill):
+        asked = {**keys, "use_vllm": True, "vllm_max_model_length": window}
+        attempt(stage, asked, f"vllm_max_model_length: {window} must be at least 1, or -1 for what has room")
 
 
 def test_keys_of_vllm_that_nobody_asked_for(attempt, keys):
     attempt(grpo, {**keys, "vllm_mode": "server"}, "vllm_mode: this has no effect without `use_vllm: true`")
     with pytest.raises(ValueError, match="vllm_max_model_length: this has no effect without `use_vllm: true`"):
         evaluate.main(["--checkpoints", keys["model_name_or_path"], "--vllm_max_model_length", "64"])
+    with pytest.raises(ValueError, match="vllm_tensor_parallel_size: this has no effect without `use_vllm: true`"):
+        sample.main(["--model_name_or_path", "x", "--output_dir", "out", "--vllm_tensor_parallel_size", "2"])
     run.check_idle_keys({"vllm_mode": "server", "use_vllm": False})  # which was said
     assert sense.is_idle("vllm_mode", "grpo", {}) and not sense.is_idle("vllm_mode", "grpo", {"use_vllm": True})
 

@@ -125,7 +125,7 @@ def test_replicas_share_the_gpus_there_are_neighbours_together():
 
 @pytest.mark.parametrize(
     "key",
-    ["per_device_eval_batch_size", "vllm_tensor_parallel_size", "vllm_data_parallel_size", "vllm_max_model_length"],
+    ["per_device_eval_batch_size", "vllm_tensor_parallel_size", "vllm_data_parallel_size"],
 )
 def test_sizes_are_at_least_one(key):
     with pytest.raises(ValueError, match=f"{key}: 0 must be at least 1"):

@@ -108,12 +108,13 @@ VARIANTS = {
 
 
 EVALUATED = {"eval_strategy": "steps", "eval_steps": 4, "dataset_test_split": "train", "lr_scheduler_type": "constant"}
-EPOCHS = {"eval_strategy": "epoch", "save_strategy": "epoch", "max_steps": -1, "num_train_epochs": 2}
+BY_EPOCH = {"eval_strategy": "epoch", "eval_steps": None}
+EPOCHS = {**BY_EPOCH, "save_strategy": "epoch", "max_steps": -1, "num_train_epochs": 2}
 # The end of a run at which nothing but the end asked for an evaluation, and its keys.
 ENDS = {
     "sft": ("sft", {**EVALUATED, **LORA}, "thoughts", ["--max_steps", "7"]),
     "sft, at the end of an epoch": ("sft", {**EVALUATED, **LORA, **EPOCHS}, "thoughts", ["--num_train_epochs", "1"]),
-    "sft, in an epoch": ("sft", {**EVALUATED, **LORA, "eval_strategy": "epoch"}, "thoughts", ["--max_steps", "7"]),
+    "sft, in an epoch": ("sft", {**EVALUATED, **LORA, **BY_EPOCH}, "thoughts", ["--max_steps", "7"]),
     "grpo": (
         "grpo",
         {**EVALUATED, "log_completions": True, "per_device_eval_batch_size": 2, "num_generations_eval": 2},

@@ -63,9 +63,6 @@ class EngineArguments:
         for key in sizes:
             if getattr(self, key) < 1:
                 raise ValueError(f"{key}: {getattr(self, key)} must be at least 1.")
-        window = self.vllm_max_model_length
-        if window is not None and window < 1 and window != -1:
-            raise ValueError(f"vllm_max_model_length: {window} must be at least 1, or -1 for what has room.")
         if not 0 < self.vllm_gpu_memory_utilization <= 1:
             raise ValueError(
                 f"vllm_gpu_memory_utilization: {self.vllm_gpu_memory_utilization} is a share of the GPU, which must be "
