@@ -44,6 +44,10 @@ SHORT = {
     "model": "model_name_or_path",
     "dataset": "dataset_name",
 }
+# Keys of which the library's help says something else than holds here: (default, help).
+OTHERWISE = {
+    "enable_jit_checkpoint": (True, "On SIGTERM the run saves at the end of the step, and ends; else it ends at once."),
+}
 
 
 # By YAML 1.1 a number needs a point, and this is text.
@@ -244,8 +248,9 @@ def describe(dataclasses: Sequence[type]) -> str:
         for f in (f for f in fields(d) if f.init):
             default = f.default if f.default is not MISSING else f.default_factory
             default = default() if callable(default) else default
+            default, told = OTHERWISE.get(f.name, (default, f.metadata.get("help", "")))
             shown = "required" if default is MISSING else repr(default.value if hasattr(default, "value") else default)
-            told = " ".join(str(f.metadata.get("help", "")).split())
+            told = " ".join(str(told).split())
             lines.append(f"  --{f.name} ({shown})  {told[:160]}{'...' if len(told) > 160 else ''}".rstrip())
     return "\n".join(lines)
 

@@ -66,6 +66,7 @@ def test_a_wrong_command_is_one_line(words, message):
         (["prepare", "--help"], "suite prepare NAME --help"),
         (["evaluate", "-h"], "--max_completion_length (512)  Longest completion, in tokens."),
         (["grpo", "--help"], "--reward_schedule (None)  Weights that move"),
+        (["sft", "--help"], "--enable_jit_checkpoint (True)  On SIGTERM the run saves at the end of the step"),
         (["serve", "--help"], "--host ('127.0.0.1')  Address to listen at"),
         (["report", "--help"], "--run_dir (required)  A run, or a directory of runs."),
     ],
@@ -73,6 +74,12 @@ def test_a_wrong_command_is_one_line(words, message):
 def test_every_command_explains_its_keys(words, told, capsys):
     cli._main(words)
     assert told in capsys.readouterr().out
+
+
+def test_a_key_that_a_command_does_not_take_is_not_explained(capsys):
+    cli._main(["sample", "--help"])
+    said = capsys.readouterr().out
+    assert "--reward_kwargs" in said and "reward_schedule" not in said
 
 
 def test_every_knob_of_a_data_set_has_a_line_of_help():
