@@ -21,6 +21,11 @@ def anew():
 
 
 @HERE
+def test_there_is_a_kernel():
+    assert skinny.kernel() is not None, "These tests, and torch.compile, need a C compiler: apt-get install gcc"
+
+
+@HERE
 @pytest.mark.parametrize("rows", range(1, skinny.ROWS + 1))
 def test_the_product_is_that_of_torch(rows):
     torch.manual_seed(rows)
@@ -64,6 +69,21 @@ def test_weights_changed_in_place_count_at_once():
 
 
 @HERE
+def test_a_weight_that_is_replaced_is_read_to_the_end_as_it_was():
+    x, linear = torch.randn(2, 16), torch.nn.Linear(16, 4)
+    expected = linear(x)
+    product = skinny.skinny_product(linear.weight, linear.bias)
+    linear.weight.data = linear.bias.data = torch.empty(0)  # as offloading does
+    torch.testing.assert_close(product(x), expected, **near(16))
+
+
+@HERE
+def test_a_bias_may_lie_anyhow():
+    x, weight, bias = torch.randn(2, 16), torch.randn(4, 16), torch.randn(1).expand(4)
+    torch.testing.assert_close(skinny.skinny_product(weight, bias)(x), F.linear(x, weight, bias), **near(16))
+
+
+@HERE
 def test_rows_that_lie_apart_are_read_as_they_are_meant():
     x, weight = torch.randn(16, 4).T, torch.randn(6, 16)
     torch.testing.assert_close(skinny.skinny_product(weight)(x), F.linear(x, weight), **near(16))
@@ -97,10 +117,26 @@ def compilers(tmp_path) -> dict:
     empty.write_text('#!/bin/sh\nfor last; do :; done\n: > "$last"\n')  # a library that cannot be loaded
     for each in (broken, empty):
         each.chmod(0o755)
-    return {"none": "there-is-no-such-compiler", "broken": str(broken), "empty": str(empty)}
+    names = {"none": "there-is-no-such-compiler", "broken": broken, "empty": empty, "quotes": "'"}
+    return {name: str(compiler) for name, compiler in names.items()}
 
 
-@pytest.mark.parametrize("name", ["none", "broken", "empty"])
+@HERE
+@pytest.mark.parametrize("compiler", ["", "cc -g", "c++"])
+def test_any_compiler_of_c_will_do(compiler, monkeypatch, anew):
+    monkeypatch.setenv("CC", compiler)
+    assert skinny.kernel() is not None
+
+
+def test_without_a_directory_for_it_there_is_no_kernel(monkeypatch, anew):
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(skinny.tempfile, "TemporaryDirectory", full)
+    assert skinny.kernel() is None
+
+
+@pytest.mark.parametrize("name", ["none", "broken", "empty", "quotes"])
 def test_without_a_compiler_generation_goes_on(name, miniqwen_dir, tmp_path, monkeypatch, anew):
     model = MiniQwenForCausalLM.from_pretrained(miniqwen_dir).eval()
     how = {

@@ -14,7 +14,7 @@ second. Without a C compiler there is no kernel, and `fits` says so.
 import ctypes
 import functools
 import os
-import shutil
+import shlex
 import subprocess
 import tempfile
 from collections.abc import Callable
@@ -23,7 +23,7 @@ from pathlib import Path
 import torch
 
 ROWS = 16  # at most: with more, products no longer wait for memory
-INSTRUCTIONS = {"AVX512": "x86-64-v4", "AVX2": "x86-64-v3"}  # what torch may use -> what the compiler calls that
+INSTRUCTIONS = {"AVX512": ["-mavx512f", "-mfma"], "AVX2": ["-mavx2", "-mfma"]}  # what torch may use -> for a compiler
 LANES, PAIR = 16, 2  # by which I and O are divisible; the kernel says why
 
 # Eight rows of x at once meet PAIR rows of the weight, and each meeting has sums of its own: what the registers hold.
@@ -90,34 +90,40 @@ def fits(rows: int, weight) -> bool:
 def kernel() -> Callable | None:
     """The compiled `multiply`; None where there is no C compiler, or none that knows this processor."""
     instructions = INSTRUCTIONS.get(torch.backends.cpu.get_cpu_capability())
-    compiler = shutil.which(os.environ.get("CC", "cc"))
-    if instructions is None or compiler is None:
+    if instructions is None:
         return None
-    with tempfile.TemporaryDirectory() as directory:
-        source, library = Path(directory, "skinny.c"), Path(directory, "skinny.so")
-        source.write_text(SOURCE, encoding="utf-8")
-        # Not linked with OpenMP: the threads are those of torch's, which is in the process already.
-        command = [compiler, "-O3", f"-march={instructions}", "-fopenmp", "-fPIC", "-c", source, "-o", f"{library}.o"]
-        try:
-            for each in (command, [compiler, "-shared", f"{library}.o", "-o", library]):
-                subprocess.run(each, check=True, capture_output=True, timeout=60)
-            multiply = ctypes.CDLL(library).multiply
-        except (OSError, subprocess.SubprocessError):
-            return None
+    try:
+        multiply = compiled(shlex.split(os.environ.get("CC") or "cc"), instructions)
+    except (OSError, ValueError, AttributeError, subprocess.SubprocessError):
+        return None
     multiply.argtypes, multiply.restype = [ctypes.c_void_p] * 4 + [ctypes.c_long] * 3, None
     return multiply
+
+
+def compiled(compiler: list[str], instructions: list[str]) -> Callable:
+    """`multiply` of SOURCE. Not linked with OpenMP: its threads are torch's, which are in the process already."""
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as directory:
+        source, unlinked, library = (str(Path(directory, name)) for name in ("skinny.c", "skinny.o", "skinny.so"))
+        Path(source).write_text(SOURCE, encoding="utf-8")
+        compiling = [*compiler, "-O3", *instructions, "-fopenmp", "-fPIC", "-x", "c", "-c", source, "-o", unlinked]
+        for command in (compiling, [*compiler, "-shared", unlinked, "-o", library]):
+            subprocess.run(command, check=True, capture_output=True, timeout=60)
+        return ctypes.CDLL(library).multiply
 
 
 def skinny_product(weight, bias=None) -> Callable:
     """x (B, I) -> x W^T + bias (B, O), all in float32 on a CPU, with the weight (O, I) kept as it lies."""
     multiply, (out_width, width) = kernel(), weight.shape
+    # Tensors of our own on the same memory: whatever a parameter is given for `data`, what is read here stays.
+    weight, bias = weight.detach(), None if bias is None else bias.detach().contiguous()
+    weight_at, bias_at = weight.data_ptr(), None if bias is None else bias.data_ptr()
 
     def product(x):
         if x.dtype != torch.float32 or x.shape[1:] != (width,):  # C would read whatever lies there
             raise RuntimeError(f"Rows of {width} float32 numbers are multiplied here, not {x.dtype} {tuple(x.shape)}.")
         x, out = x.contiguous(), x.new_empty(len(x), out_width)
-        bias_at = None if bias is None else bias.data_ptr()
-        multiply(x.data_ptr(), weight.data_ptr(), bias_at, out.data_ptr(), len(x), width, out_width)
+        multiply(x.data_ptr(), weight_at, bias_at, out.data_ptr(), len(x), width, out_width)
         return out
 
+    product.reads = weight, bias  # which live as long
     return product

@@ -2,7 +2,8 @@
 
 The model is the 26 M one in float32, with equal weights in both. The limit is a bare loop over the products of one such
 call and no more: the prompts' once, then those of one token a row for each step, by `F.linear` with the weights as they
-lie. miniqwen packs its weights for a call, which lifts that limit: the second limit is the same loop over its products.
+lie. miniqwen lays its weights out for a call and has a kernel for few rows, which lifts that limit: the second limit is
+the same loop over its products.
 """
 
 import time
@@ -14,6 +15,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from suite.model import MiniQwenConfig, MiniQwenForCausalLM
 from suite.model.generation import packed_product
+from suite.model.skinny import kernel
 from tests.benchmarks.interleaved import Rounds, Series, told
 
 PROMPT, NEW = 16, 128  # tokens
@@ -98,6 +100,7 @@ def groups(model: MiniQwenForCausalLM) -> list[list[torch.nn.Linear]]:
 def main(n: int = 9) -> None:
     ours, theirs = pair()
     print(f"{NEW} tokens after {PROMPT}, {torch.get_num_threads()} threads; seconds a call, as miniqwen / Qwen2")
+    print("few rows are multiplied by", "the kernel" if kernel() else "MKL: no C compiler")
     for batch, ratio in RATIO.items():
         greedy = [generated(model, batch, **HOW["greedy"]) for model in (ours, theirs)]
         same = torch.eq(*(run() for run in greedy)).all(dim=1)  # of random weights, two tokens may be equally likely
