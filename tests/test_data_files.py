@@ -152,7 +152,11 @@ def test_a_row_that_is_no_example_is_left_out(row, reason, tmp_path):
         ),
         ("a.csv", "text\nx", "a.csv' is no kind of file that can be read here. There are: .jsonl"),
         ("a.parquet", "PAR1", "a.parquet is cut off or broken"),
-        ("a.parquet.gz", gzip.compress(b"PAR1"), "compressed inside, and is not read where it is .gz.* gunzip '.*gz'"),
+        (
+            "a.parquet.gz",
+            gzip.compress(b"PAR1", mtime=0),
+            "compressed inside, and is not read where it is .gz.* gunzip '.*gz'",
+        ),
         ("a.parquet.zst", "", "compressed inside, and is not read where it is .zst, too. Unpack it: unzstd '.*zst'"),
         ("a.jsonl", "", "of 0 different questions: too few to divide"),
         ("a.jsonl", '{"text": "x"}', "of 1 different questions: too few to divide"),
@@ -185,7 +189,7 @@ def test_utf_16_is_refused_with_the_way_out(encoding, kind, packed, tmp_path):
     text = "\ufeff" * encoding.startswith("marked") + (json.dumps(rows) if kind == ".json" else text)
     content = text.encode(encoding.removeprefix("marked "))
     path = tmp_path / f"a{kind}{packed}"
-    path.write_bytes(gzip.compress(content) if packed else content)
+    path.write_bytes(gzip.compress(content, mtime=0) if packed else content)
     way = {"utf-16-le": "UTF-16LE", "utf-16-be": "UTF-16BE"}.get(encoding, "UTF-16") + " -t UTF-8"
     for read in (
         lambda: list(data.load("files")("train", source=str(path), test_size=1)),
@@ -251,7 +255,7 @@ def test_lines_of_another_encoding_among_many_are_left_out(tmp_path, capsys):
 @pytest.mark.parametrize("packed", ["", ".gz"])
 def test_three_lines_do_not_decide_about_a_file_of_long_ones(content, packed, tmp_path, capsys):
     path = tmp_path / f"a.txt{packed}"
-    path.write_bytes(gzip.compress(content) if packed else content)
+    path.write_bytes(gzip.compress(content, mtime=0) if packed else content)
     rows = list(files.stream([str(path)], "text"))
     assert len(rows) == content.count(b"\n") - 3
     assert capsys.readouterr().out.count("not UTF-8") == 3
@@ -345,12 +349,12 @@ def test_a_broken_line_is_left_out_and_named(whole, broken, reason, detail, tmp_
 
 def test_of_many_broken_lines_the_first_are_named_and_the_rest_counted(tmp_path, capsys):
     path = tmp_path / "a.jsonl.gz"
-    path.write_bytes(gzip.compress(b'{"text": "x"}\n' + b"{broken\n" * 5 + b"7\n"))
+    path.write_bytes(gzip.compress(b'{"text": "x"}\n' + b"{broken\n" * 5 + b"7\n", mtime=0))
     assert list(files.stream([str(path)], "text")) == [{"text": "x"}]
     said = capsys.readouterr().out
     assert said.count("column 2: not JSON") == 3
     assert f"left out in all of {path}: 5 (not JSON), 1 (no JSON object)" in said
-    path.write_bytes(gzip.compress(b'{"conversations": []}\n'))
+    path.write_bytes(gzip.compress(b'{"conversations": []}\n', mtime=0))
     with pytest.raises(ValueError, match="no row can be used. The first is .*line 1: no answer at the end"):
         list(files.stream([str(path)], "conversations"))
 
