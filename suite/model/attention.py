@@ -61,10 +61,12 @@ class MiniQwenRotaryEmbedding(nn.Module):
 def rotate(x, cos, sin):
     """Turn each pair (x_i, x_{i + D/2}) by its angle. (B, T, heads, D) -> (B, T, heads, D)
 
-    Rolled by D/2, every element lies on its partner; the minus of x_i cos - x_{i + D/2} sin is in `sin` already. Whole
-    rows go through each operation, where halves would cost twice the time.
+    With its halves exchanged, every element lies on its partner; the minus of x_i cos - x_{i + D/2} sin is in `sin`
+    already. Whole rows go through each operation, where halves would cost twice the time; and the halves have a
+    dimension of their own, or a compiled loop would look for every partner by itself.
     """
-    return x * cos + x.roll(x.shape[-1] // 2, dims=-1) * sin
+    x, cos, sin = (each.unflatten(-1, (2, -1)) for each in (x, cos, sin))
+    return (x * cos + x.roll(1, dims=-2) * sin).flatten(-2)
 
 
 def eager_attention(module, query, key, value, attention_mask, scaling: float, dropout: float = 0.0, **kwargs):
