@@ -306,7 +306,9 @@ class Page:
             note = ("Error", str(error) or type(error).__name__)
         finally:
             pieces.close()
-        if not tab.is_over:
+        if tab.is_over:
+            yield []  # Gradio repeats what came last once this ends, which may be behind the empty page
+        else:
             if not note and not said.strip():
                 note = ("No answer", "The model ended its turn at once.")
             yield bubbles([*before, _said_by("assistant", said)], tab.show_thinking, note=note)

@@ -70,6 +70,27 @@ def refused(*words) -> str:
     return str(error.value)
 
 
+class EndlessTalk:
+    """A conversation of which no answer ends by itself."""
+
+    turns: list[dict] = []
+
+    def ask(self, text, sampling):
+        while True:
+            yield "and on "
+
+
+def test_an_answer_shows_nothing_last_once_another_conversation_has_begun(monkeypatch):
+    monkeypatch.setattr(web, "BETWEEN", 0.0)
+    start = web.Settings(engine.Sampling(5), "", show_thinking=False)
+    page, tab = web.Page([], start), web.Tab([], start)
+    tab.conversations = [EndlessTalk()]
+    answer = page._answer(tab, 0, "on")
+    assert "and on" in str(next(answer))
+    tab.end()
+    assert list(answer)[-1] == []
+
+
 def test_others_come_in_with_a_password_or_not_at_all(monkeypatch):
     monkeypatch.delenv("SUITE_PASSWORD", raising=False)
     for host in ("0.0.0.0", ""):
