@@ -5,8 +5,8 @@ the weights round first, which pays for many rows, and waits again at the beginn
 below reads the weights as they lie and asks for the next rows while it multiplies these: with 26 M parameters and 8
 rows, on two AVX-512 cores, it takes 0.5 to 0.7 of the time of `F.linear`.
 
-It is C, because nothing in PyTorch can ask for memory ahead, and is compiled when it is first needed, in a third of a
-second. Without a C compiler there is no kernel, and `fits` says so.
+It is C, because nothing in PyTorch can ask for memory ahead, and is compiled when it is first needed, in less than a
+second. Without gcc there is no kernel, and `fits` says so.
 
     B = rows of x    I = numbers in such a row    O = rows of the weight, and numbers in a row of the result
 """
@@ -88,7 +88,7 @@ def fits(rows: int, weight) -> bool:
 
 @functools.cache
 def kernel() -> Callable | None:
-    """The compiled `multiply`; None where there is no C compiler, or none that knows this processor."""
+    """The compiled `multiply`; None without a compiler that knows this processor and torch's OpenMP: not clang."""
     instructions = INSTRUCTIONS.get(torch.backends.cpu.get_cpu_capability())
     if instructions is None:
         return None
