@@ -1,5 +1,7 @@
 """The kernel for a few rows multiplies as torch does, and where it cannot be had, generation goes on without it."""
 
+import re
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -113,7 +115,7 @@ def test_what_the_kernel_is_not_for_does_not_fit(rows, weight):
 def compilers(tmp_path) -> dict:
     """What CC may name that makes no kernel."""
     broken, empty = tmp_path / "broken", tmp_path / "empty"
-    broken.write_text("#!/bin/sh\nexit 1\n")
+    broken.write_text("#!/bin/sh\necho 'warned\nI cannot compile' >&2\nexit 1\n")
     empty.write_text('#!/bin/sh\nfor last; do :; done\n: > "$last"\n')  # a library that cannot be loaded
     for each in (broken, empty):
         each.chmod(0o755)
@@ -136,8 +138,16 @@ def test_without_a_directory_for_it_there_is_no_kernel(monkeypatch, anew):
     assert skinny.kernel() is None
 
 
-@pytest.mark.parametrize("name", ["none", "broken", "empty", "quotes"])
-def test_without_a_compiler_generation_goes_on(name, miniqwen_dir, tmp_path, monkeypatch, anew):
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("none", "No such file .* 'there-is-no-such-compiler'"),
+        ("broken", "I cannot compile$"),
+        ("empty", "file too short"),
+        ("quotes", "No closing quotation"),
+    ],
+)
+def test_without_a_compiler_generation_goes_on(name, why, miniqwen_dir, tmp_path, monkeypatch, caplog, anew):
     model = MiniQwenForCausalLM.from_pretrained(miniqwen_dir).eval()
     how = {
         "input_ids": torch.arange(10, 50).view(5, 8),
@@ -152,6 +162,8 @@ def test_without_a_compiler_generation_goes_on(name, miniqwen_dir, tmp_path, mon
     assert skinny.kernel() is None
     assert not skinny.fits(5, model.lm_head.weight)
     assert torch.equal(model.generate(**how), before)
+    told = [record.message for record in caplog.records if record.name == "suite.model.skinny"]
+    assert len(told) == 1 and re.search(f"needs gcc.*{why}", told[0]), told
 
 
 @HERE

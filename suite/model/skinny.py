@@ -6,7 +6,7 @@ below reads the weights as they lie and asks for the next rows while it multipli
 rows, on two AVX-512 cores, it takes 0.5 to 0.7 of the time of `F.linear`.
 
 It is C, because nothing in PyTorch can ask for memory ahead, and is compiled when it is first needed, in less than a
-second. Without gcc there is no kernel, and `fits` says so.
+second. Without gcc there is no kernel: that is said once, and `fits` is false.
 
     B = rows of x    I = numbers in such a row    O = rows of the weight, and numbers in a row of the result
 """
@@ -21,6 +21,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from transformers.utils import logging
+
+logger = logging.get_logger(__name__)
 
 ROWS = 16  # at most: with more, products no longer wait for memory
 INSTRUCTIONS = {"AVX512": ["-mavx512f", "-mfma"], "AVX2": ["-mavx2", "-mfma"]}  # what torch may use -> for a compiler
@@ -94,10 +97,20 @@ def kernel() -> Callable | None:
         return None
     try:
         multiply = compiled(shlex.split(os.environ.get("CC") or "cc"), instructions)
-    except (OSError, ValueError, AttributeError, subprocess.SubprocessError):
+    except (OSError, ValueError, AttributeError, subprocess.SubprocessError) as problem:
+        logger.warning(
+            f"miniqwen generates on this CPU with PyTorch's own products: the same tokens, up to a third later. For "
+            f"its own it needs gcc (`cc`, or what CC names): {_last_words(problem)}"
+        )
         return None
     multiply.argtypes, multiply.restype = [ctypes.c_void_p] * 4 + [ctypes.c_long] * 3, None
     return multiply
+
+
+def _last_words(problem: Exception) -> str:
+    """What a compiler wrote last, or why there is none."""
+    wrote = (getattr(problem, "stderr", None) or b"").decode(errors="replace").strip()
+    return wrote.splitlines()[-1] if wrote else str(problem)
 
 
 def compiled(compiler: list[str], instructions: list[str]) -> Callable:
