@@ -115,7 +115,7 @@ def test_what_the_kernel_is_not_for_does_not_fit(rows, weight):
 def compilers(tmp_path) -> dict:
     """What CC may name that makes no kernel."""
     broken, empty = tmp_path / "broken", tmp_path / "empty"
-    broken.write_text("#!/bin/sh\necho 'warned\nI cannot compile' >&2\nexit 1\n")
+    broken.write_text("#!/bin/sh\nprintf 'warned\nerror: I cannot compile\n  ^~~\n' >&2\nexit 1\n")
     empty.write_text('#!/bin/sh\nfor last; do :; done\n: > "$last"\n')  # a library that cannot be loaded
     for each in (broken, empty):
         each.chmod(0o755)
@@ -124,7 +124,7 @@ def compilers(tmp_path) -> dict:
 
 
 @HERE
-@pytest.mark.parametrize("compiler", ["", "cc -g", "c++"])
+@pytest.mark.parametrize("compiler", ["", " ", "cc -g", "c++"])
 def test_any_compiler_of_c_will_do(compiler, monkeypatch, anew):
     monkeypatch.setenv("CC", compiler)
     assert skinny.kernel() is not None
@@ -142,7 +142,7 @@ def test_without_a_directory_for_it_there_is_no_kernel(monkeypatch, anew):
     ("name", "why"),
     [
         ("none", "No such file .* 'there-is-no-such-compiler'"),
-        ("broken", "I cannot compile$"),
+        ("broken", "error: I cannot compile$"),
         ("empty", "file too short"),
         ("quotes", "No closing quotation"),
     ],

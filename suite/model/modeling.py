@@ -29,7 +29,6 @@ from .configuration import MiniQwenConfig  # and there is no `suite` where they 
 from .experts import MiniQwenExperts, MiniQwenMixture, MiniQwenRouter, MiniQwenSharedMixture
 from .generation import MiniQwenGenerationMixin
 from .latent import MiniQwenCompressedQueryAttention, MiniQwenLatentAttention
-from .loss import next_token_loss
 
 
 class MiniQwenRMSNorm(nn.RMSNorm):
@@ -179,7 +178,6 @@ class MiniQwenForCausalLM(MiniQwenPreTrainedModel, MiniQwenGenerationMixin):
         self.model = MiniQwenModel(config)
         self.vocab_size = config.vocab_size
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
-        self.loss_function = next_token_loss
         self.post_init()
 
     @can_return_tuple

@@ -96,21 +96,21 @@ def kernel() -> Callable | None:
     if instructions is None:
         return None
     try:
-        multiply = compiled(shlex.split(os.environ.get("CC") or "cc"), instructions)
+        multiply = compiled(shlex.split(os.environ.get("CC", "")) or ["cc"], instructions)
     except (OSError, ValueError, AttributeError, subprocess.SubprocessError) as problem:
         logger.warning(
             f"miniqwen generates on this CPU with PyTorch's own products: the same tokens, up to a third later. For "
-            f"its own it needs gcc (`cc`, or what CC names): {_last_words(problem)}"
+            f"its own it needs gcc (`cc`, or what CC names): {_reason(problem)}"
         )
         return None
     multiply.argtypes, multiply.restype = [ctypes.c_void_p] * 4 + [ctypes.c_long] * 3, None
     return multiply
 
 
-def _last_words(problem: Exception) -> str:
-    """What a compiler wrote last, or why there is none."""
-    wrote = (getattr(problem, "stderr", None) or b"").decode(errors="replace").strip()
-    return wrote.splitlines()[-1] if wrote else str(problem)
+def _reason(problem: Exception) -> str:
+    """The first line in which a compiler wrote of an error, else its last; or why there is none."""
+    lines = (getattr(problem, "stderr", None) or b"").decode(errors="replace").strip().splitlines() or [str(problem)]
+    return next((line for line in lines if "error" in line), lines[-1])
 
 
 def compiled(compiler: list[str], instructions: list[str]) -> Callable:
