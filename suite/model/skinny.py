@@ -99,8 +99,8 @@ def kernel() -> Callable | None:
         multiply = compiled(shlex.split(os.environ.get("CC", "")) or ["cc"], instructions)
     except (OSError, ValueError, AttributeError, subprocess.SubprocessError) as problem:
         logger.warning(
-            f"miniqwen generates on this CPU with PyTorch's own products: the same tokens, up to a third later. For "
-            f"its own it needs gcc (`cc`, or what CC names): {_reason(problem)}"
+            "miniqwen generates more slowly than it could, the same tokens: its kernel for a few rows needs gcc (`cc`, "
+            f"or what CC names), and {_reason(problem)}"
         )
         return None
     multiply.argtypes, multiply.restype = [ctypes.c_void_p] * 4 + [ctypes.c_long] * 3, None
