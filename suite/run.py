@@ -123,13 +123,24 @@ def check_idle_keys(written: dict) -> None:
             f"{', '.join(idle)}: this has no effect without `use_vllm: true`, and transformers would generate. Set it, "
             "or `use_vllm: false` if you mean that."
         )
+    idle = [key for key in written if sense.is_of_other_mode(key, written)]
+    if idle and written["use_vllm"]:
+        where = "of the server's own command" if written.get("vllm_mode") == "server" else "with `vllm_mode: server`"
+        raise ValueError(
+            f"{', '.join(idle)}: this has no effect with `vllm_mode: {written.get('vllm_mode', 'colocate')}`. Remove "
+            f"it; it belongs {where}."
+        )
     idle = [key for key in ("eval_steps", "do_eval") if written.get(key)]
     if idle and "eval_strategy" not in written:
         raise ValueError(
             f"{idle[0]}: this has no effect without `eval_strategy: steps`. Set it, or `eval_strategy: 'no'`."
         )
-    if written.get("eval_steps") and written["eval_strategy"] == "epoch":
-        raise ValueError("eval_steps: this has no effect with `eval_strategy: epoch`. Remove it, or set `steps` there.")
+    for kind in ("eval", "save"):
+        when = f"{kind}_strategy"
+        if written.get(f"{kind}_steps") and written.get(when) in ("epoch", "best"):
+            raise ValueError(
+                f"{kind}_steps: this has no effect with `{when}: {written[when]}`. Remove it, or set `steps` there."
+            )
     if written.get("greater_is_better") is not None and sense.is_idle("greater_is_better", "", written):
         raise ValueError(
             "greater_is_better: this has no effect without `metric_for_best_model`, which says what is greater. Set "

@@ -63,6 +63,13 @@ ON_THE_HUB = {
     "teacher_model_revision": "teacher_model_name_or_path",
     "dataset_config": "dataset_name",
 }
+# What vLLM is told in one of TRL's two modes alone: the engine inside the run, and where the server is.
+OF_VLLM_MODE = {
+    "colocate": ("vllm_gpu_memory_utilization", "vllm_max_model_length", "vllm_tensor_parallel_size",
+                 "vllm_enable_sleep_mode", "vllm_model_impl"),
+    "server": ("vllm_server_base_url", "vllm_server_host", "vllm_server_port", "vllm_server_timeout",
+               "vllm_group_port"),
+}  # fmt: skip
 # Measures of which less may be better, or neither: the Trainer takes more of anything for better that is no loss.
 UNCLEAR = ("unjudged", "truncated", "tokens", "entropy", "kl", "completions/clipped_ratio", "completions/mean_length")
 
@@ -142,6 +149,8 @@ def is_idle(key: str, stage: str, said: dict) -> bool:
             return (said.get("eval_strategy") or "no") == "no"
         case "eval_steps":
             return said.get("eval_strategy") != "steps"
+        case "save_steps":
+            return (said.get("save_strategy") or "steps") != "steps"
         case "greater_is_better":
             return not _takes_a_best(said)
         case "fsdp_config":
@@ -152,13 +161,19 @@ def is_idle(key: str, stage: str, said: dict) -> bool:
             return not SMOOTHED & set(_losses(said))
         case "dataset_kwargs":
             return not as_mapping(key, said.get(key)).get("skip_prepare_dataset")
-    if key.startswith("vllm_") and not said.get("use_vllm"):
+    if key.startswith("vllm_") and (not said.get("use_vllm") or is_of_other_mode(key, said)):
         return True
     return is_of_adapter(key) and not adapts or key in OF_4BIT and not said.get("load_in_4bit")
 
 
 def is_of_adapter(key: str) -> bool:
     return key.startswith("lora_") or key in ("use_rslora", "use_dora")
+
+
+def is_of_other_mode(key: str, said: dict) -> bool:
+    """Whether a key is read in that `vllm_mode` alone which a config does not say."""
+    mode = said.get("vllm_mode") or "colocate"  # as TRL's default is
+    return any(key in keys for other, keys in OF_VLLM_MODE.items() if other != mode)
 
 
 def check_choices(dataclasses: Sequence[type], values: dict) -> None:

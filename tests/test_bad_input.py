@@ -253,6 +253,15 @@ def test_evaluations_that_nobody_asked_for(attempt, keys):
     assert sense.is_idle("eval_steps", "sft", {"eval_steps": 5}), "a run that was begun with it may go on without"
 
 
+@pytest.mark.parametrize("when", ["epoch", "best"])
+def test_a_number_of_steps_beside_saves_that_count_none(when, attempt, keys):
+    other = {**keys, "save_steps": 5, "save_strategy": when, "eval_strategy": "steps", "eval_steps": 5}
+    other |= {"metric_for_best_model": "loss"}
+    attempt(sft, other, f"save_steps: this has no effect with `save_strategy: {when}`. Remove it")
+    run.check_idle_keys({"save_steps": 5, "save_strategy": "no"})  # which was said
+    assert sense.is_idle("save_steps", "sft", other) and not sense.is_idle("save_steps", "sft", {"save_steps": 5})
+
+
 def test_a_measure_that_is_better_greater_and_has_no_name(attempt, keys):
     attempt(sft, {**keys, "greater_is_better": False}, "greater_is_better: this has no effect without `metric_for_best")
     for read in ({"metric_for_best_model": "loss"}, {"lr_scheduler_type": "greedy"}, {"load_best_model_at_end": True}):
@@ -284,6 +293,21 @@ def test_keys_of_vllm_that_nobody_asked_for(attempt, keys):
         sample.main(["--model_name_or_path", "x", "--output_dir", "out", "--vllm_tensor_parallel_size", "2"])
     run.check_idle_keys({"vllm_mode": "server", "use_vllm": False})  # which was said
     assert sense.is_idle("vllm_mode", "grpo", {}) and not sense.is_idle("vllm_mode", "grpo", {"use_vllm": True})
+
+
+def test_keys_of_the_other_mode_of_vllm(attempt, keys):
+    """Who names a server and not its mode would sample inside the run, and never know."""
+    asked = {**keys, "use_vllm": True}
+    for stage in (grpo, distill):
+        at_port = {**asked, "vllm_server_port": 8001}
+        attempt(stage, at_port, "vllm_server_port: this has no effect with `vllm_mode: colocate`.*`vllm_mode: server`")
+    with pytest.raises(
+        ValueError, match="vllm_max_model_length: this has no effect with `vllm_mode: server`.*own comm"
+    ):
+        run.check_idle_keys({**asked, "vllm_mode": "server", "vllm_max_model_length": 512})  # which needs a GPU
+    run.check_idle_keys({"vllm_server_port": 8001, "vllm_mode": "server", "use_vllm": True})
+    run.check_idle_keys({"vllm_max_model_length": 512, "use_vllm": True})
+    assert sense.is_idle("vllm_server_port", "grpo", asked), "a run that was begun with it may go on without"
 
 
 def test_an_adapter_that_pretraining_would_not_make(attempt, keys):

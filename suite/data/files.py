@@ -293,7 +293,7 @@ def _with_words(row: dict | Dropped, place: str) -> dict | Dropped:
 def _says_something(held: str | list | None) -> bool:
     """Whether a text does, or every turn but the system's; who calls a tool need not say it in words."""
     if not isinstance(held, list):
-        return bool((held or "").strip())
+        return not isinstance(held, str | None) or bool((held or "").strip())
     turns = [turn for turn in held if turn["role"] != "system"]
     return bool(turns) and all(turn.get("tool_calls") or (turn.get("content") or "").strip() for turn in turns)
 
