@@ -298,8 +298,8 @@ def test_keys_of_vllm_that_nobody_asked_for(attempt, keys):
 def test_keys_of_the_other_mode_of_vllm(attempt, keys):
     """Who names a server and not its mode would sample inside the run, and never know."""
     asked = {**keys, "use_vllm": True}
-    for stage in (grpo, distill):
-        at_port = {**asked, "vllm_server_port": 8001}
+    for stage, other in ((grpo, {}), (distill, {"teacher_model_name_or_path": keys["model_name_or_path"]})):
+        at_port = {**asked, **other, "vllm_server_port": 8001}
         attempt(stage, at_port, "vllm_server_port: this has no effect with `vllm_mode: colocate`.*`vllm_mode: server`")
     with pytest.raises(
         ValueError, match="vllm_max_model_length: this has no effect with `vllm_mode: server`.*own comm"
