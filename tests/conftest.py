@@ -40,11 +40,14 @@ def _in_a_directory_of_its_own(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def hears_sighup():
-    """Behind nohup a run of tests ignores SIGHUP, and every process that it starts would, too."""
-    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+def hears_signals():
+    """Behind nohup a run of tests ignores SIGHUP, in a script's background SIGINT, and every process that it starts
+    would, too."""
+    heard = {signal.SIGHUP: signal.SIG_DFL, signal.SIGINT: signal.default_int_handler}
+    before = {number: signal.signal(number, how) for number, how in heard.items()}
     yield
-    signal.signal(signal.SIGHUP, before)
+    for number, how in before.items():
+        signal.signal(number, how)
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ import pytest
 
 from tests.conftest import ROOT
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("hears_sighup")]
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("hears_signals")]
 
 COMMAND = """
 import fcntl, sys, termios, time

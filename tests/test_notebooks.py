@@ -119,6 +119,7 @@ def test_a_command_shows_what_it_says_and_one_that_fails_ends_the_notebook(capsy
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("hears_signals")
 def test_an_interrupt_is_handed_on_and_what_the_command_says_then_is_shown(tmp_path):
     """As a kernel gets it: a signal to this process alone, when the command is at its work."""
     program = """

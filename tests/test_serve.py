@@ -729,7 +729,7 @@ def test_transformers_serves_where_vllm_does_not_and_ctrl_c_ends_it(taught_miniq
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the later of two servers says it when it listens")
-@pytest.mark.usefixtures("hears_sighup")
+@pytest.mark.usefixtures("hears_signals")
 def test_while_a_server_loads_its_port_is_taken_and_a_closed_terminal_ends_it_with_nothing_left(miniqwen_dir, tmp_path):
     import psutil
 

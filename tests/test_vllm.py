@@ -305,6 +305,7 @@ def test_two_replicas_say_what_one_engine_says_and_end_with_who_asks_them(served
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("hears_signals")
 def test_ctrl_c_while_replicas_load_leaves_none(cpu_vllm, wide_miniqwen_dir, tmp_path):
     asked = probe(wide_miniqwen_dir, PROMPTS, tmp_path)
     try:
