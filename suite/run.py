@@ -104,8 +104,12 @@ def _check_hub(config, written: dict) -> None:
 
 
 def check_idle_keys(written: dict) -> None:
-    """Keys of an adapter, 4 bits, vLLM, evaluations or the Hub, that are passed over in silence where nobody asked for
-    any."""
+    """Keys of an adapter, 4 bits, vLLM, evaluations, saves or the Hub, that are passed over in silence where nobody
+    asked for any."""
+    if written.get("do_train") is False or written.get("do_predict"):
+        raise ValueError(
+            "do_train, do_predict: a stage trains, and predicts nothing. Remove them; `suite evaluate` asks a model."
+        )
     idle = [key for key in written if sense.is_of_adapter(key)]
     if idle and "use_peft" not in written:
         raise ValueError(
@@ -123,12 +127,11 @@ def check_idle_keys(written: dict) -> None:
             f"{', '.join(idle)}: this has no effect without `use_vllm: true`, and transformers would generate. Set it, "
             "or `use_vllm: false` if you mean that."
         )
-    idle = [key for key in written if sense.is_of_other_mode(key, written)]
+    idle = [key for key in written if written[key] is not None and sense.is_of_other_server(key, written)]
     if idle and written["use_vllm"]:
-        where = "of the server's own command" if written.get("vllm_mode") == "server" else "with `vllm_mode: server`"
         raise ValueError(
-            f"{', '.join(idle)}: this has no effect with `vllm_mode: {written.get('vllm_mode', 'colocate')}`. Remove "
-            f"it; it belongs {where}."
+            f"{', '.join(idle)}: this has no effect with `vllm_mode: colocate`, and a vLLM inside the run would "
+            "sample. Set `vllm_mode: server`, or remove it."
         )
     idle = [key for key in ("eval_steps", "do_eval") if written.get(key)]
     if idle and "eval_strategy" not in written:
@@ -139,7 +142,8 @@ def check_idle_keys(written: dict) -> None:
         when = f"{kind}_strategy"
         if written.get(f"{kind}_steps") and written.get(when) in ("epoch", "best"):
             raise ValueError(
-                f"{kind}_steps: this has no effect with `{when}: {written[when]}`. Remove it, or set `steps` there."
+                f"{kind}_steps: this has no effect with `{when}: {written[when]}`. Remove it (on the command line: "
+                f"`--{kind}_steps 0`), or set `steps` there."
             )
     if written.get("greater_is_better") is not None and sense.is_idle("greater_is_better", "", written):
         raise ValueError(
@@ -149,9 +153,10 @@ def check_idle_keys(written: dict) -> None:
     for key, of in sense.ON_THE_HUB.items():
         is_default = key != "dataset_config" and written.get(key) == "main"
         if written.get(key) and not is_default and sense.is_idle(key, "", written):
-            raise ValueError(
-                f"{key}: this has no effect, for '{written[of]}' is a path here and no name on the Hub. Remove it."
-            )
+            why = "each part of `datasets` has a `name` of its own"
+            if os.path.exists(written.get(of) or ""):
+                why = f"'{written[of]}' is a path here and no name on the Hub"
+            raise ValueError(f"{key}: this has no effect, for {why}. Remove it.")
 
 
 def tokenizer(name: str | None, revision: str = "main", *, needs_template: bool = False):

@@ -41,7 +41,6 @@ GRPO = {
     "importance_sampling_level": ("token", "sequence"),
     "scale_rewards": ("group", "batch", "none"),
     "multi_objective_aggregation": ("sum_then_normalize", "normalize_then_sum"),
-    "vllm_mode": ("colocate", "server"),
     "vllm_importance_sampling_mode": ("token_truncate", "token_mask", "sequence_truncate", "sequence_mask"),
 }
 DPO = {
@@ -63,13 +62,6 @@ ON_THE_HUB = {
     "teacher_model_revision": "teacher_model_name_or_path",
     "dataset_config": "dataset_name",
 }
-# What vLLM is told in one of TRL's two modes alone: the engine inside the run, and where the server is.
-OF_VLLM_MODE = {
-    "colocate": ("vllm_gpu_memory_utilization", "vllm_max_model_length", "vllm_tensor_parallel_size",
-                 "vllm_enable_sleep_mode", "vllm_model_impl"),
-    "server": ("vllm_server_base_url", "vllm_server_host", "vllm_server_port", "vllm_server_timeout",
-               "vllm_group_port"),
-}  # fmt: skip
 # Measures of which less may be better, or neither: the Trainer takes more of anything for better that is no loss.
 UNCLEAR = ("unjudged", "truncated", "tokens", "entropy", "kl", "completions/clipped_ratio", "completions/mean_length")
 
@@ -105,6 +97,8 @@ def check_run(values: dict) -> None:
         _check_schedule(values)
         _check_compilation(values)
         _check_best(values)
+    if "vllm_mode" in values:
+        _check_choice("vllm_mode", values["vllm_mode"], ("colocate", "server"))
     if "temperature" in values and values.get("max_completion_length", 1) is None:  # elsewhere that is the default
         raise ValueError("max_completion_length has no value (null), and answers that are sampled need an end.")
     if "generation_batch_size" in values:
@@ -130,7 +124,8 @@ def is_idle(key: str, stage: str, said: dict) -> bool:
         case "model_init_kwargs" | "model_revision" if stage == "pretrain" and not said.get("model_name_or_path"):
             return True
         case "model_revision" | "teacher_model_revision" | "dataset_config":
-            return os.path.exists(said.get(ON_THE_HUB[key]) or "")
+            mixed = key == "dataset_config" and bool(said.get("datasets"))
+            return mixed or os.path.exists(said.get(ON_THE_HUB[key]) or "")
         case "tokenizer_name_or_path":
             return stage == "pretrain" and bool(said.get("model_name_or_path"))
         case "load_in_4bit" | "load_in_8bit" | "dataset_text_field" | "completion_only_loss":
@@ -161,7 +156,7 @@ def is_idle(key: str, stage: str, said: dict) -> bool:
             return not SMOOTHED & set(_losses(said))
         case "dataset_kwargs":
             return not as_mapping(key, said.get(key)).get("skip_prepare_dataset")
-    if key.startswith("vllm_") and (not said.get("use_vllm") or is_of_other_mode(key, said)):
+    if key.startswith("vllm_") and (not said.get("use_vllm") or is_of_other_server(key, said)):
         return True
     return is_of_adapter(key) and not adapts or key in OF_4BIT and not said.get("load_in_4bit")
 
@@ -170,10 +165,10 @@ def is_of_adapter(key: str) -> bool:
     return key.startswith("lora_") or key in ("use_rslora", "use_dora")
 
 
-def is_of_other_mode(key: str, said: dict) -> bool:
-    """Whether a key is read in that `vllm_mode` alone which a config does not say."""
-    mode = said.get("vllm_mode") or "colocate"  # as TRL's default is
-    return any(key in keys for other, keys in OF_VLLM_MODE.items() if other != mode)
+def is_of_other_server(key: str, said: dict) -> bool:
+    """Whether a key says where a vLLM server is, and the run would sample by a vLLM of its own: TRL's default."""
+    of_server = key.startswith("vllm_server_") or key == "vllm_group_port"
+    return of_server and said.get("vllm_mode", "colocate") == "colocate"
 
 
 def check_choices(dataclasses: Sequence[type], values: dict) -> None:

@@ -36,8 +36,6 @@ def rows(script, mixture, shapes: tuple[str, ...], *, with_test: bool = False, e
     """
     if mixture.datasets and script.dataset_name:
         raise ValueError("Both `datasets` and `dataset_name` are set; which one holds the rows? Remove the other.")
-    if mixture.datasets and script.dataset_config:
-        raise ValueError("dataset_config: this has no effect beside `datasets`, whose parts have a `name` each.")
     if mixture.datasets:
         where, (splits, shapes) = "`datasets`", _mixed(mixture, shapes)
     elif script.dataset_name:

@@ -262,6 +262,12 @@ def test_a_number_of_steps_beside_saves_that_count_none(when, attempt, keys):
     assert sense.is_idle("save_steps", "sft", other) and not sense.is_idle("save_steps", "sft", {"save_steps": 5})
 
 
+def test_what_no_stage_does_or_leaves_undone(attempt, keys):
+    for asked in ({"do_train": False}, {"do_predict": True}):
+        attempt(sft, {**keys, **asked}, "do_train, do_predict: a stage trains, and predicts nothing")
+    run.check_idle_keys({"do_train": True, "do_predict": False})
+
+
 def test_a_measure_that_is_better_greater_and_has_no_name(attempt, keys):
     attempt(sft, {**keys, "greater_is_better": False}, "greater_is_better: this has no effect without `metric_for_best")
     for read in ({"metric_for_best_model": "loss"}, {"lr_scheduler_type": "greedy"}, {"load_best_model_at_end": True}):
@@ -273,6 +279,12 @@ def test_what_is_read_of_a_name_on_the_hub_beside_a_path(attempt, keys, arithmet
     attempt(grpo, {**keys, "dataset_config": "main"}, "dataset_config: this has no effect, for '.*' is a path here")
     with pytest.raises(ValueError, match="dataset_config: this has no effect"):
         evaluate.main(["--checkpoints", "x/y", "--dataset_name", str(arithmetic_dir), "--dataset_config", "main"])
+    mixed = {"datasets": [{"path": "me/rows", "name": "main"}], "dataset_config": "main"}
+    with pytest.raises(
+        ValueError, match="dataset_config: this has no effect, for each part of `datasets` has a `name`"
+    ):
+        run.check_idle_keys(mixed)
+    assert sense.is_idle("dataset_config", "sft", mixed), "a run may go on without"
     run.check_idle_keys({**keys, "model_revision": "main"})  # which is the default
     run.check_idle_keys({"model_name_or_path": "me/model", "model_revision": "v1"})
     assert sense.is_idle("model_revision", "sft", {**keys, "model_revision": "v1"}), "a run may go on without"
@@ -295,18 +307,16 @@ def test_keys_of_vllm_that_nobody_asked_for(attempt, keys):
     assert sense.is_idle("vllm_mode", "grpo", {}) and not sense.is_idle("vllm_mode", "grpo", {"use_vllm": True})
 
 
-def test_keys_of_the_other_mode_of_vllm(attempt, keys):
+def test_a_server_that_is_named_and_would_not_be_asked(attempt, keys):
     """Who names a server and not its mode would sample inside the run, and never know."""
     asked = {**keys, "use_vllm": True}
     for stage, other in ((grpo, {}), (distill, {"teacher_model_name_or_path": keys["model_name_or_path"]})):
         at_port = {**asked, **other, "vllm_server_port": 8001}
         attempt(stage, at_port, "vllm_server_port: this has no effect with `vllm_mode: colocate`.*`vllm_mode: server`")
-    with pytest.raises(
-        ValueError, match="vllm_max_model_length: this has no effect with `vllm_mode: server`.*own comm"
-    ):
-        run.check_idle_keys({**asked, "vllm_mode": "server", "vllm_max_model_length": 512})  # which needs a GPU
+        attempt(stage, {**at_port, "vllm_mode": "serve"}, "vllm_mode: there is no 'serve'. There are: colocate, server")
     run.check_idle_keys({"vllm_server_port": 8001, "vllm_mode": "server", "use_vllm": True})
-    run.check_idle_keys({"vllm_max_model_length": 512, "use_vllm": True})
+    run.check_idle_keys({"vllm_server_base_url": None, "use_vllm": True})  # which says nothing
+    run.check_idle_keys({"vllm_max_model_length": 512, "vllm_mode": "server", "use_vllm": True})  # by `--vllm_mode`
     assert sense.is_idle("vllm_server_port", "grpo", asked), "a run that was begun with it may go on without"
 
 

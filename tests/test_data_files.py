@@ -382,8 +382,9 @@ def test_a_stream_leaves_out_what_has_nothing_to_say_as_prepare_does(tmp_path, c
     call = [{"role": "assistant", "content": None, "tool_calls": [{"name": "add"}]}]
     path = write_rows(tmp_path / "calls.jsonl", [{"prompt": [USER], "completion": call}])
     assert len(list(files.stream([str(path)], "trl"))) == 1
-    path = write_rows(tmp_path / "beside.jsonl", [{"prompt": "x", "completion": "y", "text": 5}])
-    assert len(list(files.stream([str(path)], "trl"))) == 1, "a column that no stage reads, of whatever kind"
+    for beside in (5, ["a"], [5], None, ""):
+        path = write_rows(tmp_path / "beside.jsonl", [{"prompt": "x", "completion": "y", "text": beside}])
+        assert len(list(files.stream([str(path)], "trl"))) == 1, "a column of another shape, of whatever kind"
 
 
 def test_a_header_before_the_rows_is_left_out(tmp_path):

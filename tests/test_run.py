@@ -259,7 +259,6 @@ def test_rows_have_only_the_columns_of_their_shape(arithmetic_dir):
         ({}, [], ("text",), "No rows: set `dataset_name`"),
         ({"dataset_name": "data/nowhere"}, [], ("text",), "no data directory 'data/nowhere'.*suite prepare"),
         ({"dataset_name": "x"}, [object()], ("text",), "Both `datasets` and `dataset_name`"),
-        ({"dataset_config": "main"}, [object()], ("text",), "dataset_config: this has no effect beside `datasets`"),
         ({"dataset_train_split": "trian"}, [], ("text",), "no split 'trian'. There are: test, train"),
         ({}, "own", ("prompt+chosen+rejected",), "has the columns completion, prompt, solution, text.*needs the shape"),
     ],

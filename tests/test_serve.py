@@ -713,6 +713,7 @@ def test_an_adapter_is_served_beside_its_base_and_a_server_whose_owner_is_killed
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("hears_signals")
 def test_transformers_serves_where_vllm_does_not_and_ctrl_c_ends_it(taught_miniqwen):
     pytest.importorskip("openai")  # comes with vLLM
     with running(taught_miniqwen, "--use_vllm", "false") as server:

@@ -286,7 +286,8 @@ def _with_words(row: dict | Dropped, place: str) -> dict | Dropped:
     """The row, unless a turn or a text in it has no words. `suite prepare` has a check, and a key, of its own."""
     if isinstance(row, Dropped):
         return row
-    said = [row[name] for name in ("text", "messages", *_SPOKEN) if name in row]
+    said = [row[name] for name in ("messages", *_SPOKEN) if name in row]
+    said = said or [row[name] for name in ("text",) if name in row]  # beside the others it may be anything
     return row if all(map(_says_something, said)) else Dropped("empty", place)
 
 
