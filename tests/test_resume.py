@@ -109,7 +109,7 @@ VARIANTS = {
 
 EVALUATED = {"eval_strategy": "steps", "eval_steps": 4, "dataset_test_split": "train", "lr_scheduler_type": "constant"}
 BY_EPOCH = {"eval_strategy": "epoch", "eval_steps": None}
-EPOCHS = {**BY_EPOCH, "save_strategy": "epoch", "save_steps": None, "max_steps": -1, "num_train_epochs": 2}
+EPOCHS = {**BY_EPOCH, "save_strategy": "epoch", "save_steps": 0, "max_steps": -1, "num_train_epochs": 2}
 # The end of a run at which nothing but the end asked for an evaluation, and its keys.
 ENDS = {
     "sft": ("sft", {**EVALUATED, **LORA}, "thoughts", ["--max_steps", "7"]),

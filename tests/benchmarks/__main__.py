@@ -26,15 +26,16 @@ BENCHMARKS = {
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="name", help=", ".join(BENCHMARKS))
-    parser.add_argument("--rounds", type=int, default=5, help="rounds of each benchmark (5)")
+    parser.add_argument("--rounds", type=int, help="of each benchmark (9 of model and generate, 5 of the others)")
     arguments = parser.parse_args()
     unknown = [name for name in arguments.names if name not in BENCHMARKS]
     if unknown:
         parser.error(f"there is no benchmark '{unknown[0]}'. There are: {', '.join(BENCHMARKS)}")
     for name in arguments.names or BENCHMARKS:
-        print(f"\n{name}: median (min..max) of {arguments.rounds} rounds in turns", flush=True)
         module, *part = BENCHMARKS[name]
-        importlib.import_module(f"tests.benchmarks.{module}").main(arguments.rounds, *part)
+        n = arguments.rounds or (9 if {"model", "generate"} & {module, *part} else 5)
+        print(f"\n{name}: median (min..max) of {n} rounds in turns", flush=True)
+        importlib.import_module(f"tests.benchmarks.{module}").main(n, *part)
 
 
 if __name__ == "__main__":
