@@ -49,12 +49,11 @@ LATENT = ["latent", "latent with compressed queries"]
 
 @pytest.fixture(scope="module")
 def directories(tokenizer_dir, tmp_path_factory):
-    """A checkpoint of each form, as it is saved."""
+    """A checkpoint of each form, and of the dense model, as it is saved."""
     home = tmp_path_factory.mktemp("forms")
-    names = {form: home / form.replace(" ", "-") for form in FORMS}
     return {
-        form: save_model(MiniQwenForCausalLM, MiniQwenConfig, tokenizer_dir, path, **FORMS[form])
-        for form, path in names.items()
+        form: save_model(MiniQwenForCausalLM, MiniQwenConfig, tokenizer_dir, home / form.replace(" ", "-"), **shape)
+        for form, shape in {"dense": {}, **FORMS}.items()
     }
 
 
@@ -163,7 +162,7 @@ def test_latent_attention_is_what_a_naive_computation_without_compression_gives(
     """A head at a time, keys and values written out, neighbours turned as complex numbers; nothing of it is shared."""
     layer = MiniQwenForCausalLM.from_pretrained(directories["latent"]).model.layers[0].self_attn
     config, T = layer.config, 11
-    x = torch.randn(1, T, config.hidden_size, generator=torch.Generator().manual_seed(0))
+    x = torch.randn(1, T, config.hidden_size, generator=torch.Generator().manual_seed(0)).requires_grad_()
     n, p, v = config.qk_nope_head_dim, config.qk_rope_head_dim, config.v_head_dim
 
     def turned(rows):  # (T, P): each pair of neighbours is a complex number, turned by e^(i * position * theta^(-2j/P))
@@ -186,7 +185,13 @@ def test_latent_attention_is_what_a_naive_computation_without_compression_gives(
 
     model = MiniQwenForCausalLM.from_pretrained(directories["latent"])
     rope = model.model.rotary_emb(x, torch.arange(T)[None])
-    torch.testing.assert_close(layer(x, rope, None, None)[0][0], expected, atol=1e-5, rtol=1e-4)
+    said = layer(x, rope, None, None)[0][0]
+    torch.testing.assert_close(said, expected, atol=1e-5, rtol=1e-4)
+    names, weights = zip(*layer.named_parameters(), strict=True)
+    along = torch.randn(expected.shape, generator=torch.Generator().manual_seed(1))
+    found, wanted = (torch.autograd.grad((each * along).sum(), (x, *weights)) for each in (said, expected))
+    for name, ours, theirs in zip(("x", *names), found, wanted, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4, msg=lambda m, n=name: f"{n}: {m}")
 
 
 def test_yarn_is_transformers_past_the_length_it_was_made_for(directories):
@@ -211,6 +216,7 @@ def test_the_cache_changes_nothing_one_token_at_a_time_or_many(model):
     torch.testing.assert_close(torch.cat(said, dim=1), model(ids).logits, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("model", ["dense", *FORMS], indirect=True)
 def test_left_padding_changes_nothing_and_neither_does_a_static_cache(model):
     short, long = tokens(1, 9, seed=1), tokens(1, 14, seed=2)
     padded = torch.cat([torch.zeros(1, 5, dtype=torch.long), short], dim=1)

@@ -68,7 +68,9 @@ def test_a_mixture_with_latent_attention_is_pretrained_from_the_fields_of_the_ya
         max_length=64,
     )
     printed = capsys.readouterr().out
-    assert "4 experts, 2 a token, latent attention: 96 bytes of cache a token in bfloat16" in printed
+    said = "4 experts, 2 a token, latent attention: 96 bytes of cache a token in bfloat16, "
+    said += "where key/value heads of their own take 256 with 2, 512 with 4 of them"
+    assert said in printed
     assert len(logged(out, "aux_loss")) == STEPS
     config = AutoModelForCausalLM.from_pretrained(out).config
     assert (config.num_experts, config.moe_intermediate_size, config.kv_lora_rank) == (4, 48, 16)

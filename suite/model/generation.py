@@ -8,8 +8,8 @@ What does not fit this road (beams, a cache of the caller's, more outputs than t
 modules, latent attention) takes transformers'.
 
 There is no torch.compile in it: it cannot look into these products, and a compiled step without them took more than
-twice the time of this one on two CPU cores (26 M parameters, batch 8), after 51 s of compiling. On a GPU
-`cache_implementation="static"` asks for transformers' own compiled road.
+twice the time of this one on two CPU cores (26 M parameters, batch 8), after 51 s of compiling. On a GPU this was not
+measured; there `cache_implementation="static"` asks for transformers' own compiled road.
 
 The letters in the shape comments:
 
