@@ -721,6 +721,44 @@ def test_files_of_every_kind_hold_the_same_rows(tmp_path):
         assert sorted(found, key=str) == rows, path
 
 
+def turns(n: int, answer: str) -> list[dict]:
+    return [{"role": "user", "content": f"And {n}?"}, {"role": "assistant", "content": answer}]
+
+
+@pytest.mark.parametrize(
+    ("row", "becomes"),
+    [
+        (
+            lambda n: {"conversations": [{"from": "human", "value": f"And {n}?"}, GPT]},
+            lambda n: {"messages": turns(n, "Hello!")},
+        ),
+        (
+            lambda n: {"chosen": turns(n, "Hello!"), "rejected": turns(n, "Go.")},
+            lambda n: {"prompt": turns(n, "")[:1], "chosen": [ASSISTANT], "rejected": turns(n, "Go.")[1:]},
+        ),
+        (
+            lambda n: {"conversations": turns(n, f"<think>\n{n}, 一\n</think>\n<answer>\n二 {n}\n</answer>")},
+            lambda n: {"messages": turns(n, f"<think>\n{n}, 一\n</think>\n<answer>\n二 {n}\n</answer>")},
+        ),
+    ],
+    ids=["a chat", "a pair", "a trace"],
+)
+def test_turns_are_the_same_from_files_of_every_kind_prepared_or_as_published(row, becomes, tmp_path):
+    rows = [row(n) for n in range(4)]
+    written = "".join(json.dumps(each, ensure_ascii=False) + "\n" for each in rows).encode()
+    (tmp_path / "a.jsonl").write_bytes(written)
+    (tmp_path / "b.json").write_text(json.dumps(rows))
+    (tmp_path / "c.jsonl.gz").write_bytes(gzip.compress(written))
+    (tmp_path / "d.jsonl.zst").write_bytes(pyarrow.compress(written, "zstd", asbytes=True))
+    write_rows(tmp_path / "e.parquet", rows)
+    for path in sorted(tmp_path.iterdir()):
+        make = data.load("files")
+        found = [each for split in ("train", "test") for each in make(split, source=str(path), test_size=2)]
+        assert sorted(found, key=str) == [becomes(n) for n in range(4)], path
+        published = files.splits(str(path), "train", "test", streaming=True)["train"]
+        assert list(published) == [becomes(n) for n in range(4)], path
+
+
 def test_the_shards_of_a_directory_are_one_split_in_their_order(tmp_path):
     for part in range(3):
         write_rows(tmp_path / f"train-0000{part}-of-00003.parquet", [{"text": str(10 * part + n)} for n in range(2)])
