@@ -168,16 +168,23 @@ def test_fifty_greedy_answers_are_those_of_transformers_token_by_token(served, r
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("shared_expert", [0, 64])
-def test_fifty_greedy_answers_of_a_mixture_are_those_of_transformers(cpu_vllm, tokenizer_dir, tmp_path, shared_expert):
+@pytest.mark.parametrize(("shared_expert", "exported"), [(0, False), (64, False), (0, True)])
+def test_fifty_greedy_answers_of_a_mixture_are_those_of_transformers(
+    cpu_vllm, tokenizer_dir, tmp_path, shared_expert, exported
+):
+    """Exported, too: then it is a Qwen2MoE for vLLM, and the plugin has no part in it."""
+    from suite import export
     from suite.model import MiniQwenConfig, MiniQwenForCausalLM
 
     shape = {**HEADS_OF_32, "num_experts": 4, "moe_intermediate_size": 64, "mlp_only_layers": [0] * bool(shared_expert)}
     shape |= {"shared_expert_intermediate_size": shared_expert, "norm_topk_prob": not shared_expert}
     path = save_model(MiniQwenForCausalLM, MiniQwenConfig, tokenizer_dir, tmp_path / "mixture", **shape)
+    asked = tmp_path / "stock" if exported else path
+    if exported:
+        export.main([str(path), "--output_dir", str(asked), "--as", "qwen2_moe"])
     Path("prompts.json").write_text(json.dumps(FIFTY), encoding="utf-8")
     process = subprocess.run(
-        [sys.executable, "-m", "tests.vllm_probe", path, "prompts.json"],
+        [sys.executable, "-m", "tests.vllm_probe", asked, "prompts.json"],
         env={**os.environ, **ENVIRONMENT, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
