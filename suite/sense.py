@@ -144,8 +144,6 @@ def is_idle(key: str, stage: str, said: dict) -> bool:
             return (said.get("eval_strategy") or "no") == "no"
         case "eval_steps":
             return said.get("eval_strategy") != "steps"
-        case "save_steps":
-            return (said.get("save_strategy") or "steps") != "steps"
         case "greater_is_better":
             return not _takes_a_best(said)
         case "fsdp_config":

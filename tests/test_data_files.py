@@ -385,6 +385,9 @@ def test_a_stream_leaves_out_what_has_nothing_to_say_as_prepare_does(tmp_path, c
     for beside in (5, ["a"], [5], None, ""):
         path = write_rows(tmp_path / "beside.jsonl", [{"prompt": "x", "completion": "y", "text": beside}])
         assert len(list(files.stream([str(path)], "trl"))) == 1, "a column of another shape, of whatever kind"
+    path = write_rows(tmp_path / "later.jsonl", [{"prompt": "x", "completion": "y"}, {"text": 5}])
+    assert len(list(files.stream([str(path)], "trl"))) == 1
+    assert "later.jsonl, line 2: `text` must be text, or turns of role and content, and is 5" in capsys.readouterr().out
 
 
 def test_a_header_before_the_rows_is_left_out(tmp_path):

@@ -264,6 +264,7 @@ def test_a_task_is_scored_in_a_worker_and_what_it_evaluates_can_do_no_harm(task,
     ],
 )
 @pytest.mark.parametrize("busy", [False, True])
+@pytest.mark.usefixtures("hears_signals")
 def test_nothing_is_left_however_the_parent_ends(end, busy):
     work = f"threading.Thread(target=pool.judge, args=([{FOREVER!r}] ,60), daemon=True).start(); time.sleep(1)"
     process = start(

@@ -267,8 +267,8 @@ def _text(row: dict, place: str) -> dict:
 
 def _as_it_is(row: dict, place: str) -> dict | Dropped:
     columns.check(row.keys(), columns.SHAPES, place)
-    for name in (*_SPOKEN, "messages"):
-        held = row.get(name)
+    for name in _said(row):
+        held = row[name]
         if held is None or isinstance(held, str):  # an empty one is counted by `suite prepare`
             continue
         if not isinstance(held, list) or not all(map(_is_turn, held)):
@@ -286,15 +286,18 @@ def _with_words(row: dict | Dropped, place: str) -> dict | Dropped:
     """The row, unless a turn or a text in it has no words. `suite prepare` has a check, and a key, of its own."""
     if isinstance(row, Dropped):
         return row
-    said = [row[name] for name in ("messages", *_SPOKEN) if name in row]
-    said = said or [row[name] for name in ("text",) if name in row]  # beside the others it may be anything
-    return row if all(map(_says_something, said)) else Dropped("empty", place)
+    return row if all(_says_something(row[name]) for name in _said(row)) else Dropped("empty", place)
+
+
+def _said(row: dict) -> list[str]:
+    """The columns that hold what is said; `text` where there is no other, for beside them it may be anything."""
+    return [name for name in ("messages", *_SPOKEN) if name in row] or [name for name in row if name == "text"]
 
 
 def _says_something(held: str | list | None) -> bool:
     """Whether a text does, or every turn but the system's; who calls a tool need not say it in words."""
     if not isinstance(held, list):
-        return not isinstance(held, str | None) or bool((held or "").strip())
+        return bool((held or "").strip())
     turns = [turn for turn in held if turn["role"] != "system"]
     return bool(turns) and all(turn.get("tool_calls") or (turn.get("content") or "").strip() for turn in turns)
 
