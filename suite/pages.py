@@ -58,7 +58,7 @@ def in_markdown(title: str, results: list[dict], pictures: dict[str, list[Path]]
     for heading, paths in pictures.items():
         first = paths[0]
         place = quote(f"{first.parent.name}/{first.name}")  # a run may be called by more than a word
-        parts.append(f"## {heading}\n\n{about.get(heading, '')}\n\n![{first.stem}]({place})")
+        parts += [f"## {inline(heading)}", *([about[heading]] if heading in about else []), f"![{first.stem}]({place})"]
     for prompt, solution, group in samples:
         parts.append(f"## {inline(prompt)} (gold: {inline(str(solution))})")
         for row in group:

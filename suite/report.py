@@ -93,7 +93,8 @@ def draw(directory: Path, runs: list[Path], results: list[dict]) -> tuple[dict[s
         for metric, checkpoints_of in progress(alike).items():
             path = folder / f"progress-{metric.replace('_', '-')}{f'-{number}' if number > 1 else ''}.png"
             plots.draw_progress(metric, checkpoints_of, how or plots.UNSEEN, path)
-            pictures.setdefault("Checkpoint by checkpoint", []).append(path)
+            about_what = ", ".join(filter(None, (metric.replace("_", " "), how)))
+            pictures[f"Checkpoint by checkpoint: {about_what}"] = [path]
     for run_dir in runs:
         history = checkpoint.read_json(run_dir / "trainer_state.json")["log_history"]
         for panel, lines in plots.curves(history, plots.has_rewards(history)).items():

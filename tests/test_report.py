@@ -67,6 +67,8 @@ def test_checkpoints_that_were_asked_in_different_ways_share_no_curve_and_no_bar
     report.main(["runs"])
     drawn = sorted(path.name for path in Path("runs/report").glob("progress-*"))
     assert drawn == ["progress-accuracy-2.png", "progress-accuracy-3.png", "progress-accuracy.png"]
+    told = Path("runs/report.md").read_text()
+    assert all(f"report/{name}" in told for name in drawn) and "accuracy, sums, 9 rows, seed 0 (3)\n\n![" in told
     plots.draw_results(results, Path("bars.png"))
     plots.draw_results(results[:2], Path("alike.png"))
     bars, alike = (Image.open(name).height for name in ("bars.png", "alike.png"))
