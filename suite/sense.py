@@ -18,7 +18,7 @@ from suite.values import as_mapping
 # stops where the model is loaded, and some of it with a traceback.
 LEAST = {
     **dict.fromkeys(
-        ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps", "max_length",
+        ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps",
          "max_completion_length", "num_iterations", "steps_per_generation", "num_generations_eval", "lora_r",
          "lora_alpha", "ref_model_sync_steps", "precompute_ref_batch_size", "generation_batch_size",
          "eval_accumulation_steps"),
@@ -29,6 +29,7 @@ LEAST = {
          "dataset_num_proc", "epsilon", "epsilon_high", "neftune_noise_alpha"),
         0,
     ),
+    "max_length": 2,  # of a row of one token nothing is predicted
     "max_grad_norm": -1,  # as 0: no clipping
 }  # fmt: skip
 ENDLESS = ("max_grad_norm", "epsilon_high")  # infinite, they bound nothing
@@ -51,6 +52,10 @@ DPO = {
 SMOOTHED = {"robust", "exo_pair", "aot", "aot_unpaired"}  # the losses of DPO that read `label_smoothing`
 COMPILE_MODES = ("default", "lite", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
 DIVERGING = {"sigmoid", "sigmoid_norm", "hinge", "ipo", "exo_pair", "robust", "discopop", "sft"}  # by other measures
+# Whose settings are keys of their own (adam_beta2): transformers hands them nothing of `optim_args`.
+TAKE_NO_ARGS = ("adamw_torch", "adamw_torch_fused", "adamw_torch_xla", "adamw_torch_npu_fused", "adamw_bnb_8bit",
+                "adamw_8bit", "paged_adamw_32bit", "paged_adamw_8bit", "adafactor", "lion_8bit", "lion_32bit",
+                "paged_lion_32bit", "paged_lion_8bit", "lomo", "adalomo")  # fmt: skip
 OF_4BIT = (
     "bnb_4bit_quant_type",
     "bnb_4bit_quant_storage",
@@ -278,6 +283,7 @@ def _check_numbers(values: dict) -> None:
             f"warmup_steps: {values['warmup_steps']} is neither a number of steps nor, below 1, a share of the run."
         )
     _check_length(values)
+    _check_optim_args(values)
     for kind in ("save", "eval", "logging"):
         every, strategy = values[f"{kind}_steps"], _word(values[f"{kind}_strategy"])
         if strategy == "steps" and every is not None and not every > 0:
@@ -295,6 +301,18 @@ def _check_length(values: dict) -> None:
         raise ValueError(
             f"num_train_epochs: {values['num_train_epochs']} trains nothing. Set it above 0, or `max_steps`."
         )
+
+
+def _check_optim_args(values: dict) -> None:
+    """transformers reads them when the optimizer is made, and only for some."""
+    said, optim = values.get("optim_args"), str(_word(values.get("optim")))
+    if said and optim in TAKE_NO_ARGS:
+        raise ValueError(
+            f"optim_args: {optim} reads none of it ({said}). Remove it; what can be set there are keys such as "
+            "learning_rate, weight_decay, adam_beta1, adam_beta2 and adam_epsilon."
+        )
+    if said and not all(pair.count("=") == 1 for pair in str(said).split(",")):
+        raise ValueError(f"optim_args: {said!r} must be written as name=value,name=value.")
 
 
 def _check_reports(report_to) -> None:

@@ -70,7 +70,7 @@ def test_values_reach_the_fields_they_name_and_the_command_line_wins(tmp_path):
         ({"learning_rate": float("nan")}, "learning_rate: nan must be at least 0"),
         ({"per_device_train_batch_size": 0}, "per_device_train_batch_size: 0 must be at least 1"),
         ({"gradient_accumulation_steps": 0}, "gradient_accumulation_steps: 0 must be at least 1"),
-        ({"max_length": 0}, "max_length: 0 must be at least 1"),
+        ({"max_length": 0}, "max_length: 0 must be at least 2"),
         ({"num_train_epochs": 0}, "num_train_epochs: 0.0 trains nothing"),
         ({"save_steps": 0}, "save_steps: 0.* must be above 0"),
         ({"dtype": "bf16"}, "no 'bf16' here.* Did you mean 'bfloat16'"),

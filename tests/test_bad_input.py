@@ -212,6 +212,9 @@ def test_keys_that_nobody_would_read(attempt, keys, miniqwen_dir):
     attempt(pretrain, {**scratch, "chat_template_path": "x.jinja"}, "chat_template_path: rows of `text` go through no")
     for key, value in (("model_init_kwargs", {"attention_dropout": 0.1}), ("model_revision", "step-5")):
         attempt(pretrain, {**scratch, key: value}, f"{key} says how `model_name_or_path` is loaded, and there is none")
+    attempt(sft, {**keys, "optim_args": "momentum=0.9"}, "optim_args: adamw_torch_fused reads none of it .momentum=0.9")
+    attempt(sft, {**keys, "optim": "sgd", "optim_args": "momentum"}, "optim_args: 'momentum' must be written as name=")
+    attempt(pretrain, {**scratch, "max_length": 1}, "max_length: 1 must be at least 2")
     for wrong in ({"router_aux_loss_coef": 0.1}, {"attn_implementation": "spda"}, {"pad_token": "<pad>"}):
         attempt(pretrain, {**scratch, **wrong}, f"{next(iter(wrong))}: ")
 
