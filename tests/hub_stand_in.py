@@ -1,4 +1,5 @@
-"""A Hub on loopback, as much of it as huggingface_hub's client needs to create, upload, commit, list and download."""
+"""A Hub on loopback, as much of it as huggingface_hub's client needs to create, upload, commit, list, download and
+stream."""
 
 import base64
 import hashlib
@@ -250,7 +251,12 @@ class Handler(BaseHTTPRequestHandler):
             headers = {"X_Error_Code": "EntryNotFound", "X_Error_Message": "Entry not found", "X_Repo_Commit": oid}
             return self.answer(404, b"", **headers)
         content = repo.commits[oid][path]
-        self.answer(200, content, ETag=f'"{oid_of(path, content)}"', X_Repo_Commit=oid)
+        headers = {"ETag": f'"{oid_of(path, content)}"', "X_Repo_Commit": oid, "Accept_Ranges": "bytes"}
+        if not (part := re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))):
+            return self.answer(200, content, **headers)
+        start, last = int(part[1]), min(int(part[2] or len(content)), len(content) - 1)
+        headers["Content_Range"] = f"bytes {start}-{last}/{len(content)}"
+        return self.answer(206, content[start : last + 1], **headers)
 
 
 _REPO, _MODEL = r"/(?P<repo>[\w.-]+/[\w.-]+)", r"/api/models/(?P<repo>[\w.-]+/[\w.-]+)"

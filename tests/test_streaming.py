@@ -3,7 +3,9 @@
 import gzip
 import itertools
 import json
+import math
 import random
+from pathlib import Path
 
 import psutil
 import pytest
@@ -11,6 +13,7 @@ import pytest
 from suite import source
 from suite.train import pretrain
 from tests.conftest import ON_CPU, TINY, built_by, write_yaml
+from tests.hub_stand_in import a_hub, connect
 from tests.rows import write_rows
 
 pytestmark = pytest.mark.slow
@@ -64,6 +67,51 @@ def test_every_token_of_a_stream_is_packed_in_its_order_and_nothing_is_copied(na
     batches = [next(iter(trainer.get_train_dataloader()))["input_ids"] for _ in range(2)]
     assert batches[0].equal(batches[1]) and batches[0].shape == (8, LENGTH)
     assert not list((tmp_path / "cache").rglob("*.arrow")), "a second copy on the disk"
+
+
+def written(rows: list[dict], name: str, home: Path) -> bytes:
+    """The content of a file of rows."""
+    if name.endswith(".gz"):
+        return gzip.compress(written(rows, name.removesuffix(".gz"), home))
+    return write_rows(home / name, rows).read_bytes()
+
+
+@pytest.mark.parametrize(("kind", "workers"), [("jsonl.gz", "1"), ("parquet", "0")])
+def test_a_stream_from_the_hub_is_learned_whole_and_in_its_order_and_nothing_is_copied(
+    kind, workers, published, tokenizer_dir, tmp_path, monkeypatch
+):
+    """By a run that ends where the texts do. They are a tag's; `main` has moved on to others."""
+    from transformers import AutoTokenizer, Trainer
+
+    (_, texts), learned, step = published, [], Trainer.training_step
+    names = [f"data/train-0000{n}-of-00002.{kind}" for n in range(2)]
+    parts = [[{"text": said} for said in part] for part in (texts[:1000], texts[1000:])]
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_dir)
+    tokens = tokenizer("".join(f"{said}{tokenizer.eos_token}" for said in texts))["input_ids"]
+    steps = math.ceil(math.ceil(len(tokens) / 512) / 8)
+    config = write_yaml(
+        Path("p.yaml"), dataset_name="me/texts@v1", dataset_streaming=True, packing=True, packing_strategy="wrapped",
+        max_length=512, max_steps=steps, model_config=TINY, tokenizer_name_or_path=str(tokenizer_dir),
+        save_strategy="no", output_dir="run", dataloader_num_workers=int(workers),
+    )  # fmt: skip
+
+    def recorded(trainer, model, inputs, *more):
+        learned.append(inputs["labels"])
+        return step(trainer, model, inputs, *more)
+
+    with a_hub() as hub, monkeypatch.context() as patch:
+        connect(patch, hub, tmp_path / "home")
+        files = {name: written(rows, name, tmp_path) for name, rows in zip(names, parts, strict=True)}
+        commit = hub.put("datasets/me/texts", files)
+        hub.repos["datasets/me/texts"].branches["v1"] = [commit]
+        hub.put("datasets/me/texts", {names[0]: files[names[1]]})
+        patch.setattr(Trainer, "training_step", recorded)
+        pretrain.main(["--config", str(config), *ON_CPU])
+    assert [token for rows in learned for token in rows[rows != -100].tolist()] == tokens
+    state = json.loads(Path("run/trainer_state.json").read_text())
+    assert state["global_step"] == steps > 10 and state["log_history"][-1]["train_loss"] > 0
+    assert {f"GET /datasets/me/texts/resolve/{commit}/{name}" for name in names} <= set(hub.seen)
+    assert not [path for path in (tmp_path / "home").rglob("*") if path.stat().st_size > 4096], "a copy on the disk"
 
 
 def test_memory_does_not_grow_with_what_was_read(published, pretrained):
