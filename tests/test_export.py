@@ -260,7 +260,7 @@ def test_a_miniqwen_becomes_a_stock_model_with_its_tensors_and_logits(forms, tmp
         if name in forms:
             assert torch.load(f"{name}.pt").sub(logits_of(source)).abs().max() < 1e-4
             here, there = load_file(f"{name}/model.safetensors"), load_file(source / "model.safetensors")
-            # vLLM's Qwen2MoE waits for a gate, even of a shared expert that is none.
+            # transformers' Qwen2MoE has a gate, even of a shared expert that is none.
             assert all("shared_expert_gate" in key for key in here.keys() ^ there.keys())
             assert all(here[key].equal(there[key]) for key in there)
     code = f"""
