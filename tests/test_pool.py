@@ -254,18 +254,18 @@ def test_a_task_is_scored_in_a_worker_and_what_it_evaluates_can_do_no_harm(task,
 
 
 @pytest.mark.parametrize(
-    "end",
+    ("end", "code"),
     [
-        "sys.exit(0)",
-        "os._exit(0)",
-        "os.kill(os.getpid(), signal.SIGINT); time.sleep(30)",
-        "os.kill(os.getpid(), signal.SIGTERM); time.sleep(30)",
-        "os.kill(os.getpid(), signal.SIGKILL)",
+        ("sys.exit(0)", 0),
+        ("os._exit(0)", 0),
+        ("os.kill(os.getpid(), signal.SIGINT); time.sleep(30)", -signal.SIGINT),
+        ("os.kill(os.getpid(), signal.SIGTERM); time.sleep(30)", -signal.SIGTERM),
+        ("os.kill(os.getpid(), signal.SIGKILL)", -signal.SIGKILL),
     ],
 )
 @pytest.mark.parametrize("busy", [False, True])
 @pytest.mark.usefixtures("hears_signals")
-def test_nothing_is_left_however_the_parent_ends(end, busy):
+def test_nothing_is_left_however_the_parent_ends(end, code, busy):
     work = f"threading.Thread(target=pool.judge, args=([{FOREVER!r}] ,60), daemon=True).start(); time.sleep(1)"
     process = start(
         f"pool.judge([{FAIR!r}])\n{work if busy else ''}\nprint('ready', flush=True)\nsys.stdin.readline()\n{end}"
@@ -275,7 +275,7 @@ def test_nothing_is_left_however_the_parent_ends(end, busy):
     assert len(left) >= 2
     process.stdin.write("go\n")
     process.stdin.flush()
-    process.wait(60)
+    assert process.wait(60) == code  # a signal that is not heard would end in peace, 30 seconds later
     assert gone_within(60, left), left
 
 
