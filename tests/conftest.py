@@ -25,7 +25,8 @@ ON_CPU = ["--use_cpu", "true", "--bf16", "false", "--gradient_checkpointing", "f
 
 # Minutes each: begun last, one of them would keep one worker busy and leave the others without work.
 LONGEST = ("test_vllm.py", "test_engines.py", "test_crashes.py", "test_notebooks.py", "test_serve.py", "test_life.py",
-           "test_colocated.py", "test_resume_engines.py", "test_answering.py")  # fmt: skip
+           "test_colocated.py", "test_resume_engines.py", "test_answering.py", "test_outputs.py",
+           "test_smoke.py")  # fmt: skip
 
 
 def pytest_collection_modifyitems(items):

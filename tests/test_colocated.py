@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import HEADS_OF_32, ON_CPU, save_model, write_yaml
+from tests.conftest import HEADS_OF_32, ON_CPU, run_suite, save_model, write_yaml
 from tests.engines import assert_real, facts, launcher, logged, run
 from tests.resume import cut_off, differences
 from tests.test_vllm import DIFFERENCE, cpu_vllm, difference_of_logprobs  # noqa: F401  (cpu_vllm is a fixture)
@@ -87,6 +87,38 @@ def test_a_run_that_goes_on_samples_the_completions_it_would_have_sampled(runs):
     assert len(logged(out / "grpo", "eval_accuracy")) == 2  # answered by those vLLMs, on the way
     found = differences(out / "grpo", out / "grpo-resumed", 2)
     assert max(found.values()) < 1e-6, found
+
+
+def test_vllm_is_imported_where_it_is_wanted_only_and_then_works_where_trl_was_imported_without(
+    cpu_vllm,  # noqa: F811
+    start,
+    arithmetic_dir,
+    tmp_path,
+):
+    (tmp_path / "ours.py").write_text(
+        "import sys\n\n"
+        "def vllm_reward(completions, **rest):\n    return [float('vllm' in sys.modules)] * len(completions)\n"
+    )
+    shared = dict(
+        model_name_or_path=str(start),
+        dataset_name=str(arithmetic_dir),
+        reward_funcs=["ours.vllm_reward"],
+        num_generations=4,
+        per_device_train_batch_size=4,
+        max_completion_length=24,
+        max_steps=1,
+        logging_steps=1,
+    )
+    (tmp_path / "life").mkdir()
+    write_yaml(tmp_path / "life/1-grpo-without.yaml", **shared, output_dir="without")
+    asked = {"use_vllm": True, "vllm_mode": "colocate", "vllm_max_model_length": 128}
+    write_yaml(tmp_path / "life/2-grpo-with.yaml", **shared, **asked, output_dir="with")
+    done = run_suite("run", "life", *ON_CPU, cwd=tmp_path, env=ONE_GIB_OF_CACHE)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert logged(tmp_path / "without", "rewards/vllm_reward/mean") == [0]
+    assert logged(tmp_path / "with", "rewards/vllm_reward/mean") == [1]
+    (difference,) = logged(tmp_path / "with", DIFFERENCE)
+    assert 0 < difference < 0.01
 
 
 def sampled(run: Path, step: int) -> list[str]:

@@ -1,11 +1,18 @@
 """How vLLM is set up on this machine: is it there, which GPUs has each replica, and what is it told on a CPU."""
 
+import importlib
 import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
 from suite import checkpoint, pins
 from suite.engine.positions import most_of_vllm
+
+# TRL's modules that take names from vLLM as they are read, in the order in which they read each other.
+READ_WITH_VLLM = ("trl.generation.vllm_client", "trl.generation.vllm_generation", "trl.generation")
 
 
 def require_vllm(because: str, mode: str = "colocate", model: str | None = None) -> None:
@@ -32,6 +39,28 @@ def require_vllm(because: str, mode: str = "colocate", model: str | None = None)
         from suite.model.vllm_plugin import check_served
 
         check_served(f"'{model}'", checkpoint.read_json(Path(model) / "config.json"))
+
+
+@contextmanager
+def in_trl(wanted: bool) -> Iterator[None]:
+    """Around the import of a trainer that may sample with vLLM: vLLM is imported with it only where it is `wanted`.
+
+    TRL imports it wherever it is installed, which takes seconds. What stands in `sys.modules` as None is to Python not
+    installed, so that TRL is read as on a machine without vLLM. Where the same process wants vLLM later, TRL's modules
+    are read again in place, and classes that were made before find vLLM's names in them.
+    """
+    read = sys.modules.get("trl.generation.vllm_generation")
+    if wanted and read is not None and not hasattr(read, "LLM"):
+        for name in READ_WITH_VLLM:
+            importlib.reload(sys.modules[name])
+    if wanted or "vllm" in sys.modules:
+        yield
+        return
+    sys.modules["vllm"] = None
+    try:
+        yield
+    finally:
+        sys.modules.pop("vllm", None)
 
 
 def require_window(asked: int | None, name: str, revision: str | None = None) -> None:

@@ -68,8 +68,10 @@ def main(argv=None) -> None:
     from trl import get_quantization_config
 
     from suite.trainers import completions
-    from suite.trainers.distillation import WhiteBoxTrainer, load_teacher
     from suite.trainers.exact import exact
+
+    with vllm_setup.in_trl(config.use_vllm):
+        from suite.trainers.distillation import WhiteBoxTrainer, load_teacher
 
     with run.every_rank_reads_weights():
         teacher = load_teacher(config, model.attn_implementation, student_rows)

@@ -39,7 +39,8 @@ def main(argv=None) -> None:
         colocated.make_ready(config, model)
     run.say("\n".join([*doubts(config, model), arithmetic(config, train_rows)]))
 
-    from trl import GRPOTrainer, get_quantization_config
+    with vllm_setup.in_trl(config.use_vllm):
+        from trl import GRPOTrainer, get_quantization_config
 
     from suite.trainers import completions, reward_models
     from suite.trainers.exact import exact
