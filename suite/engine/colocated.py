@@ -55,6 +55,12 @@ def let_vllm_take_new_weights() -> None:
     cpu_moe.cpu_fused_moe = packed_anew
 
 
+def settle(trainer) -> None:
+    """After vLLM was started inside a trainer."""
+    seed_rollouts(trainer)
+    end_with_the_process(trainer)
+
+
 def seed_rollouts(trainer) -> None:
     """Have the vLLM inside a trainer draw each completion with a seed of its own, which a resumed run finds again.
 

@@ -65,13 +65,12 @@ def main(argv=None) -> None:
     if config.use_vllm:
         colocated.make_ready(config, model)
 
-    from trl import get_quantization_config
-
-    from suite.trainers import completions
-    from suite.trainers.exact import exact
-
     with vllm_setup.in_trl(config.use_vllm):
+        from trl import get_quantization_config
+
+        from suite.trainers import completions
         from suite.trainers.distillation import WhiteBoxTrainer, load_teacher
+        from suite.trainers.exact import exact
 
     with run.every_rank_reads_weights():
         teacher = load_teacher(config, model.attn_implementation, student_rows)
@@ -92,8 +91,7 @@ def main(argv=None) -> None:
         )
     say_what_is_beyond(trainer, positions)
     if config.use_vllm and config.vllm_mode == "colocate":
-        colocated.seed_rollouts(trainer)
-        colocated.end_with_the_process(trainer)
+        colocated.settle(trainer)
     completions.keep_apart(trainer)
     if asked:
         from suite.answering import Answering

@@ -63,8 +63,7 @@ def main(argv=None) -> None:
             callbacks=callbacks,
         )
     if config.use_vllm and config.vllm_mode == "colocate":
-        colocated.seed_rollouts(trainer)
-        colocated.end_with_the_process(trainer)
+        colocated.settle(trainer)
     completions.keep_apart(trainer)
     if reward.reward_schedule:
         trainer.add_callback(RewardSchedule(trainer, reward.reward_funcs, reward.reward_schedule))
