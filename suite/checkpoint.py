@@ -46,6 +46,16 @@ def check_whole(path: str | Path) -> None:
 def _check_files(path: Path) -> None:
     if not any((path / name).is_file() for name in ("config.json", "adapter_config.json")):
         raise ValueError(f"'{path}' is no checkpoint: it has neither config.json nor adapter_config.json.")
+    shapes = shapes_of(path)
+    for name in ("config.json", "adapter_config.json", "tokenizer.json", "generation_config.json"):
+        if (path / name).is_file():
+            told = read_json(path / name)
+            if name == "config.json":
+                _check_width(path, told, shapes.get("model.embed_tokens.weight"))
+
+
+def shapes_of(path: Path) -> dict[str, list[int]]:
+    """Tensor -> shape, of all weights in a directory. Raises `ValueError` where there are none, or not whole ones."""
     if (path / INDEX).is_file():
         files = sorted(set(read_json(path / INDEX).get("weight_map", {}).values()))
         if not files:
@@ -55,12 +65,7 @@ def _check_files(path: Path) -> None:
         if not files:
             _refuse_pickle(path)
             raise ValueError(f"'{path}' holds no weights ({' or '.join(WEIGHTS)}). Was it cut off while saving?")
-    shapes = {name: shape for file in files for name, shape in _check_safetensors(path / file).items()}
-    for name in ("config.json", "adapter_config.json", "tokenizer.json", "generation_config.json"):
-        if (path / name).is_file():
-            told = read_json(path / name)
-            if name == "config.json":
-                _check_width(path, told, shapes.get("model.embed_tokens.weight"))
+    return {name: shape for file in files for name, shape in _check_safetensors(path / file).items()}
 
 
 def _refuse_pickle(path: Path) -> None:

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, fields
 from importlib.util import find_spec
 from pathlib import Path
 
-from suite import address, args, checkpoint, ending, engine, merge, pins, reasoning, run, server
+from suite import address, args, checkpoint, ending, engine, look, merge, pins, reasoning, run, server
 from suite.engine import vllm_setup
 from suite.registry import nearest
 from suite.server_child import KEY
@@ -159,6 +159,8 @@ def planned(keys: ServeArguments, secret: str | None) -> Plan:
     else:
         _check_transformers(keys, base, secret)
     model = pins.at_commit(base or name)
+    if by_vllm and checkpoint.is_local(model):
+        look.demand_names(Path(model))
     if by_vllm and not any(key.replace("-", "_").startswith(OTHER_WINDOW) for key in keys.vllm_kwargs):
         vllm_setup.require_window(keys.vllm_max_model_length, model)
     speaks = name if base and (Path(name) / "tokenizer_config.json").is_file() else model

@@ -5,8 +5,8 @@ import shutil
 
 import pytest
 
-from suite import look
-from tests.conftest import ON_CPU, shaken, write_yaml
+from suite import look, merge
+from tests.conftest import ON_CPU, save_model, shaken, write_yaml
 
 # As DeepSeek-R1-Distill's: what an assistant said is cut behind its last </think>.
 STRIPS_THOUGHTS = (
@@ -84,6 +84,35 @@ def test_weights_that_are_no_longer_as_tied_as_the_configuration_says(saved, ten
     write(saved, tensors)
     change(saved / "config.json", tie_word_embeddings=False)
     assert look.at_files(saved) == [f"config.json ties no weights, and {look.HEAD} is not on disk"]
+
+
+@pytest.mark.parametrize("form", ["dense", "mixture", "qwen2", "qwen2_moe"])
+def test_a_tensor_without_which_vllm_would_begin_all_the_same_is_named(form, tokenizer_dir, tmp_path):
+    """https://github.com/vllm-project/vllm, model_executor/model_loader/default_loader.py, asks too little."""
+    from safetensors.torch import load_file
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    from suite import export
+    from suite.model import MiniQwenConfig, MiniQwenForCausalLM
+
+    classes = (Qwen2ForCausalLM, Qwen2Config) if form == "qwen2" else (MiniQwenForCausalLM, MiniQwenConfig)
+    shape = {"num_experts": 4, "num_experts_per_tok": 2} if "mo" in form or "mix" in form else {}
+    saved = save_model(*classes, tokenizer_dir, tmp_path / "saved", **shape)
+    if form == "qwen2_moe":
+        export.main([str(saved), "--output_dir", str(tmp_path / "exported"), "--as", form])
+        saved = tmp_path / "exported"
+    look.demand_names(saved)
+    there = load_file(saved / "model.safetensors")
+    wanted = ["self_attn.k_proj.weight", "self_attn.o_proj.weight", "post_attention_layernorm.weight"]
+    wanted += ["mlp.gate.weight", "mlp.experts.3.up_proj.weight"] if shape else ["mlp.up_proj.weight"]
+    for name in wanted:
+        told = "conversion of the weights" if "experts" in name else "layers.1.*random numbers"
+        write(saved, {key: value for key, value in there.items() if key != f"model.layers.1.{name}"})
+        with pytest.raises(ValueError, match=f"does not hold all weights of its .*{told}"):
+            look.demand_names(saved)
+        if "experts.3" in name:
+            with pytest.raises(ValueError, match="Cannot load .*conversion of the weights"):
+                merge.loaded(saved)
 
 
 def test_an_end_of_turn_on_which_the_files_disagree_is_named_file_by_file(saved):

@@ -9,8 +9,9 @@ import random
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
-from suite import checkpoint, turns
+from suite import checkpoint, look, turns
 from suite.engine.vllm_setup import require_vllm, require_window, shares_of_machine
 
 
@@ -167,6 +168,8 @@ def require_whole(name: str, use_vllm: bool) -> None:
     if use_vllm:
         require_vllm("use_vllm: true", model=name)
         checkpoint.refuse_adapter(name)
+        if checkpoint.is_local(name):
+            look.demand_names(Path(name))
 
 
 def render(tokenizer, prompt) -> list[int]:
