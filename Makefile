@@ -13,11 +13,14 @@ PIP := PIP_CONSTRAINT=$(CURDIR)/constraints.txt DS_BUILD_OPS=0 $(BIN)/python -m 
 # train or start processes go first. On a larger machine: make test WORKERS=8
 WORKERS ?= 2
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
+# lm-eval has an environment of its own, which looks into that of the suite: scikit-learn and scipy, which it brings, are
+# imported by transformers wherever they are installed, by every command anew.
+LM_EVAL := $(VENV)/lm-eval
 HAS_GPU := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L 2>/dev/null | grep -q GPU && echo yes)
 
 .PHONY: setup browser quickstart test test-fast soak bench lint format clean
 
-setup: $(VENV)/.ready
+setup: $(LM_EVAL)/.ready
 
 # torch comes first: asked for by another package's range, pip would take the newest build there is.
 $(VENV)/.ready: pyproject.toml constraints.txt
@@ -28,6 +31,15 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PIP) --editable ".[dev]"
 	@$(MAKE) --no-print-directory vllm
 	$(BIN)/python -c "import torch, transformers, trl, suite.model"
+	@touch $@
+
+$(LM_EVAL)/.ready: $(VENV)/.ready
+	@echo "setting up: lm-eval, beside it"
+	@$(BIN)/python -m pip uninstall --quiet --quiet --yes lm-eval scikit-learn  # an older setup put them there
+	@$(PYTHON) -m venv --clear $(LM_EVAL)
+	@$(BIN)/python -c 'import sysconfig; print("import site; site.addsitedir(%r)" % sysconfig.get_path("purelib"))' \
+	  > "$$($(LM_EVAL)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/suite.pth"
+	$(subst $(BIN),$(LM_EVAL)/bin,$(PIP)) lm-eval scipy
 	@touch $@
 
 .PHONY: vllm

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from suite import engine, measures, reasoning
-from tests.conftest import ROOT, save_model
+from tests.conftest import LM_EVAL, ROOT, save_model
 from tests.rows import write_rows
 
 pytestmark = pytest.mark.slow
@@ -72,7 +72,7 @@ def home(tokenizer_dir, tmp_path_factory) -> Path:
     (pattern,) = re.findall(r"regex_pattern: '(.*?)'", task_files()["sums.yaml"])
     for split in ("train", "test"):
         write_rows(home / f"data/sums/{split}.parquet", rows(checkpoint, pattern))
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    path = os.pathsep.join([str(LM_EVAL), str(Path(sys.executable).parent), os.environ["PATH"]])
     caches = {name: str(home / "cache") for name in ("HF_MODULES_CACHE", "HF_DATASETS_CACHE")}
     for words in commands():
         done = subprocess.run(

@@ -12,6 +12,9 @@ suite         the transformers engine; vLLM where it is installed
 """
 
 import os
+import site
+import sys
+import sysconfig
 import tempfile
 import time
 from collections.abc import Callable
@@ -23,6 +26,7 @@ from suite import engine
 from suite.engine.transformers_engine import TransformersEngine
 from tests.benchmarks import runs
 from tests.benchmarks.interleaved import Rounds, Series, told
+from tests.conftest import LM_EVAL
 
 ROWS, BATCH, NEW = 32, 16, 48
 VOCABULARY = 6400
@@ -138,6 +142,9 @@ def file_order(loaded: TransformersEngine, prompts: list) -> Callable[[], list[s
 
 def lm_eval_road(directory: str, tokenizer, prompts: list) -> Callable[[], list[str]]:
     import torch
+
+    # It is in an environment of its own, and as of now found here, too.
+    site.addsitedir(str(LM_EVAL.parent / Path(sysconfig.get_path("purelib")).relative_to(sys.prefix)))
     from lm_eval.api.instance import Instance
     from lm_eval.models.huggingface import HFLM
 
