@@ -13,6 +13,8 @@ from tests.test_vllm import DIFFERENCE, cpu_vllm, difference_of_logprobs  # noqa
 from tests.test_vllm import ENVIRONMENT as ONE_GIB_OF_CACHE
 
 pytestmark = pytest.mark.slow
+# ZeRO-3 has to gather each weight before vLLM gets it. DDP, where each rank holds all of them, is left to the soak.
+ENGINES = pytest.mark.parametrize("engine", [pytest.param("ddp", marks=pytest.mark.soak), "zero3"])
 
 
 @pytest.fixture(scope="module")
@@ -64,8 +66,7 @@ def launch(engine: str, home: Path, config: str, *words: str) -> None:
     run([*launcher(engine), "-m", "tests.engine_probe", ".", config, "--", *ON_CPU, *words], home, **ONE_GIB_OF_CACHE)
 
 
-# ZeRO-3 has to gather each weight before vLLM gets it. DDP, where each rank holds all of them, is left to the soak.
-@pytest.mark.parametrize("engine", [pytest.param("ddp", marks=pytest.mark.soak), "zero3"])
+@ENGINES
 def test_two_vllms_sample_from_the_weights_just_trained(runs, engine, start):
     out = runs(engine)
     assert_real(engine, facts(out, "grpo"))
@@ -77,13 +78,14 @@ def test_two_vllms_sample_from_the_weights_just_trained(runs, engine, start):
     assert moved > 0.1, f"the weights moved logprobs by {moved} only: step 2 would not show a sync that is missing"
 
 
-def test_a_run_that_goes_on_samples_the_completions_it_would_have_sampled(runs):
-    out = runs("zero3")
+@ENGINES
+def test_a_run_that_goes_on_samples_the_completions_it_would_have_sampled(runs, engine):
+    out = runs(engine)
     first, second = (sampled(out / "grpo", step) for step in (1, 2))
     assert len(set(first)) == len(set(second)) == 8  # the members of a group, on both ranks, are samples of their own
     (out / "grpo.yaml").rename(out / "grpo-resumed.yaml")
     cut_off(out / "grpo", 1, out / "grpo-resumed")
-    launch("zero3", out, "grpo-resumed.yaml", "--resume_from_checkpoint", "true")
+    launch(engine, out, "grpo-resumed.yaml", "--resume_from_checkpoint", "true")
     assert sampled(out / "grpo-resumed", 2) == second
     assert len(logged(out / "grpo", "eval_accuracy")) == 2  # answered by those vLLMs, on the way
     found = differences(out / "grpo", out / "grpo-resumed", 2)
