@@ -5,13 +5,15 @@ and stay on the CPU, so that a look costs no more memory than the largest tensor
 completions is handed a model.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from suite import checkpoint, reasoning, turns
 
 # float32 rounds in the order of its sums; a wrong merge, or a wrong configuration, is off by far more.
 TOLERANCE = 1e-4
+OURS = ("miniqwen", "qwen2", "qwen2_moe", "deepseek_v2")  # model types that the suite trains and writes
 HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 _ASKED = [{"role": "user", "content": "What is 2+2?"}]
 
@@ -183,13 +185,13 @@ def demand_weights(name: str | Path, model, told: Mapping) -> None:
     if made_up:
         more = f" (and {len(made_up) - 1} more)" if made_up[1:] else ""
         raise ValueError(
-            f"'{name}' does not hold all weights of its {model.config.model_type}: {made_up[0]}{more} is missing, and "
-            "random numbers would stand there. Take another checkpoint, or the config.json that it had."
+            f"'{name}' does not hold all weights of its {model.config.model_type}: {made_up[0]}{more} is missing or of "
+            "another shape, and random numbers would stand there. Take another checkpoint, or the config.json it had."
         )
 
 
 def demand_names(path: Path) -> None:
-    """The same for a directory whose tensors are not to be read here: by names and shapes alone.
+    """The same for a directory of OURS whose tensors are not to be read here: by names and shapes alone.
 
     vLLM 0.31 begins with random numbers where one is missing: it asks of its own parameters whether something was
     loaded, and those of linear layers, heads and experts all count as loaded.
@@ -199,21 +201,39 @@ def demand_names(path: Path) -> None:
 
     import suite.model  # noqa: F401  (the Auto classes learn miniqwen)
 
-    config = AutoConfig.from_pretrained(path)
-    if getattr(config, "quantization_config", None) is not None:  # tensors of other names, which vLLM knows
-        return
-    try:
-        with torch.device("meta"):
-            of_class = type(AutoModelForCausalLM.from_config(config))
-    except ValueError:  # one that transformers does not load as a language model, and vLLM may
+    says = checkpoint.read_json(path / "config.json")
+    is_packed = "quantization_config" in says or (path / "hf_quant_config.json").is_file()
+    generates = all(name.endswith("ForCausalLM") for name in says.get("architectures") or ())
+    if says.get("model_type") not in OURS or is_packed or not generates:
         return
     named = {name: torch.empty(shape, device="meta") for name, shape in checkpoint.shapes_of(path).items()}
-    how = {"device_map": "meta", "output_loading_info": True, "ignore_mismatched_sizes": True}
+    config = AutoConfig.from_pretrained(path, trust_remote_code=False)
+    how = {"config": config, "attn_implementation": "eager"}  # another may not be installed, and is not asked for
+    with torch.device("meta"):
+        of_class = type(AutoModelForCausalLM.from_config(**how, trust_remote_code=False))
+    how |= {"device_map": "meta", "output_loading_info": True, "ignore_mismatched_sizes": True}
     try:
-        model, told = of_class.from_pretrained(None, config=config, state_dict=named, **how)
+        with _silence():
+            model, told = of_class.from_pretrained(None, state_dict=named, **how)
     except RuntimeError as error:  # of one tensor in memory the parts on the disk are too few: experts
         raise ValueError(f"'{path}' does not hold all weights of its {config.model_type}: {error}") from error
     demand_weights(path, model, told)
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """From transformers no bar and no report on weights, where none are loaded."""
+    from transformers.utils import logging
+
+    bar, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bar:
+            logging.enable_progress_bar()
 
 
 def at_model(path: Path, expected, adapted=None, alone=None) -> list[str]:

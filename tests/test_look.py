@@ -115,6 +115,21 @@ def test_a_tensor_without_which_vllm_would_begin_all_the_same_is_named(form, tok
                 merge.loaded(saved)
 
 
+def test_what_only_vllm_knows_how_to_load_is_left_to_it(saved, tensors, capsys):
+    less = {key: value for key, value in tensors.items() if "k_proj" not in key}
+    write(saved, less)
+    for keys in ({"model_type": "of_tomorrow"}, {"quantization_config": {"quant_method": "new"}},
+                 {"architectures": ["MiniQwenForSequenceClassification"]}):  # fmt: skip
+        before = (saved / "config.json").read_text()
+        change(saved / "config.json", **keys)
+        look.demand_names(saved)
+        (saved / "config.json").write_text(before)
+    write(saved, {**tensors, "more": tensors["model.norm.weight"].clone()})
+    change(saved / "config.json", attn_implementation="flash_attention_2")  # which vLLM has of its own
+    look.demand_names(saved)
+    assert not capsys.readouterr().err
+
+
 def test_an_end_of_turn_on_which_the_files_disagree_is_named_file_by_file(saved):
     from transformers import AutoTokenizer
 
