@@ -68,10 +68,7 @@ def loaded(name: str | Path, dtype: str = "auto"):
         repository, revision = pins.where(name)
         how = {"dtype": dtype, "revision": revision, "output_loading_info": True}
         model, told = AutoModelForCausalLM.from_pretrained(repository, **how)
-    except (
-        OSError,
-        RuntimeError,
-    ) as error:  # the network, the Hub's refusals, tensors that do not fit
+    except (OSError, RuntimeError) as error:  # the network, the Hub's refusals, tensors that do not fit
         raise ValueError(f"Cannot load '{name}': {error}") from error
     try:
         look.demand_weights(name, model, told)
