@@ -13,14 +13,16 @@ PIP := PIP_CONSTRAINT=$(CURDIR)/constraints.txt DS_BUILD_OPS=0 $(BIN)/python -m 
 # train or start processes go first. On a larger machine: make test WORKERS=8
 WORKERS ?= 2
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
-# lm-eval has an environment of its own, which looks into that of the suite: scikit-learn and scipy, which it brings, are
-# imported by transformers wherever they are installed, by every command anew.
+# What the tests and benchmarks need of lm-eval has an environment of its own, which looks into that of the suite:
+# scikit-learn and scipy, which it brings, are imported by transformers wherever they are installed, by every command.
 LM_EVAL := $(VENV)/lm-eval
 HAS_GPU := $(shell command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L 2>/dev/null | grep -q GPU && echo yes)
 
-.PHONY: setup browser quickstart test test-fast soak bench lint format clean
+.PHONY: setup lm-eval browser quickstart test test-fast soak bench lint format clean
 
-setup: $(LM_EVAL)/.ready
+setup: $(VENV)/.ready
+
+lm-eval: $(LM_EVAL)/.ready
 
 # torch comes first: asked for by another package's range, pip would take the newest build there is.
 $(VENV)/.ready: pyproject.toml constraints.txt
@@ -70,16 +72,16 @@ browser:
 quickstart: setup
 	$(BIN)/suite run configs/quickstart
 
-test: setup browser
+test: setup lm-eval browser
 	$(PYTEST) -m "not soak and not gpu"
 
-test-fast: setup
+test-fast: setup lm-eval
 	$(PYTEST)
 
 soak: setup
 	$(BIN)/python -m pytest -m "soak"
 
-bench: setup
+bench: setup lm-eval
 	$(BIN)/python -m tests.benchmarks
 
 lint: setup

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-LM_EVAL = Path(sys.prefix) / "lm-eval/bin"  # `make setup` makes it; lm-eval, scikit-learn and scipy are there only
+LM_EVAL = Path(sys.prefix) / "lm-eval/bin"  # `make lm-eval` makes it; lm-eval, scikit-learn and scipy are there only
 SHARED = ROOT.parent / "shared" / "data"
 TINY = {
     "hidden_size": 64,
