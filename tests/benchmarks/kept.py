@@ -1,10 +1,12 @@
-"""Training on a CPU as docs/scaling.md advises it: layers compiled one by one, memory that is freed kept for the next
-step, and 64 rows in a step, which spread what is done once a step over more products.
+"""Training on a CPU as docs/scaling.md advises it: layers compiled one by one, as accelerate does it, memory that is
+freed kept for the next step, and 64 rows in a step, which spread what is done once a step over more products.
 
 glibc hands large tensors back to the system as soon as they are free, and the next step's pages must be cleared again.
 """
 
 import sys
+
+from accelerate.utils import compile_regions
 
 from tests.benchmarks.interleaved import process
 from tests.benchmarks.model import against_qwen2, pair, step
@@ -19,9 +21,7 @@ def main(n: int) -> None:
 
 def measure(n: int) -> None:
     models = dict(zip(("miniqwen", "Qwen2"), pair(), strict=True))
-    for layer in (layer for model in models.values() for layer in model.model.layers):
-        layer.compile()  # in place
-    steps = {name: step(model, BATCH, LENGTH) for name, model in models.items()}
+    steps = {name: step(compile_regions(model), BATCH, LENGTH) for name, model in models.items()}
     print(f"B {BATCH}, T {LENGTH}")
     against_qwen2(", layers compiled, memory kept", models["miniqwen"], steps, BATCH, LENGTH, n, 1)
 
