@@ -36,9 +36,11 @@ _REFUSED = {
     "pidfd_getfd": (438, 438), "pidfd_send_signal": (424, 424), "tkill": (200, 130), "rt_sigqueueinfo": (129, 138),
     "rt_tgsigqueueinfo": (297, 240), "setsid": (112, 157), "setpgid": (109, 154), "setpriority": (141, 140),
     "ioprio_set": (251, 30), "migrate_pages": (256, 238), "move_pages": (279, 239),
-    # what outlives the process, or is no part of its address space
+    # what outlives the process, or is no part of its address space; to use what another has made takes no *get, only
+    # its number, which can be guessed
     "shmget": (29, 194), "msgget": (68, 186), "semget": (64, 190), "shmctl": (31, 195), "msgctl": (71, 187),
-    "semctl": (66, 191), "mq_open": (240, 180), "mq_unlink": (241, 181), "memfd_create": (319, 279),
+    "semctl": (66, 191), "shmat": (30, 196), "semop": (65, 193), "semtimedop": (220, 192), "msgsnd": (69, 189),
+    "msgrcv": (70, 188), "mq_open": (240, 180), "mq_unlink": (241, 181), "memfd_create": (319, 279),
     "memfd_secret": (447, 447), "add_key": (248, 217), "request_key": (249, 218), "keyctl": (250, 219),
     # the kernel's own doors
     "bpf": (321, 280), "perf_event_open": (298, 241), "userfaultfd": (323, 282), "open_by_handle_at": (304, 265),
