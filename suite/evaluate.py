@@ -283,6 +283,13 @@ def _answered(name, rows, prompts, evaluate, keys, heard, tokenizer) -> tuple[di
     said = []
     for kind, each in (("greedy", 1), ("sampled", samples)):
         said += judging.score(rows, heard.groups(kind, len(rows), each), kind, opened)
-    thoughts = reasoning.texts([row["completion"] for row in said if row["kind"] == "greedy"], think_opened=opened)
-    lengths = [len(tokenizer(reasoning.thinking(text))["input_ids"]) for text in thoughts]
-    return {**judging.summarize(said, samples), "thinking": metrics.mean(lengths)}, said
+    thinking = metrics.mean(_thinking_tokens(said, rows, tokenizer, opened))
+    return {**judging.summarize(said, samples), "thinking": thinking}, said
+
+
+def _thinking_tokens(said: list[dict], rows: list[dict], tokenizer, think_opened: bool) -> list[int]:
+    """How long each greedy answer thinks: where its prompt has opened a think block, from its first token on."""
+    greedy = [row for row in said if row["kind"] == "greedy"]
+    prompts = [rows[row["row"]]["prompt"] for row in greedy]
+    texts = reasoning.texts([row["completion"] for row in greedy], prompts, think_opened)
+    return [len(tokenizer(reasoning.thinking(text), add_special_tokens=False)["input_ids"]) for text in texts]

@@ -228,3 +228,19 @@ def test_rows_with_tests_are_judged_by_running_what_was_said(tmp_path, line):
     assert (result["metrics"]["accuracy"]["value"], result["metrics"]["accuracy"]["n"]) == (0.0, 3)
     said = [json.loads(text) for text in Path("runs/rows.jsonl").read_text().splitlines()]
     assert {row["judged_by"] for row in said} <= {"tests", "no answer"}
+
+
+def test_thinking_is_counted_from_where_the_prompt_opens_it_and_without_the_tokens_around_a_text(tokenizer_dir):
+    from tokenizers.processors import TemplateProcessing
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_dir)
+    begin = ("<|endoftext|>", tokenizer.convert_tokens_to_ids("<|endoftext|>"))
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single=f"{begin[0]} $A", special_tokens=[begin])
+    chat = [{"role": "user", "content": "1+1"}]
+    asked = ["1+1=", "1+1=\n<think>", chat, [*chat, {"role": "assistant", "content": "<think>"}]]
+    for kind in ("greedy", "sampled"):  # which are told of the greedy ones
+        said = [{"row": n, "kind": kind, "completion": "12</think><answer>2</answer>"} for n in range(4)]
+        for opened, lengths in ((False, [0, 2, 0, 2]), (True, [0, 2, 2, 2])):
+            found = evaluate._thinking_tokens(said, [{"prompt": p} for p in asked], tokenizer, opened)
+            assert found == (lengths if kind == "greedy" else [])
