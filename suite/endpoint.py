@@ -163,6 +163,11 @@ class EndpointEngine(Engine):
         told = self._told(response)
         if response.status_code in (401, 403):
             raise ValueError(self._key_refused(told))
+        if response.status_code == 402:  # out of credit: none of the others will be answered either
+            raise ValueError(
+                f"{self.base_url} wants to be paid before it answers more: {told}. Add credit there, or name another "
+                "endpoint (`base_url`)."
+            )
         if response.status_code == 404:
             listed = f" There are: {', '.join(self.models[:20])}." if self.models else ""
             raise ValueError(

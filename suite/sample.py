@@ -29,6 +29,8 @@ from suite.rewards import proof, scoring
 from suite.values import as_mapping, coerce
 from suite.whole import digest
 
+REFUSED = "refused by the endpoint"  # among the reasons why an answer is not there
+
 
 @dataclass
 class SampleArguments:
@@ -85,28 +87,22 @@ def main(argv=None) -> None:
     funcs = dict(zip(reward.reward_funcs, rewards.load_all(reward.reward_funcs, reward.reward_kwargs), strict=True))
     rows, repeated = _rows(sample, script, mixture)
     rewards.check_columns(funcs, ["prompts" if name == "prompt" else name for name in rows[0]], "The rows")
-    asking = _asking(sample, there, keys)
-    settings = {
-        "num_generations": sample.num_generations,
-        "reward_funcs": {name: rewards.version(name, func) for name, func in funcs.items()},
-        "reward_kwargs": reward.reward_kwargs,
-        "reward_weights": dict(zip(funcs, sample.reward_weights or [1.0] * len(funcs), strict=True)),
-        "min_reward": dict.fromkeys(funcs, 1.0) if sample.min_reward is None else sample.min_reward,
-        "max_per_prompt": sample.max_per_prompt,
-    }
+    asking, settings = _asking(sample, there, keys), _settings(sample, reward, funcs)
     identity = digest([asking, settings, rows])
     target = Path(sample.output_dir)
     whole.restore(target)
-    if record_of(target).get("identity") == identity and (target / "train.parquet").is_file():
+    refused = _refused(target, identity)
+    if refused == 0:
         if whole.partial_of(target).exists():  # what a kill at the very end has left goes, and new answers stay
             Answers(target, asking).close()
-        whole.remove(whole.journal_of(target))
-        print(f"{target} holds these very answers already; reusing them.")
+        _reuse(target)
         return
     with Answers(target, asking) as answers:
         begun = time.monotonic()
-        ask(rows, sample, there, keys, answers)
-        said = Said.of(rows, sample.num_generations, answers)
+        said = _said(rows, sample, there, keys, answers, refused)
+        if said is None:
+            _reuse(target)
+            return
         scores = _scores(said, funcs, reward, settings, target)
         reasons = sift(said, {name: score.values for name, score in scores.items()}, settings)
         record = {
@@ -129,6 +125,43 @@ def main(argv=None) -> None:
         answers.publish([{k: v for k, v in row.items() if k != "completion_ids"} for row in kept], record)
         whole.remove(whole.journal_of(target))
     print(f"{len(kept)} rows: {target}/train.parquet")
+
+
+def _settings(sample: SampleArguments, reward, funcs: dict) -> dict:
+    """All that decides which answers are kept."""
+    return {
+        "num_generations": sample.num_generations,
+        "reward_funcs": {name: rewards.version(name, func) for name, func in funcs.items()},
+        "reward_kwargs": reward.reward_kwargs,
+        "reward_weights": dict(zip(funcs, sample.reward_weights or [1.0] * len(funcs), strict=True)),
+        "min_reward": dict.fromkeys(funcs, 1.0) if sample.min_reward is None else sample.min_reward,
+        "max_per_prompt": sample.max_per_prompt,
+    }
+
+
+def _refused(target: Path, identity: str) -> int | None:
+    """How many of these very answers the endpoint refused when `target` was written; None where it holds others."""
+    held = record_of(target)
+    is_same = held.get("identity") == identity and (target / "train.parquet").is_file()
+    return held["answers"].get(REFUSED, 0) if is_same else None
+
+
+def _reuse(target: Path) -> None:
+    whole.remove(whole.journal_of(target))
+    print(f"{target} holds these very answers already; reusing them.")
+
+
+def _said(rows: list[dict], sample: SampleArguments, there, keys, answers: Answers, refused: int | None):
+    """All answers that there are, now that the missing ones were asked for; None where as many are `refused` as when
+    the target was written. Then nothing new came, and a server that is gone by now costs nothing either."""
+    try:
+        ask(rows, sample, there, keys, answers)
+    except ValueError as error:
+        if Said.of(rows, sample.num_generations, answers).refused != refused:
+            raise
+        print(f"The {refused} answers that were refused before cannot be had now either: {error}")
+    said = Said.of(rows, sample.num_generations, answers)
+    return None if said.refused == refused else said
 
 
 def _scores(said: "Said", funcs: dict, reward, settings: dict, target: Path) -> dict[str, scoring.Score]:
@@ -247,6 +280,11 @@ class Said:
     prompts: list[int]  # of each answer the number of its prompt
     asked: int
 
+    @property
+    def refused(self) -> int:
+        """How many answers an endpoint did not give."""
+        return self.asked - len(self.rows)
+
     @classmethod
     def of(cls, rows: list[dict], num_generations: int, answers: Answers) -> "Said":
         said = cls([], [], [], len(rows) * num_generations)
@@ -305,8 +343,8 @@ def counts(said: Said, reasons: list[str]) -> dict:
     """Answers by reason, prompts, tokens."""
     found = Counter(reasons)
     by_reason = {"kept": found.pop("kept", 0), **dict(found.most_common())}
-    if said.asked > len(reasons):
-        by_reason["refused by the endpoint"] = said.asked - len(reasons)
+    if said.refused:
+        by_reason[REFUSED] = said.refused
     kept = {prompt for prompt, reason in zip(said.prompts, reasons, strict=True) if reason == "kept"}
     return {
         "answers": by_reason,

@@ -123,6 +123,18 @@ def test_where_every_prompt_is_refused_asking_ends():
         assert len(there.asked) < 10
 
 
+def test_an_account_out_of_credit_ends_the_asking():
+    def answer(body):
+        return refusal(402, "Insufficient credits") if asked_about(body) == "1+1" else reply("ok")
+
+    with serving(answer) as there:
+        answers = engine_for(there, concurrency=1).stream(PROMPTS, Sampling())
+        assert next(answers)[0] == 0
+        with pytest.raises(ValueError, match="wants to be paid before it answers more: 402 Insufficient credits"):
+            next(answers)
+        assert len(there.asked) == 2
+
+
 @pytest.mark.parametrize(
     "said", [(200, "<html>hello</html>"), (200, {"choices": []}), (200, {"error": {"message": "no"}})]
 )

@@ -183,14 +183,45 @@ def test_what_is_judged_is_not_judged_again(teach, monkeypatch):
     assert [path.name for path in Path().iterdir() if path.name.startswith(".")] == []
 
 
-def test_a_refused_request_is_counted_and_asked_again_another_day(teach):
+def test_a_refused_request_is_counted_and_asked_again_another_day(teach, capsys):
     def refusing(question, number):
         return refusal(400, "filtered") if question == "1+1" else right(int(question[0]) + 1)
 
     teach(sums(3), refusing, num_generations=1)
     assert record()["answers"] == {"kept": 2, "refused by the endpoint": 1}
-    assert len(teach(sums(3), {"1+1": [right(2)]}, "--max_per_prompt", "4", num_generations=1)) == 1
-    assert len(kept()) == 3
+    before = Path("out/sample.json").stat().st_mtime_ns
+    assert len(teach(sums(3), refusing, num_generations=1)) == 1
+    said = capsys.readouterr().out
+    assert "cannot be had now either" in said and "400 filtered" in said and "holds these very answers already" in said
+    assert Path("out/sample.json").stat().st_mtime_ns == before, (
+        "nothing new came, and nothing is judged or written again"
+    )
+    assert [path.name for path in Path().iterdir() if path.name.startswith(".")] == []
+    assert len(teach(sums(3), {"1+1": [right(2)]}, num_generations=1)) == 1
+    assert len(kept()) == 3 and record()["answers"] == {"kept": 3}
+    assert len(teach(sums(3), None, num_generations=1)) == 0
+
+
+def test_an_endpoint_that_is_gone_leaves_answers_of_which_some_were_refused_as_they_are(teach, capsys):
+    teach(sums(2), {"0+1": [right(1)], "1+1": [refusal(400, "filtered")]}, num_generations=1)
+    teach(sums(2), None, "--base_url", "http://127.0.0.1:9/v1", num_generations=1)
+    said = capsys.readouterr().out
+    assert "cannot be had now either: Cannot connect" in said and "holds these very answers already" in said
+    assert len(kept()) == 1
+
+
+def test_an_endpoint_out_of_credit_costs_what_is_missing(teach):
+    """Its refusals are not those of a prompt: nothing is written as if they were, and the rest is asked for."""
+    paid = itertools.count()
+
+    def short_of_money(question, number):
+        return right(int(question[0]) + 1) if next(paid) < 2 else refusal(402, "Insufficient credits")
+
+    with pytest.raises(ValueError, match="402 Insufficient credits.*2 answers are kept: the same command asks for"):
+        teach(sums(9), short_of_money, num_generations=1)
+    assert not Path("out").exists()
+    assert len(teach(sums(9), lambda question, number: right(int(question[0]) + 1), num_generations=1)) == 7
+    assert len(kept()) == 9
 
 
 def test_where_nothing_is_kept_nothing_is_written_but_the_answers_stay(teach):
