@@ -28,8 +28,8 @@ from suite.values import as_mapping
 SAMPLING = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")  # of a generation config
 NEUTRAL = {"do_sample": True, "temperature": 1.0, "top_p": 1.0, "top_k": 0}  # vLLM's own, for transformers
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # of LoRA, which vLLM makes room for
-# Of an adapter's config: what vLLM does not read, though without it the adapter is another one.
-NOT_SERVED = ("modules_to_save", "use_dora", "rank_pattern", "alpha_pattern", "target_parameters", "lora_bias",
+# Of an adapter's config: what vLLM does not read, though without it the adapter is another one; beside PEFT's variants.
+NOT_SERVED = ("modules_to_save", "rank_pattern", "alpha_pattern", "target_parameters", "lora_bias",
               "trainable_token_indices", "layer_replication", "use_qalora", "fan_in_fan_out")  # fmt: skip
 # Of vLLM's options: with them its server would listen elsewhere than where this command looks for it, and says it is.
 ELSEWHERE = ("host", "port", "uds", "ssl_keyfile", "ssl_certfile")
@@ -275,7 +275,7 @@ def _adapter(path: Path, name: str) -> dict:
     Raises `ValueError` for one that is more than plain LoRA: part of it vLLM would leave out, and not say so.
     """
     config = checkpoint.read_json(path / "adapter_config.json")
-    odd = [key for key in NOT_SERVED if config.get(key)]
+    odd = [key for key in (*NOT_SERVED, *_variants()) if config.get(key)]
     odd += [key for key, plain in (("peft_type", ("LORA",)), ("bias", ("none",)), ("r", range(1, RANKS[-1] + 1)))
             if config.get(key) not in plain]  # fmt: skip
     if config.get("init_lora_weights") not in PLAIN_BEGINNINGS:
@@ -290,6 +290,14 @@ def _adapter(path: Path, name: str) -> dict:
     rank = next(room for room in RANKS if room >= config["r"])
     modules = json.dumps({"name": name, "path": str(path.resolve())})
     return {"enable_lora": True, "max_lora_rank": rank, "lora_modules": [modules]}
+
+
+def _variants() -> list[str]:
+    """The keys of an adapter's config by which PEFT computes otherwise than plain LoRA does, as it marks them itself:
+    DoRA, and with each version more."""
+    from peft import LoraConfig
+
+    return [f.name for f in fields(LoraConfig) if f.metadata.get("is_lora_variant")]
 
 
 def option_words(options: dict) -> list[str]:

@@ -314,7 +314,8 @@ def test_plain_lora_is_served_beside_its_base_and_what_vllm_would_leave_out_is_r
     for more in (
         {"use_dora": True}, {"modules_to_save": ["lm_head"]}, {"alpha_pattern": {"q_proj": 4}}, {"bias": "all"},
         {"target_parameters": ["mlp.experts.gate_up_proj"]}, {"init_lora_weights": "pissa"}, {"peft_type": "IA3"},
-        {"r": 600},
+        {"r": 600}, {"alora_invocation_tokens": [1, 2]}, {"kasa_config": {"beta": 0.1}}, {"use_bdlora": {"nblocks": 2}},
+        {"arrow_config": {"top_k": 3}}, {"monteclora_config": {"num_samples": 2}},
     ):  # fmt: skip
         key = next(iter(more))
         with pytest.raises(ValueError, match=rf"more than plain LoRA \({key}: .*suite export"):
