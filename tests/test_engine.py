@@ -51,6 +51,41 @@ def test_the_same_seed_repeats_and_another_does_not(loaded):
     assert sample(3) == sample(3) != sample(4)
 
 
+# What a checkpoint's generation config may say and vLLM does not hear: each would change greedy answers or samples, or
+# end in an error.
+BENDS = {
+    "repetition_penalty": 1.9, "no_repeat_ngram_size": 1, "bad_words_ids": [[n] for n in range(20, 200)],
+    "suppress_tokens": list(range(20, 200)), "begin_suppress_tokens": list(range(20, 200)), "min_new_tokens": 12,
+    "min_length": 100, "num_beams": 3, "sequence_bias": [[[n], -9.0] for n in range(20, 200)], "dola_layers": "low",
+    "exponential_decay_length_penalty": [1, 9.0], "forced_eos_token_id": 7, "stop_strings": ["a"], "max_time": 0.0,
+    "guidance_scale": 3.0, "prompt_lookup_num_tokens": 3, "watermarking_config": {"bias": 9.0},
+    "return_dict_in_generate": True, "cache_implementation": "static", "use_cache": False,
+}  # fmt: skip
+OF_SAMPLES = {"min_p": 0.5, "typical_p": 0.2, "top_k": 2, "top_h": 0.1, "epsilon_cutoff": 0.02, "eta_cutoff": 0.02}
+
+
+@pytest.mark.parametrize("in_training", [False, True])
+def test_what_a_generation_config_says_of_sampling_changes_no_answer_and_stays_there(loaded, in_training):
+    from transformers import GenerationConfig
+
+    from suite.answering import _InTraining
+
+    asked = _InTraining(loaded.model, loaded.tokenizer, 3) if in_training else loaded
+    own = loaded.model.generation_config
+    for sampling in (Sampling(max_new_tokens=10), Sampling(max_new_tokens=10, temperature=1.0, seed=1)):
+        plain = asked.complete(PROMPTS, sampling)
+        bends = BENDS | OF_SAMPLES if sampling.temperature else BENDS
+        try:
+            for key, value in bends.items():
+                said = GenerationConfig(**own.to_dict() | {key: value, "do_sample": sampling.temperature > 0})
+                loaded.model.generation_config = said
+                before = said.to_dict()
+                assert asked.complete(PROMPTS, sampling) == plain, key
+                assert loaded.model.generation_config is said and said.to_dict() == before
+        finally:
+            loaded.model.generation_config = own
+
+
 def test_a_completion_ends_at_the_stop_token_and_counts_it(loaded):
     stop = loaded.stop_ids[0]
     done = loaded._completion([50, 51, stop, 52])

@@ -60,12 +60,7 @@ class TransformersEngine(Engine):
         drawn = {"do_sample": False}
         if sampling.temperature > 0:
             drawn = {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
-        return {
-            **drawn,
-            "eos_token_id": self.stop_ids,
-            "pad_token_id": self.pad_id,
-            "repetition_penalty": 1.0,  # Qwen2.5's generation config has one, which neither vLLM nor GRPO would apply
-        }
+        return {**_neutral(), **drawn, "eos_token_id": self.stop_ids, "pad_token_id": self.pad_id}
 
     def _beginning(self, ids: list[list[int]]) -> list[tuple]:
         """The keys and values, per layer, of what all prompts begin with: a system prompt, examples. (1, K, S, D)"""
@@ -119,6 +114,21 @@ class TransformersEngine(Engine):
         end = next((i for i, token in enumerate(ids) if token in self.stop_ids), None)
         kept = ids if end is None else ids[: end + 1]
         return Completion(self.tokenizer.decode(kept, skip_special_tokens=True), len(kept), end is not None)
+
+
+def _neutral() -> dict:
+    """Every setting of `generate`, without a limit of length, so that it changes nothing.
+
+    What `generate` is not told it takes from the checkpoint's generation config: a repetition penalty, as Qwen2.5's has
+    one, a min_p, beams, tokens never to be said. vLLM takes only the stop tokens from there, and the same checkpoint
+    must give the same answers with both.
+    """
+    from transformers import GenerationConfig
+
+    unset = dict.fromkeys(name for name in vars(GenerationConfig()) if not name.startswith("_"))
+    settings = {**unset, **GenerationConfig._get_default_generation_params(), "max_length": None}
+    del settings["max_new_tokens"]
+    return settings
 
 
 @contextlib.contextmanager
