@@ -109,7 +109,7 @@ class Endpoint(Talker):
                 if response.status_code != 200:
                     told = response.read().decode(errors="replace")[:300]
                     raise ValueError(f"{self.base_url} refuses ({response.status_code}): {self._clean(told)}")
-                yield from _pieces(response.iter_lines())
+                yield from _pieces(_lines(response.iter_text()))
         except (httpx.HTTPError, BrokenOffError) as error:
             raise ValueError(f"{self.base_url} broke off: {self._clean(str(error))}.") from None
 
@@ -120,6 +120,16 @@ class Endpoint(Talker):
 
 class BrokenOffError(Exception):
     """What a server says in the middle of a stream, where it can no longer refuse by a status."""
+
+
+def _lines(texts: Iterator[str]) -> Iterator[str]:
+    """The lines of a text that comes in parts. They end where an event's do: httpx and `str.splitlines` also see the
+    end of one in U+2028, U+2029 and U+0085, which JSON may hold as they are."""
+    rest = ""
+    for text in texts:
+        *lines, rest = (rest + text).split("\n")
+        yield from lines
+    yield rest
 
 
 def _pieces(lines: Iterator[str]) -> Iterator[str]:

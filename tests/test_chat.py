@@ -110,6 +110,15 @@ def test_an_endpoint_is_streamed_and_its_thinking_put_back_into_tags():
             list(talk.Endpoint(there.url, "nobody").answer([], engine.Sampling()))
 
 
+def test_what_only_looks_like_the_end_of_a_line_does_not_cut_an_event():
+    """vLLM writes JSON as the text is, and a model may say any of these, as web pages do."""
+    text = "a\u2028b\u2029c\u0085d\x0b\x0c\x1ce"
+    event = json.dumps({"choices": [{"delta": {"content": text}}]}, ensure_ascii=False)
+    with serving(lambda body: (200, f"data: {event}\r\n\r\ndata: {event}\n\ndata: [DONE]")) as there:
+        assert "".join(talk.Endpoint(there.url, MODEL).answer([], engine.Sampling())) == text * 2
+    assert list(talk._lines(iter(["da", "ta: 1\n", "\ndata", ": 2"]))) == ["data: 1", "", "data: 2"]
+
+
 @pytest.mark.parametrize(
     ("event", "told"),
     [
