@@ -58,8 +58,10 @@ def main(argv=None) -> None:
     asked, page, written = args.parse(arguments(), words, needs_config=False)
     names = [asked.model_name_or_path, *([asked.compare] if asked.compare else [])]
     _check_names(names, written)
-    for name in names:  # one that is nowhere is told before the other is loaded
+    for name in names:  # one that is nowhere is told before the other is loaded, and one that cannot converse
         pins.at_commit(name)
+        if not _is_address(name):
+            talk.require_template(name)
     sampling = engine.Sampling(asked.max_new_tokens, asked.temperature, asked.top_p)
     if asked.web:
         with web.opened(page, written) as door:  # what is wrong with the address is told before a model is loaded

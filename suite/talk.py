@@ -23,14 +23,18 @@ class Talker(ABC):
         """The answer in pieces, beginning with a <think> that the prompt opens. Closing the iterator stops it."""
 
 
+def require_template(name: str) -> None:
+    """Raise `ValueError` for a checkpoint that has no chat template; its weights are not looked at."""
+    if not run.tokenizer(name).chat_template:
+        raise ValueError(f"'{name}' has no chat template, so nobody can talk with it; `suite sft` adds one.")
+
+
 class Checkpoint(Talker):
     """A checkpoint that transformers generates with, in a thread beside the one that shows."""
 
     def __init__(self, name: str, dtype: str = "auto"):
         self.name = name
         self.engine = engine.load(name, dtype=dtype)
-        if not self.engine.tokenizer.chat_template:
-            raise ValueError(f"'{name}' has no chat template, so nobody can talk with it; `suite sft` adds one.")
 
     def answer(self, messages: list[dict], sampling: engine.Sampling) -> Iterator[str]:
         import torch

@@ -1,6 +1,7 @@
 """`suite chat`: words as they come, thinking folded, commands, two models side by side, Ctrl-C."""
 
 import json
+import shutil
 
 import pytest
 
@@ -175,6 +176,15 @@ def test_what_cannot_be_meant_is_told_before_a_model_is_loaded(words, match, min
     with pytest.raises(ValueError, match=match) as caught:
         chat.main([str(miniqwen_dir) if word == "MODEL" else word for word in words])
     assert "sk-secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("words", [["BARE"], ["MODEL", "--compare", "BARE"]])
+def test_a_checkpoint_without_a_chat_template_is_told_before_any_is_loaded(words, miniqwen_dir, tmp_path, monkeypatch):
+    bare = shutil.copytree(miniqwen_dir, tmp_path / "bare")
+    (bare / "chat_template.jinja").unlink()
+    monkeypatch.setattr(talk, "Checkpoint", None)
+    with pytest.raises(ValueError, match="bare' has no chat template, so nobody can talk with it; `suite sft` adds"):
+        chat.main([{"BARE": str(bare), "MODEL": str(miniqwen_dir)}.get(word, word) for word in words])
 
 
 def test_keys_that_one_of_two_models_reads_are_let_through(miniqwen_dir, tmp_path):
