@@ -77,6 +77,8 @@ VARIANTS = {
     # 18 rows are nine batches, five steps: the cut falls on the end of the epoch, before it is evaluated.
     "sft, at the end of an epoch": ("sft", {"logging_strategy": "epoch"}, "thoughts"),
     "sft, in the second epoch": ("sft", {}, "ten"),
+    "sft, by length, in the second epoch": ("sft", {"train_sampling_strategy": "group_by_length"}, "ten"),
+    "sft, rebalanced, in the second epoch": ("sft", {"train_sampling_strategy": "batch_rebalance"}, "ten"),
     "sft, packed with weighed tags": ("sft", {"packing": True, "tag_weight": 3.0}, "thoughts"),
     "sft, mixture": ("sft", {}, "mixture"),
     "sft": ("sft", {}),

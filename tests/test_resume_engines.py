@@ -92,6 +92,16 @@ def test_a_run_goes_on_as_if_nothing_had_happened(runs, engine):
 
 
 @pytest.mark.slow
+def test_rows_that_are_balanced_by_length_come_in_the_order_of_their_epoch(made, tmp_path):  # noqa: F811
+    """18 rows are three steps: the cut falls into the second epoch, behind batches that are skipped on each rank."""
+    keys = {**STEPS, **made["thoughts"], "train_sampling_strategy": "batch_rebalance"}
+    config = write_yaml(tmp_path / "sft.yaml", **keys)
+    words = ["-m", "tests.engine_probe", tmp_path / "runs", config, "--cut", 5, "--", *ON_CPU]
+    run([*launcher("ddp"), *words], cwd=tmp_path)
+    measure("ddp", tmp_path / "runs", "sft")
+
+
+@pytest.mark.slow
 def test_a_model_that_fsdp2_has_sharded_is_saved_with_its_own_code(runs):
     """FSDP2 gives it a class of its own, from a file of torch's."""
     saved = runs("fsdp2", CELLS["fsdp2"]) / "sft"

@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from torch.distributed.fsdp import FSDPModule
 from transformers import TrainerCallback
 from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy, sort_checkpoints
 
 from suite import card, checkpoint, whole, yardstick
@@ -95,9 +96,16 @@ class ExactTrainer:
         if self.state.global_step >= max_steps:
             return num_train_epochs, 0  # transformers would make one step more
         self.place.epoch, self.place.batches = self._read_state()["place"]
-        for _ in range(self.place.epoch):  # TRL's sampler shuffles with one generator from epoch to epoch
-            next(iter(self._sampler or ()), None)
+        self._turn_to_epoch()
         return self.place.epoch, self.place.batches
+
+    def _turn_to_epoch(self) -> None:
+        """Have the sampler give the order of the epoch that is taken up."""
+        if hasattr(self._sampler, "set_epoch"):  # transformers does not reach it behind the batches that are skipped
+            self._sampler.set_epoch(self.place.epoch)
+            return
+        for _ in range(self.place.epoch):  # the others shuffle with one generator from epoch to epoch
+            next(iter(self._sampler or ()), None)
 
     def _best_so_far(self) -> str | None:
         """Where the best checkpoint lies now: the run may have been moved, and transformers would do without it."""
@@ -164,6 +172,10 @@ class ExactTrainer:
 
     def _get_train_sampler(self, *args, **kwargs):
         self._sampler = super()._get_train_sampler(*args, **kwargs)
+        if isinstance(self._sampler, LengthGroupedSampler):
+            # transformers gives it none, and it would draw from torch's own, which a resume finds elsewhere.
+            seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+            self._sampler.generator = torch.Generator().manual_seed(seed)
         return self._sampler
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
