@@ -56,6 +56,7 @@ DIVERGING = {"sigmoid", "sigmoid_norm", "hinge", "ipo", "exo_pair", "robust", "d
 TAKE_NO_ARGS = ("adamw_torch", "adamw_torch_fused", "adamw_torch_xla", "adamw_torch_npu_fused", "adamw_bnb_8bit",
                 "adamw_8bit", "paged_adamw_32bit", "paged_adamw_8bit", "adafactor", "lion_8bit", "lion_32bit",
                 "paged_lion_32bit", "paged_lion_8bit", "lomo", "adalomo")  # fmt: skip
+BY_LENGTH = ("group_by_length", "batch_rebalance")  # of `train_sampling_strategy`
 OF_4BIT = (
     "bnb_4bit_quant_type",
     "bnb_4bit_quant_storage",
@@ -102,6 +103,7 @@ def check_run(values: dict) -> None:
         _check_schedule(values)
         _check_compilation(values)
         _check_best(values)
+        _check_batches(values)
     if "vllm_mode" in values:
         _check_choice("vllm_mode", values["vllm_mode"], ("colocate", "server"))
     if "temperature" in values and values.get("max_completion_length", 1) is None:  # elsewhere that is the default
@@ -124,8 +126,10 @@ def is_idle(key: str, stage: str, said: dict) -> bool:
             return not adapts
         case "use_vllm":
             return not said.get("use_vllm")
-        case "ignore_bias_buffers":
+        case "ignore_bias_buffers" | "ignore_data_skip":  # the second is read at a resume alone
             return True
+        case "train_sampling_strategy":
+            return stage in ("grpo", "distill")
         case "model_init_kwargs" | "model_revision" if stage == "pretrain" and not said.get("model_name_or_path"):
             return True
         case "model_revision" | "teacher_model_revision" | "dataset_config":
@@ -389,6 +393,44 @@ def _check_compilation(values: dict) -> None:
         _check_choice("torch_compile_backend", backend.lower(), [each.value.lower() for each in DynamoBackend])
     if (mode := values["torch_compile_mode"]) is not None:
         _check_choice("torch_compile_mode", mode, COMPILE_MODES)
+
+
+def _check_batches(values: dict) -> None:
+    """Keys by which other rows would be read than the config says, or in an order that no resume finds again."""
+    if values["auto_find_batch_size"]:
+        raise ValueError(
+            "auto_find_batch_size: true takes a smaller batch when memory runs out, so a step would be of fewer rows "
+            "than the config says, and a group of GRPO torn apart. Remove it. A lower `per_device_train_batch_size` "
+            "with more `gradient_accumulation_steps` needs less memory for the same step."
+        )
+    if values["ignore_data_skip"]:
+        raise ValueError(
+            "ignore_data_skip: true begins an epoch anew where a run is resumed, which would be another run from "
+            "there on. Remove it: rows that were read are passed over, and not computed."
+        )
+    if not values["dataloader_in_order"]:
+        raise ValueError(
+            "dataloader_in_order: false takes batches in the order in which they happen to be ready, and no resume "
+            "would find it again. Remove it."
+        )
+    strategy = values["train_sampling_strategy"]
+    if strategy != "random" and "temperature" in values:
+        raise ValueError(
+            f"train_sampling_strategy: {strategy} is not read here, where prompts have an order of TRL's own. Remove "
+            "it; `shuffle_dataset: false` takes them as they come."
+        )
+    if strategy not in BY_LENGTH:
+        return
+    if "precompute_ref_log_probs" in values:
+        raise ValueError(
+            f"train_sampling_strategy: {strategy} asks how long a row is, and the pairs of DPO have no single length. "
+            "Remove it."
+        )
+    if values.get("dataset_streaming") or values.get("streaming"):
+        raise ValueError(
+            f"train_sampling_strategy: {strategy} asks how long every row is, and of rows that stream nobody knows. "
+            "Remove it, or the streaming."
+        )
 
 
 def _begins_whole(said: dict) -> bool:

@@ -7,7 +7,7 @@ import pytest
 from suite import columns, evaluate, resume, run, sample, sense
 from suite.engine import vllm_setup
 from suite.train import distill, dpo, grpo, pretrain, sft
-from tests import rows
+from tests import engines, rows
 from tests.conftest import ON_CPU, write_yaml
 
 
@@ -165,18 +165,29 @@ def test_an_output_dir_that_is_none_or_cannot_be_one(keys, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_mistake_that_shows_at_the_first_step_leaves_the_directory_free(keys, tmp_path):
-    import pyarrow
-    import pyarrow.parquet
-
-    (tmp_path / "rows").mkdir()
-    table = pyarrow.table({"prompt": ["1+1="], "chosen": ["2"], "rejected": ["3"]})
-    pyarrow.parquet.write_table(table, tmp_path / "rows" / "train.parquet")
-    wrong = {**keys, "dataset_name": str(tmp_path / "rows"), "train_sampling_strategy": "group_by_length"}
+def test_a_mistake_that_shows_at_the_first_step_leaves_the_directory_free(keys, tmp_path, monkeypatch):
+    monkeypatch.setattr(engines, "letters_reward", lambda completions, **columns: [])
+    wrong = {**keys, "reward_funcs": ["tests.engines.letters_reward"], "max_completion_length": 4}
     config = write_yaml(tmp_path / "run.yaml", output_dir=str(tmp_path / "out"), **wrong)
     for _ in range(2):  # the second attempt is not told of a run that is there already
-        with pytest.raises(ValueError, match="Can only automatically infer lengths"):
-            dpo.main(["--config", str(config), *ON_CPU, "--max_steps", "1"])
+        with pytest.raises(ValueError, match="letters_reward' gave .* It must give a list of 8"):
+            grpo.main(["--config", str(config), *ON_CPU, "--max_steps", "1"])
+
+
+def test_batches_that_would_be_others_than_the_config_says_or_than_a_resume_finds(attempt, keys):
+    stages = (sft, dpo, grpo, pretrain, distill)
+    for stage in stages:
+        attempt(stage, {**keys, "auto_find_batch_size": True}, "auto_find_batch_size: .* Remove it. A lower `per_dev")
+        attempt(stage, {**keys, "ignore_data_skip": True}, "ignore_data_skip: true begins an epoch anew .* Remove it")
+    attempt(sft, {**keys, "dataloader_in_order": False}, "dataloader_in_order: false takes batches in the order in")
+    for strategy in sense.BY_LENGTH:
+        by_length = {**keys, "train_sampling_strategy": strategy}
+        attempt(dpo, by_length, f"train_sampling_strategy: {strategy} asks .* the pairs of DPO have no single length")
+        stream = {**by_length, "dataset_streaming": True, "max_steps": 1}
+        attempt(pretrain, stream, f"{strategy} asks .* of rows that stream nobody knows")
+    for stage in (grpo, distill):
+        unread = {**keys, "train_sampling_strategy": "sequential"}
+        attempt(stage, unread, "train_sampling_strategy: sequential is not read here.*`shuffle_dataset: false`")
 
 
 @pytest.mark.parametrize("stage", [sft, dpo, grpo, pretrain])
