@@ -80,6 +80,22 @@ def push(
     return f"{api.endpoint}/{repo}" + (f"/tree/{revision}" if revision else "")
 
 
+def check_holds_no_model(repo: str, revision: str | None) -> None:
+    """Raise `ValueError` where a repository's branch holds weights, which a run that begins would put its own over."""
+    from huggingface_hub import HfApi
+
+    api = HfApi()
+    with one_line(repo):
+        if not api.repo_exists(repo) or not (revision is None or api.revision_exists(repo, revision)):
+            return
+        there = sorted(path for path in api.list_repo_files(repo, revision=revision) if Path(path).match(SENT[0]))
+    if there:
+        raise ValueError(
+            f"hub_model_id: {repo} is there already and holds a model ({there[0]}), which this run would replace. "
+            "Choose another name or a `hub_revision`, or say that you mean it: `hub_replace: true`."
+        )
+
+
 def files_of(directory: Path) -> dict[str, Path]:
     """What of a directory is sent, by its name there."""
     sent = [p for p in sorted(directory.iterdir()) if p.is_file() and any(p.match(pattern) for pattern in SENT)]

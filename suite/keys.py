@@ -20,6 +20,9 @@ class RunArguments:
     hub_step_revisions: bool = field(
         default=False, metadata={"help": "With push_to_hub: each saved step is a branch of its own, step-N."}
     )
+    hub_replace: bool = field(
+        default=False, metadata={"help": "With push_to_hub: put it in the place of the model that is there."}
+    )
 
     def __post_init__(self):
         if self.max_seconds is None or "/" in self.max_seconds:  # a run, which may not have been made yet

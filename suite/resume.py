@@ -10,7 +10,7 @@ from suite.args import EXPONENT, say
 # Keys of a config that say nothing of what is trained.
 FREE_KEYS = {
     "resume_from_checkpoint", "output_dir", "push_to_hub", "hub_model_id", "hub_strategy", "hub_private_repo",
-    "hub_revision", "hub_always_push", "hub_step_revisions",
+    "hub_revision", "hub_always_push", "hub_step_revisions", "hub_replace",
 }  # fmt: skip
 # Keys that may change under a run, and what follows.
 _LOOKS = "what is shown and saved changes, and no weight"

@@ -60,6 +60,9 @@ def begin(stage: str, config, written: dict, *inputs: str | None) -> dict | None
     what, config.resume_from_checkpoint = resume.look(directory, record, config)
     if what != "complete":
         _check_place(directory)
+    if what == "start" and getattr(config, "push_to_hub", False) and not written.get("hub_replace"):
+        if int(os.environ.get("RANK", 0)) == 0:
+            hub.check_holds_no_model(config.hub_model_id, config.hub_revision)
     if what == "go on":
         record["spent"] = checkpoint.record_of(config.resume_from_checkpoint)["spent"]
     has_model = any((directory / name).is_file() for name in checkpoint.MARKERS)
@@ -90,8 +93,8 @@ def _check_hub(config, written: dict) -> None:
             "HF_TOKEN, and remove the key."
         )
     if not config.push_to_hub:
-        if written.get("hub_step_revisions"):
-            raise ValueError("hub_step_revisions goes with `push_to_hub: true`.")
+        if idle := [key for key in ("hub_step_revisions", "hub_replace") if written.get(key)]:
+            raise ValueError(f"{idle[0]} goes with `push_to_hub: true`.")
         return
     if config.hub_strategy == "checkpoint":
         raise ValueError(
@@ -319,7 +322,7 @@ def every_rank_reads_weights():
 
 def callbacks(extra, record: dict) -> list:
     """The callbacks that our own keys ask for. Raises `ValueError` where `max_seconds` names no finished run."""
-    asked = [_step_revisions()] if extra.hub_step_revisions else []
+    asked = [_step_revisions(extra.hub_replace)] if extra.hub_step_revisions else []
     if extra.max_seconds is None:
         return asked
     if "/" in extra.max_seconds:
@@ -333,7 +336,7 @@ def callbacks(extra, record: dict) -> list:
     return [*asked, StopAfter(seconds, record.get("spent", 0.0))]
 
 
-def _step_revisions():
+def _step_revisions(replace: bool):
     from transformers import TrainerCallback
 
     class StepRevisions(TrainerCallback):
@@ -344,7 +347,7 @@ def _step_revisions():
                 return
             step = Path(args.output_dir) / f"checkpoint-{state.global_step}"
             try:
-                how = {"private": args.hub_private_repo, "revision": f"step-{state.global_step}"}
+                how = {"private": args.hub_private_repo, "revision": f"step-{state.global_step}", "replace": replace}
                 say(hub.push(step, args.hub_model_id, **how))
             except ValueError as error:
                 say(f"{step.name} was not pushed: {error} `suite export` pushes it later, too.")

@@ -101,8 +101,8 @@ class Handler(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(body)
 
-    def refuse(self, status: int, code: str, message: str) -> None:
-        self.answer(status, {"error": message}, X_Error_Code=code, X_Error_Message=message)
+    def refuse(self, status: int, code: str, message: str, **told) -> None:
+        self.answer(status, {"error": message, **told}, X_Error_Code=code, X_Error_Message=message)
 
     def body(self) -> bytes:
         if self.headers.get("Transfer-Encoding") != "chunked":
@@ -145,7 +145,7 @@ class Handler(BaseHTTPRequestHandler):
         asked = json.loads(body)
         name = f"{asked.get('organization') or 'me'}/{asked['name']}"
         if name in self.hub.repos:
-            return self.refuse(409, "", "You already created this model repo")
+            return self.refuse(409, "", "You already created this model repo", url=f"{self.hub.url}/{name}")
         private = asked.get("visibility", "private" if self.hub.private_by_default else "public") == "private"
         self.hub.repos[name] = Repo(name, private)
         self.hub.repos[name].commit("main", {".gitattributes": b"*.safetensors filter=lfs\n"})

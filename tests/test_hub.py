@@ -226,17 +226,32 @@ def train(model: Path, rows: Path, **keys) -> None:
     sft.main(["--config", str(config), *ON_CPU])
 
 
+def test_a_run_that_would_replace_a_model_on_the_hub_is_refused_before_one_is_loaded(
+    miniqwen_dir, arithmetic_dir, there
+):
+    there.put("me/run", {"README.md": b"mine"})
+    hub.check_holds_no_model("me/run", None)
+    there.put("me/run", {"model-00001-of-00002.safetensors": b"another"})
+    hub.check_holds_no_model("me/run", "new")
+    hub.check_holds_no_model("me/other", None)
+    with pytest.raises(ValueError, match=r"me/run is there already and holds a model \(model-00001.*hub_replace: true"):
+        train(miniqwen_dir, arithmetic_dir, push_to_hub=True)
+    assert not Path("run").exists() and len(there.repos["me/run"].branches["main"]) == 2
+
+
 @pytest.mark.slow
 def test_a_run_pushes_as_it_trains_each_step_a_branch_and_neither_pickle_nor_token_leaves(
     miniqwen_dir, arithmetic_dir, there, tmp_path, capfd
 ):
-    train(miniqwen_dir, arithmetic_dir, push_to_hub=True, hub_step_revisions=True)
+    there.put("me/run", {"model-00001-of-00002.safetensors": b"another"})
+    train(miniqwen_dir, arithmetic_dir, push_to_hub=True, hub_step_revisions=True, hub_replace=True)
     repo = there.repos["me/run"]
     assert set(repo.branches) == {"main", "step-2", "step-4"}
     for revision, path in (("main", "run"), ("step-2", "run/checkpoint-2"), ("step-4", "run/checkpoint-4")):
         sent = there.files("me/run", revision)
         assert sent["model.safetensors"] == (tmp_path / path / "model.safetensors").read_bytes()
-        assert "modeling.py" in sent and not [n for n in sent if n.endswith((".bin", ".pt", ".pth"))]
+        assert "modeling.py" in sent and "model-00001-of-00002.safetensors" not in sent
+        assert not [n for n in sent if n.endswith((".bin", ".pt", ".pth"))]
         assert not {"run.json", "trainer_state.json"} & set(sent)
     cards = [there.files("me/run", branch)["README.md"].decode() for branch in ("main", "step-2")]
     assert "by `suite sft`: 4 steps in" in cards[0] and "as it stood at step 2" in cards[1]
@@ -255,6 +270,7 @@ def test_a_hub_that_would_refuse_does_so_before_a_model_is_loaded(miniqwen_dir, 
 
     assert "ends up in files" in told(push_to_hub=True, hub_token=WRITES)
     assert "goes with `push_to_hub: true`" in told(hub_step_revisions=True)
+    assert "hub_replace goes with" in told(hub_replace=True)
     assert "There are: end, every_save, all_checkpoints" in told(push_to_hub=True, hub_strategy="checkpoint")
     assert "must be owner/name" in told(push_to_hub=True, hub_model_id="me/too/deep")
     monkeypatch.delenv("HF_TOKEN")
