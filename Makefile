@@ -93,4 +93,4 @@ format: setup
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) data runs
+	rm -rf $(VENV)  # and no run: what was trained is not this command's to delete
