@@ -94,35 +94,57 @@ def margins(model, tokenizer, rows: Sequence[dict], progress: Callable = iter) -
 def log_probs(model, sequences: Sequence[list[int]], progress: Callable = iter) -> list[list[float]]:
     """log p(token | tokens before it), in nats, of every token but the first of each sequence."""
     found: list[list[float]] = [[]] * len(sequences)
-    for batch in progress(list(_batches([len(ids) for ids in sequences]))):
-        for number, logs in zip(batch, _log_probs_of(model, [sequences[i] for i in batch]), strict=True):
+    if not sequences:
+        return found
+    plain = _ends_in_its_head(model, min(sequences, key=len))
+    most = _TOKENS if plain else min(_TOKENS, _POSITIONS)
+    for batch in progress(list(_batches([len(ids) for ids in sequences], most))):
+        for number, logs in zip(batch, _log_probs_of(model, [sequences[i] for i in batch], plain), strict=True):
             found[number] = logs
     return found
 
 
-def _log_probs_of(model, sequences: list[list[int]]) -> list[list[float]]:
+def _ends_in_its_head(model, ids: list[int]) -> bool:
+    """Whether a model's logits are what its head makes of the hidden states, for one sequence to the last bit.
+
+    Then all of a batch never need to be in memory at once. Some scale their logits behind the head (Granite, Cohere)
+    or cap them (Gemma 2), each by another key of its config: only the model itself says what it does.
+    """
+    import torch
+
+    head, asked = model.get_output_embeddings(), torch.tensor([ids], device=model.device)  # (1, T)
+    with torch.inference_mode():
+        hidden = model.base_model(input_ids=asked, use_cache=False).last_hidden_state  # (1, T, D)
+        return torch.equal(head(hidden).float(), model(input_ids=asked, use_cache=False).logits.float())
+
+
+def _log_probs_of(model, sequences: list[list[int]], plain: bool) -> list[list[float]]:
+    """`plain`: whether the logits may be computed a part at a time, by the head alone."""
     import torch
 
     width = max(map(len, sequences))
     padded = torch.tensor([ids + [0] * (width - len(ids)) for ids in sequences], device=model.device)  # (B, T)
     mask = torch.tensor([[1] * len(ids) + [0] * (width - len(ids)) for ids in sequences], device=model.device)
+    asked = {"input_ids": padded, "attention_mask": mask, "use_cache": False}
     with torch.inference_mode():
-        hidden = model.base_model(input_ids=padded, attention_mask=mask, use_cache=False).last_hidden_state  # (B, T, D)
-        hidden, targets = hidden[:, :-1].flatten(0, 1), padded[:, 1:].flatten()  # (B * (T-1), D), (B * (T-1),)
-        head = model.get_output_embeddings()
+        if plain:
+            states, logits_of = model.base_model(**asked).last_hidden_state, model.get_output_embeddings()  # (B, T, D)
+        else:
+            states, logits_of = model(**asked).logits, torch.nn.Identity()  # (B, T, V)
+        states, targets = states[:, :-1].flatten(0, 1), padded[:, 1:].flatten()  # (B * (T-1), D or V), (B * (T-1),)
         logs = [
-            head(part).float().log_softmax(-1).gather(-1, wanted[:, None])[:, 0]
-            for part, wanted in zip(hidden.split(_POSITIONS), targets.split(_POSITIONS), strict=True)
+            logits_of(part).float().log_softmax(-1).gather(-1, wanted[:, None])[:, 0]
+            for part, wanted in zip(states.split(_POSITIONS), targets.split(_POSITIONS), strict=True)
         ]
     flat = torch.cat(logs).view(len(sequences), width - 1).tolist() if width > 1 else [[]] * len(sequences)
     return [logs[: len(ids) - 1] for logs, ids in zip(flat, sequences, strict=True)]
 
 
-def _batches(lengths: list[int]) -> Iterator[list[int]]:
-    """Numbers of sequences, those of like length together, so many that a batch has at most `_TOKENS`."""
+def _batches(lengths: list[int], most: int) -> Iterator[list[int]]:
+    """Numbers of sequences, those of like length together, so many that a batch has at most `most` tokens."""
     batch: list[int] = []
     for number in sorted(range(len(lengths)), key=lengths.__getitem__):
-        if batch and (len(batch) + 1) * lengths[number] > _TOKENS:
+        if batch and (len(batch) + 1) * lengths[number] > most:
             yield batch
             batch = []
         batch.append(number)

@@ -6,6 +6,7 @@ from functools import partial
 import pytest
 
 from suite import measures
+from tests.conftest import TINY
 
 
 @pytest.fixture(scope="module")
@@ -110,10 +111,38 @@ def test_padding_and_batches_move_nothing(loaded, monkeypatch):
         assert one == pytest.approx(other, abs=1e-5)
 
 
-def test_batches_hold_each_sequence_once_and_no_more_tokens_than_allowed(monkeypatch):
-    monkeypatch.setattr(measures, "_TOKENS", 100)
+def tiny(model_type: str, **shape):
+    """A random model of another architecture, whose logits are far enough apart to tell."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    ends = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+    return AutoModelForCausalLM.from_config(AutoConfig.for_model(model_type, vocab_size=300, **ends, **shape)).eval()
+
+
+@pytest.mark.parametrize(
+    ("model_type", "bends"),
+    [
+        ("granite", {"logits_scaling": 8.0}),
+        ("cohere", {"logit_scale": 0.0625}),
+        ("gemma2", {"final_logit_softcapping": 2.0, "head_dim": 16}),
+        ("qwen2", {}),
+    ],
+)
+def test_what_a_model_does_to_its_logits_behind_its_head_counts(model_type, bends, monkeypatch):
+    model = tiny(model_type, **{**TINY, "initializer_range": 0.3, **bends})
+    monkeypatch.setattr(measures, "_POSITIONS", 16)  # of several sequences, and less than the longest has
+    sequences = [[5, 6, 7], list(range(9, 30)), [8], list(range(40, 60)), [50, 70, 60, 80]]
+    for logs, ids in zip(measures.log_probs(model, sequences), sequences, strict=True):
+        assert logs == pytest.approx(by_hand(model, ids), abs=1e-4)
+    # A vocabulary may be large: where the head is all there is, no batch's logits are in memory at once.
+    assert measures._ends_in_its_head(model, sequences[0]) is (not bends)
+
+
+def test_batches_hold_each_sequence_once_and_no_more_tokens_than_allowed():
     lengths = [60, 10, 50, 10, 200, 30]
-    batches = list(measures._batches(lengths))
+    batches = list(measures._batches(lengths, 100))
     assert sorted(n for batch in batches for n in batch) == list(range(6))
     assert all(len(b) == 1 or len(b) * max(lengths[n] for n in b) <= 100 for b in batches)
     assert any(len(b) > 1 for b in batches)
