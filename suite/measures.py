@@ -48,9 +48,10 @@ def guessing(tokenizer, texts: Sequence[str]) -> float:
 def bits_and_bytes(model, tokenizer, texts: Sequence[str], progress: Callable = iter) -> list[tuple[float, int]]:
     """(bits, bytes) of each text behind its first token.
 
-    One longer than the model's window is read in windows, each of which begins with the last token of the one before.
+    One longer than the model's positions is read in windows, each of which begins with the last token of the one
+    before. Where a model knows no such limit, a window has as many tokens as a batch.
     """
-    window = model.config.get_text_config().max_position_embeddings
+    window = positions_of(model.config) or _TOKENS
     pieces, of, bytes_of = [], [], []
     for number, (text, ids) in enumerate(_cut(tokenizer, texts)):
         bytes_of.append(_bytes_behind_first(tokenizer, text, ids))

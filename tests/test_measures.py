@@ -56,6 +56,20 @@ def test_a_text_longer_than_the_window_is_read_in_windows_and_no_token_is_lost(l
     assert sum(pieces) == len(ids) - 1
 
 
+def test_a_window_is_as_long_as_a_stretched_model_reads_and_one_without_positions_has_windows_too(loaded, monkeypatch):
+    _, tokenizer = loaded
+    ids = tokenizer("12+34=46 " * 20)["input_ids"]
+    stretched = tiny("qwen2", **{**TINY, "max_position_embeddings": 64},
+                     rope_parameters={"rope_type": "linear", "factor": 4.0, "rope_theta": 10000.0})  # fmt: skip
+    mamba = tiny("mamba", hidden_size=32, state_size=4, num_hidden_layers=1, initializer_range=0.3)
+    monkeypatch.setattr(measures, "_TOKENS", 256)
+    assert 64 < len(ids) < 256
+    for model in (stretched, mamba):
+        bits = -sum(measures.log_probs(model, [ids])[0]) / math.log(2)
+        assert measures.bits_and_bytes(model, tokenizer, ["12+34=46 " * 20])[0][0] == pytest.approx(bits, rel=1e-6)
+    assert len(measures.bits_and_bytes(mamba, tokenizer, ["12+34=46 " * 50])) == 1
+
+
 def test_the_bytes_of_a_character_cut_in_two_by_the_vocabulary_are_counted_once(loaded):
     _, tokenizer = loaded
     ids = tokenizer("码 12")["input_ids"]
