@@ -66,7 +66,8 @@ def main(argv=None) -> None:
     model = values["model_name_or_path"]
     tokenizer = _tokenizer(model)
     opened = tokenizer is not None and _opens_thinking(tokenizer, values.get("chat_template_kwargs"))
-    funcs = _funcs(reward, opened)
+    found = rewards.load_all(reward.reward_funcs, reward.reward_kwargs, think_opened=opened)
+    funcs = dict(zip(reward.reward_funcs, found, strict=True))
     count = _token_counter(funcs, tokenizer)
     if score.prove:
         weights = dict(zip(funcs, values["reward_weights"] or [1.0] * len(funcs), strict=True))
@@ -100,19 +101,19 @@ def _opens_thinking(tokenizer, template_kwargs: dict | str | None) -> bool:
     return run.opens_thinking(tokenizer, as_mapping("chat_template_kwargs", template_kwargs))
 
 
-def _funcs(reward: RewardArguments, opened: bool) -> dict[str, Callable]:
-    """Name -> reward, those of models loaded."""
-    funcs = rewards.load_all(reward.reward_funcs, reward.reward_kwargs, think_opened=opened)
-    if any(isinstance(func, str) for func in funcs):
-        from suite.engine.reward_model import RewardModel
+def _callable(funcs: dict[str, Callable | str]) -> dict[str, Callable]:
+    """The rewards, those of models loaded: behind all that can be known to be wrong without them."""
+    if not any(isinstance(func, str) for func in funcs.values()):
+        return funcs
+    from suite.engine.reward_model import RewardModel
 
-        funcs = [RewardModel(func) if isinstance(func, str) else func for func in funcs]
-    return dict(zip(reward.reward_funcs, funcs, strict=True))
+    return {name: RewardModel(func) if isinstance(func, str) else func for name, func in funcs.items()}
 
 
-def _token_counter(funcs: dict[str, Callable], tokenizer) -> Callable[[str], list] | None:
-    """Text -> token ids, where some reward asks for them and rows may not have them."""
-    if not any("completion_ids" in inspect.signature(func).parameters for func in funcs.values()):
+def _token_counter(funcs: dict[str, Callable | str], tokenizer) -> Callable[[str], list] | None:
+    """Text -> token ids, where some reward asks for them and rows may not have them; a reward model does not."""
+    asking = (inspect.signature(func).parameters for func in funcs.values() if callable(func))
+    if not any("completion_ids" in parameters for parameters in asking):
         return None
     if tokenizer is not None:
         return lambda text: tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -120,7 +121,7 @@ def _token_counter(funcs: dict[str, Callable], tokenizer) -> Callable[[str], lis
     return lambda text: re.findall(r"\w+|[^\w\s]", text)
 
 
-def score_file(path: Path, score: ScoreArguments, funcs: dict[str, Callable], count, how: dict) -> None:
+def score_file(path: Path, score: ScoreArguments, funcs: dict[str, Callable | str], count, how: dict) -> None:
     """Write the scored rows beside `path`, whole or not at all, and print the table.
 
     The scores are in a journal until then, from which the next attempt goes on; `how` is all that decides what they
@@ -140,7 +141,7 @@ def score_file(path: Path, score: ScoreArguments, funcs: dict[str, Callable], co
     with whole.Journal(whole.journal_of(target), target, head) as journal:
         if journal.lines:
             print(f"Going on from an earlier attempt, whose scores are in {journal.path}.", flush=True)
-        scores = score_rows(rows, funcs, count, progress=True, journal=journal)
+        scores = score_rows(rows, _callable(funcs), count, progress=True, journal=journal)
         scored = [{**row, **{name: s.values[i] for name, s in scores.items()}} for i, row in enumerate(rows)]
         with whole.file(target) as partial:
             _write(partial, target.suffix, scored)
@@ -203,7 +204,7 @@ def _json_lines(path: Path) -> Iterator[tuple[int, dict]]:
         yield number, row
 
 
-def _check_columns(rows: list[dict], funcs: dict[str, Callable], path: Path) -> None:
+def _check_columns(rows: list[dict], funcs: dict[str, Callable | str], path: Path) -> None:
     """Every column that a reward cannot do without is in every row, and none is named as a knob."""
     first: dict[tuple, int] = {}
     for i, row in enumerate(rows):
@@ -238,7 +239,12 @@ def _json_line(row: dict) -> str:
 
 
 def prove(
-    score: ScoreArguments, funcs: dict[str, Callable], weights: dict[str, float], schedule: dict, count, opened: bool
+    score: ScoreArguments,
+    funcs: dict[str, Callable | str],
+    weights: dict[str, float],
+    schedule: dict,
+    count,
+    opened: bool,
 ) -> None:
     """Print what each reward gives to each made-up case. Raises `ValueError` where gold does not come first."""
     directory = Path(score.prove)
@@ -249,6 +255,7 @@ def prove(
         for text in cases.values()
     ]
     _check_columns(flat, funcs, directory)
+    funcs = _callable(funcs)
     scores = {name: score.values for name, score in score_rows(flat, funcs, count).items()}
     found = []
     for name, func in funcs.items():

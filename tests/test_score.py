@@ -365,6 +365,33 @@ def test_output_that_cannot_be_written_is_found_before_the_work(tmp_path):
         score.main([str(path), "--reward_funcs", "tests.test_score.never_reward", "--output_file", "file/x.jsonl"])
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["nowhere.jsonl"], "no file 'nowhere.jsonl'"),
+        (["rows.csv"], "must end in .jsonl or .parquet"),
+        (["rows.jsonl", "--output_file", "rows.csv"], "must end in .jsonl or .parquet"),
+        (["rows.jsonl", "--output_file", "rows.jsonl"], "exists. Name another place"),
+        (["rows.jsonl", "--output_file", "rows.csv/x.jsonl"], "Cannot write rows.csv/x.jsonl"),
+        (["--prove", "nowhere"], "no 'nowhere/train.parquet'"),
+    ],
+)
+def test_a_reward_model_is_loaded_behind_what_is_told_without_it(words, message, tmp_path, monkeypatch):
+    import numpy
+    from safetensors.numpy import save_file
+
+    from suite.engine import reward_model
+
+    monkeypatch.setattr(reward_model, "RewardModel", None)  # nobody is to be made
+    (tmp_path / "judge").mkdir()
+    (tmp_path / "judge" / "config.json").write_text('{"architectures": ["Qwen2ForSequenceClassification"]}')
+    save_file({"score.weight": numpy.zeros(1)}, tmp_path / "judge" / "model.safetensors")
+    write_rows(tmp_path / "rows.jsonl", [{"completion": GOOD, "solution": "42"}])
+    (tmp_path / "rows.csv").write_text("completion\n1\n")
+    with pytest.raises(ValueError, match=message):
+        score.main([*words, "--reward_funcs", "./judge"])
+
+
 def never_reward(completions, **columns):
     raise AssertionError("scored before the output was known to be writable")
 
