@@ -303,13 +303,13 @@ def load_dataset(path: str, **how):
     return builder.as_dataset(split=part)
 
 
-def _cached(name: str, commit: str, **how):
+def _cached(repository: str, commit: str, **how):
     """What `datasets` has in its cache of one commit. https://huggingface.co/docs/datasets/cache"""
     from datasets import config
     from datasets.naming import camelcase_to_snakecase
     from datasets.packaged_modules.cache.cache import Cache
 
-    *owner, last = name.split("/")
+    *owner, last = repository.split("/")
     folder = Path(config.HF_DATASETS_CACHE) / "___".join([*owner, camelcase_to_snakecase(last)])
     there = [] if how.get("data_files") or how.get("data_dir") else folder.glob(f"{how.get('name') or '*'}/*/{commit}")
     # One that was made of some of its files only has another name than its configuration.
@@ -317,7 +317,7 @@ def _cached(name: str, commit: str, **how):
     if len(there) != 1:
         many = f" Which of {', '.join(sorted(p.parts[-3] for p in there))}? Set `dataset_config`." if there else ""
         raise ValueError(
-            f"The Hub does not give it, and the cache does not hold '{name}' as of its commit {commit}.{many}"
+            f"The Hub does not give it, and the cache does not hold '{repository}' as of its commit {commit}.{many}"
         )
     version = there[0].parts[-2]
-    return Cache(dataset_name=last, repo_id=name, config_name=there[0].parts[-3], version=version, hash=commit)
+    return Cache(dataset_name=last, repo_id=repository, config_name=there[0].parts[-3], version=version, hash=commit)
