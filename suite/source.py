@@ -36,13 +36,13 @@ def rows(script, mixture, shapes: tuple[str, ...], *, with_test: bool = False, e
     """
     if mixture.datasets and script.dataset_name:
         raise ValueError("Both `datasets` and `dataset_name` are set; which one holds the rows? Remove the other.")
+    wanted = [script.dataset_train_split] + ([script.dataset_test_split] if with_test else [])
     if mixture.datasets:
         where, (splits, shapes) = "`datasets`", _mixed(mixture, shapes)
     elif script.dataset_name:
-        where, splits = script.dataset_name, _splits(script)
+        where, splits = script.dataset_name, _splits(script, wanted)
     else:
         raise ValueError("No rows: set `dataset_name` (data/NAME, or a data set on the Hub) or `datasets`.")
-    wanted = [script.dataset_train_split] + ([script.dataset_test_split] if with_test else [])
     found = []
     for name in wanted:
         if name not in splits:
@@ -219,11 +219,10 @@ def _mixed(mixture, shapes: tuple[str, ...]) -> tuple:
             parts[entry.path] = list(next(iter(part), {}))
         except (OSError, RuntimeError, UnicodeDecodeError, DatasetGenerationError) as error:
             if Path(entry.path).exists():
-                raise ValueError(
-                    f"`datasets`: cannot read '{entry.path}': {error.__cause__ or error}.{_GATHER}"
-                ) from error
-            # the network and the Hub's own refusals
-            raise ValueError(f"`datasets`: cannot load '{entry.path}' from the Hub: {error}") from error
+                raise ValueError(f"`datasets`: cannot read '{entry.path}': {reading.cause(error)}.{_GATHER}") from error
+            # else the network and the Hub's own refusals
+            told = reading.cause(error) if isinstance(error, DatasetGenerationError) else error
+            raise ValueError(f"`datasets`: cannot load '{entry.path}' from the Hub: {told}") from error
         columns.check(parts[entry.path], shapes, f"`datasets`: {entry.path}")
     common = [s for s in shapes if all(columns.shape_of(names, (s,)) for names in parts.values())]
     if not common:
@@ -278,20 +277,22 @@ def _of_trl(mixture):
         numpy.random.set_state(before)
 
 
-def _splits(script):
-    """Every split of `dataset_name`: parquet files that `prepare` wrote, files of others, or a data set on the Hub."""
+def _splits(script, wanted: list[str]) -> dict:
+    """Every split of `dataset_name`: parquet files that `prepare` wrote, files of others, or a data set on the Hub.
+
+    Of parquet files those that are not `wanted` are named, and not read.
+    """
+    from datasets.exceptions import DatasetGenerationError
+
     there = Path(script.dataset_name)
-    prepared = {p.stem: str(p) for p in sorted(there.glob("*.parquet")) if p.is_file() and "-of-" not in p.stem}
+    prepared = {p.stem: p for p in sorted(there.glob("*.parquet")) if p.is_file() and "-of-" not in p.stem}
     if there.exists() and script.dataset_train_split not in prepared:
         names = (script.dataset_train_split, script.dataset_test_split)
         return files.splits(script.dataset_name, *names, streaming=script.dataset_streaming)
     if prepared:
-        for path in map(Path, prepared.values()):
-            if lines.parquet_file(path).metadata.num_rows == 0:  # a traceback inside `datasets`
-                raise ValueError(f"{path} has no rows.")
-        reading.tell_of_others(script.dataset_name, map(Path, prepared.values()))
-        named = {split: glob.escape(path) for split, path in prepared.items()}  # `datasets` takes names for patterns
-        return pins.load_dataset("parquet", data_files=named, streaming=script.dataset_streaming)
+        reading.tell_of_others(script.dataset_name, prepared.values())
+        streaming = script.dataset_streaming
+        return {split: _prepared(path, streaming) if split in wanted else None for split, path in prepared.items()}
     if checkpoint.is_local(script.dataset_name) or lines.suffix(there) in lines.SUFFIXES:
         raise ValueError(
             f"There is no data directory '{script.dataset_name}', and no file. `suite prepare NAME` writes data/NAME; "
@@ -299,8 +300,26 @@ def _splits(script):
         )
     try:
         return pins.load_dataset(script.dataset_name, name=script.dataset_config, streaming=script.dataset_streaming)
+    except DatasetGenerationError as error:
+        raise ValueError(
+            f"Cannot read '{script.dataset_name}' from the Hub: {reading.cause(error)}. A copy of its files on this "
+            "disk is read row by row: name that."
+        ) from error
     except (OSError, RuntimeError) as error:  # the network and the Hub's own refusals
         raise ValueError(f"Cannot load '{script.dataset_name}' from the Hub: {error}") from error
+
+
+def _prepared(path: Path, streaming: bool):
+    """The rows of one parquet file: of a call `datasets` casts all files to the columns of the first one, and a split
+    may lack what another has."""
+    from datasets.exceptions import DatasetGenerationError
+
+    if lines.parquet_file(path).metadata.num_rows == 0:  # a traceback inside `datasets`
+        raise ValueError(f"{path} has no rows.")
+    try:  # by a name that is not taken for a pattern
+        return pins.load_dataset("parquet", data_files=glob.escape(str(path)), split="train", streaming=streaming)
+    except DatasetGenerationError as error:
+        raise ValueError(f"{path} cannot be read: {reading.cause(error)}. `suite prepare` writes it anew.") from error
 
 
 def _shaped(dataset, shapes: tuple[str, ...], where: str, every_column: bool):

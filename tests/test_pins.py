@@ -226,6 +226,7 @@ def test_without_a_network_the_cache_gives_that_commit_and_not_its_latest(rows_o
     assert texts(f"me/rows@{old}") == ["first"] and texts(f"me/rows@{new}") == ["second"]
     without_a_network(monkeypatch)
     assert texts(f"me/rows@{old}") == ["first"] and texts(f"me/rows@{old}", streaming=True) == ["first"]
+    assert texts(f"me/rows@{old}", name=None) == ["first"], "as a run asks, by its `dataset_config`"
     with pytest.raises(ValueError, match=f"the cache does not hold 'me/rows' as of its commit {NOWHERE}"):
         texts(f"me/rows@{NOWHERE}")
 
@@ -250,6 +251,18 @@ def test_rows_and_each_part_of_a_mixture_come_from_their_commits(hub, rows_of_tw
     paths = [f"me/rows@{rows_of_two[0]}", f"me/more@{other}"]
     mixture = DatasetMixtureConfig(datasets=[DatasetConfig(path=path) for path in paths])
     assert source.rows(ScriptArguments(), mixture, ("text",))[0]["text"] == ["first", "more"]
+
+
+def test_splits_that_do_not_fit_in_one_table_are_told_in_a_line(hub):
+    from trl import DatasetMixtureConfig, ScriptArguments
+
+    from suite.data import reading
+
+    hub.put("datasets/me/odd", {"train.jsonl": b'{"text": "a"}', "test.jsonl": b'{"text": "b", "note": "more"}'})
+    with pytest.raises(ValueError, match="Cannot read 'me/odd' from the Hub: .*column names.* A copy of its files"):
+        source.rows(ScriptArguments("me/odd"), DatasetMixtureConfig(), ("text",))
+    with pytest.raises(ValueError, match="Cannot read 'me/odd' from the Hub: .*column names.* --source PATH"):
+        next(reading.rows("train", "me/odd", by=("text",)))
 
 
 def test_prepare_notes_the_commit_it_read_and_reads_that_one_again_where_it_is_named(hub, monkeypatch):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from suite import columns, data, engine, judging, prepare, reasoning, rewards, score, shots
+from suite import columns, data, engine, judging, prepare, reasoning, rewards, score, shots, source
 from tests.rows import read_rows, write_rows
 
 BENCHMARKS = [name for name in data.names() if data.is_benchmark(name)]
@@ -109,6 +109,24 @@ def test_rewards_prove_themselves_on_a_benchmark_without_training_rows(name, rew
     prepared(name, tmp_path)
     score.main(["--prove", f"data/{name}", "--reward_funcs", reward, "format"])
     assert "Proven on 10 rows" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_split_may_lack_a_column_that_another_has(streaming, tmp_path):
+    """Each is read on its own, and a broken one only where it is wanted."""
+    from trl import DatasetMixtureConfig, ScriptArguments
+
+    write_rows(tmp_path / "raw/test.parquet", [mmlu_pro(n) for n in range(10, 20)])
+    write_rows(tmp_path / "raw/validation.parquet", [mmlu_pro(n) for n in range(1, 3)])
+    prepare.main(["mmlu_pro", "--source", str(tmp_path / "raw")])
+    train, test = (read_rows(f"data/mmlu_pro/{split}.parquet") for split in ("train", "test"))
+    assert "completion" in train[0] and "completion" not in test[0]
+    script = ScriptArguments("data/mmlu_pro", dataset_streaming=streaming)
+    found = source.rows(script, DatasetMixtureConfig(), ("prompt+solution",), with_test=True, every_column=True)
+    assert [list(rows) for rows in found] == [train, test]
+    Path("data/mmlu_pro/train.parquet").write_bytes(b"PAR1")
+    script.dataset_train_split = "test"
+    assert list(source.rows(script, DatasetMixtureConfig(), ("prompt+solution",), every_column=True)[0]) == test
 
 
 def test_only_a_benchmark_may_be_without_training_rows(tmp_path):

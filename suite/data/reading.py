@@ -175,6 +175,11 @@ def _tell_of_others(source: str, parts: dict, *names: str) -> None:
         tell_of_others(source, (path for name in names for path in parts[name]))
 
 
+def cause(error: Exception) -> str:
+    """What is behind an error of `datasets`, which says only that one was met, in one line."""
+    return " ".join(str(error.__cause__ or error).split())
+
+
 def unread(source: str) -> ValueError:
     """What to say of a file or directory in which there is nothing to read, with the way out."""
     path, within = Path(source), _others(source, set())
@@ -208,8 +213,15 @@ def _parts(source: str, subset: str | None) -> dict:
         raise unread(source)
     if not is_on_hub(source):
         raise ValueError(f"There is no file or directory '{source}'.")
+    from datasets.exceptions import DatasetGenerationError
+
     try:
         return dict(pins.load_dataset(source, name=subset))
+    except DatasetGenerationError as error:
+        raise ValueError(
+            f"Cannot read '{source}' from the Hub: {cause(error)}. A copy of its files on this disk is read "
+            "row by row: --source PATH."
+        ) from error
     except (OSError, RuntimeError, ValueError) as error:  # the network and the Hub's own refusals
         raise ValueError(
             f"There is no file or directory '{source}' here, and the Hub does not give it: {error}. "
