@@ -171,8 +171,8 @@ class Chat:
         except KeyboardInterrupt:
             pieces.close()
             print(" [stopped]", end="" if silent else "\n")
-        except ValueError as error:
-            print(f"\n{error}" if shown and not silent else error)
+        except Exception as error:  # whatever it is, the conversation until then is still there
+            print(f"\n{talk.told(error)}" if shown and not silent else talk.told(error))
         shown += self._say(folded.rest(), silent)
         if not silent:
             print()

@@ -40,6 +40,8 @@ class Checkpoint(Talker):
         import torch
         from transformers import StoppingCriteriaList, TextIteratorStreamer
 
+        from suite.engine.transformers_engine import enough_memory
+
         here, stop = self.engine, threading.Event()
         prompt = engine.render(here.tokenizer, messages)
         longest = here.room(prompt, sampling)
@@ -54,10 +56,12 @@ class Checkpoint(Talker):
             return torch.full((seen.shape[0],), stop.is_set(), device=seen.device)
 
         failed = []
+        asked = f"with the {len(prompt)} tokens of this conversation and up to {longest} of its answer"
+        way = "Begin a new one (`/reset`), or set max_new_tokens lower."
 
         def generate() -> None:
             try:
-                with torch.inference_mode():
+                with torch.inference_mode(), enough_memory(asked, way):
                     here.model.generate(
                         input_ids=ids,
                         attention_mask=torch.ones_like(ids),
@@ -167,6 +171,12 @@ def _delta(data: str) -> dict:
         return choices[0].get("delta") or {}
     except (ValueError, AttributeError, TypeError, KeyError):
         raise BrokenOffError(f"it sent '{data[:100]}', which is no event of a completion") from None
+
+
+def told(error: Exception) -> str:
+    """What kept a model from answering, in one line; of what nobody foresaw also what kind of error it is."""
+    words = " ".join(str(error).split())
+    return words if isinstance(error, ValueError) else f"{type(error).__name__}: {words}".removesuffix(": ")
 
 
 class Conversation:

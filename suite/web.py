@@ -303,7 +303,7 @@ class Page:
         except Exception as error:  # whatever it is, the other column and the other tabs go on
             if not isinstance(error, ValueError):
                 traceback.print_exc()
-            note = ("Error", str(error) or type(error).__name__)
+            note = ("Error", talk.told(error))
         finally:
             pieces.close()
         if tab.is_over:

@@ -83,6 +83,24 @@ def test_ctrl_c_ends_the_answer_and_what_was_said_of_it_counts(capsys):
     assert there.conversations[0].turns == [] and "the server is gone" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (RuntimeError("CUDA error:\nillegal access"), "RuntimeError: CUDA error: illegal access"),
+        (MemoryError(), "MemoryError"),
+    ],
+)
+def test_an_answer_that_fails_in_whatever_way_is_one_line_and_the_conversation_goes_on(error, told, capsys):
+    model = Said("Four.")
+    there = talked("2+2?", talkers=[model], show_thinking=False)
+    model.pieces = ["It", error]
+    capsys.readouterr()
+    assert there.take("3+3?") and capsys.readouterr().out == f"It\n{told}\n\n"
+    model.pieces = ["Six."]
+    there.take("again")
+    assert [turn["content"] for turn in model.heard[-1]] == ["2+2?", "Four.", "3+3?", "It", "again"]
+
+
 def test_two_models_answer_side_by_side_and_each_has_its_own_conversation(capsys, monkeypatch):
     for width, apart in (("100", " | "), ("40", "-- two")):
         monkeypatch.setenv("COLUMNS", width)
@@ -137,7 +155,7 @@ def test_an_answer_that_an_endpoint_breaks_off_is_told_as_such(event, told, caps
 
 
 @pytest.mark.slow
-def test_a_checkpoint_streams_what_it_generates_at_once_and_stops_when_told(miniqwen_dir):
+def test_a_checkpoint_streams_what_it_generates_at_once_and_stops_when_told(miniqwen_dir, monkeypatch):
     model = talk.Checkpoint(str(miniqwen_dir))
     asked, greedy = [{"role": "user", "content": "1+2"}], engine.Sampling(max_new_tokens=40)
     whole = "".join(model.answer(asked, greedy))
@@ -145,6 +163,13 @@ def test_a_checkpoint_streams_what_it_generates_at_once_and_stops_when_told(mini
     pieces = model.answer(asked, engine.Sampling(max_new_tokens=100_000, temperature=1.0))
     next(pieces)
     pieces.close()  # as Ctrl-C does: the thread ends with the next token, else this would not return
+
+    def generate(**how):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+
+    monkeypatch.setattr(model.engine.model, "generate", generate)
+    with pytest.raises(ValueError, match="Out of memory with the [0-9]+ tokens of this conv.* up to 40 of .*`/reset`"):
+        list(model.answer(asked, greedy))
     model.engine.positions = 64
     with pytest.raises(ValueError, match="tokens, and the model 64 positions: `/reset`"):
         list(model.answer([{"role": "user", "content": "1+2" * 64}], greedy))

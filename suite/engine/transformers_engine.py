@@ -91,7 +91,9 @@ class TransformersEngine(Engine):
         cache = HandedOver() if beginning else None
         for number, (keys, values) in enumerate(beginning):
             cache.update(keys.expand(len(ids), -1, -1, -1), values.expand(len(ids), -1, -1, -1), number)
-        with self._without_gradients(), _enough_memory(len(ids), width, max(room)):
+        asked = f"with {len(ids)} completions at a time, of up to {width} + {max(room)} tokens each"
+        way = "Set per_device_eval_batch_size lower, or max_completion_length."
+        with self._without_gradients(), enough_memory(asked, way):
             out = self.model.generate(
                 input_ids=padded.to(self.model.device),
                 attention_mask=mask.to(self.model.device),
@@ -132,8 +134,8 @@ def _neutral() -> dict:
 
 
 @contextlib.contextmanager
-def _enough_memory(rows: int, width: int, new: int) -> Iterator[None]:
-    """Turns out of memory into a `ValueError` that names the way out."""
+def enough_memory(asked: str, way: str) -> Iterator[None]:
+    """Turns out of memory into a `ValueError` that says what was `asked`, and the way out."""
     import torch
 
     try:
@@ -141,7 +143,4 @@ def _enough_memory(rows: int, width: int, new: int) -> Iterator[None]:
     except RuntimeError as error:  # on a CPU it has no type of its own
         if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
             raise
-        raise ValueError(
-            f"Out of memory with {rows} completions at a time, of up to {width} + {new} tokens each. Set "
-            "per_device_eval_batch_size lower, or max_completion_length."
-        ) from error
+        raise ValueError(f"Out of memory {asked}. {way}") from error
