@@ -86,7 +86,7 @@ def main(argv=None) -> None:
     _check(sample, there, keys, reward, written)
     funcs = dict(zip(reward.reward_funcs, rewards.load_all(reward.reward_funcs, reward.reward_kwargs), strict=True))
     rows, repeated = _rows(sample, script, mixture)
-    rewards.check_columns(funcs, ["prompts" if name == "prompt" else name for name in rows[0]], "The rows")
+    rewards.check_columns(funcs, rows[0], "The rows")
     asking, settings = _asking(sample, there, keys), _settings(sample, reward, funcs)
     identity = digest([asking, settings, rows])
     target = Path(sample.output_dir)

@@ -210,8 +210,7 @@ def _check_columns(rows: list[dict], funcs: dict[str, Callable | str], path: Pat
     for i, row in enumerate(rows):
         first.setdefault(tuple(row), i)
     for names, i in first.items():
-        there = ["prompts" if name == "prompt" else name for name in names]
-        rewards.check_columns(funcs, there, f"{path}, row {i + 1}")
+        rewards.check_columns(funcs, names, f"{path}, row {i + 1}")
 
 
 def _write(path: Path, suffix: str, rows: list[dict]) -> None:

@@ -207,6 +207,20 @@ def test_what_could_be_told_only_of_a_model_that_is_there(stage, attempt, keys, 
             attempt(stage, head, "lora_target_modules: TRL reads the weight of lm_head itself.*Remove it")
 
 
+def test_columns_that_trl_passes_to_rewards_itself_or_takes_for_pictures(attempt, keys, tmp_path):
+    keys |= {"dataset_name": str(tmp_path / "rows"), "eval_strategy": "steps", "eval_steps": 1}
+    plain = {"prompt": [{"role": "user", "content": "1+1="}], "solution": "2"}
+    for column in ("prompts", "completions", "trainer_state", "log_metric"):
+        rows.write_rows(tmp_path / "rows" / "train.parquet", [{**plain, column: "x"}] * 8)
+        rows.write_rows(tmp_path / "rows" / "test.parquet", [plain] * 8)
+        attempt(grpo, keys, f"The rows: the column `{column}` has a name that TRL passes to rewards itself. Rename it")
+    rows.write_rows(tmp_path / "rows" / "train.parquet", [plain] * 8)
+    rows.write_rows(tmp_path / "rows" / "test.parquet", [{**plain, "completions": "x"}] * 8)
+    attempt(grpo, keys, "The test rows: the column `completions`")
+    rows.write_rows(tmp_path / "rows" / "test.parquet", [{**plain, "image": "x.png"}] * 8)
+    attempt(grpo, keys, "The test rows: TRL takes the column `image` for pictures")
+
+
 def test_padding_free_that_would_cut_nothing_off_or_is_not_there(attempt, keys):
     for stage in (sft, pretrain):
         attempt(stage, {**keys, "padding_free": True}, "padding_free: .* max_length 1024 would not hold. Set `packing")

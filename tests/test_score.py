@@ -84,6 +84,7 @@ def test_lengths_without_a_tokenizer_are_words_and_it_says_so(tmp_path, capsys):
             "row 2: the reward 'accuracy' needs a column",
         ),
         (['{"completion": "a", "solution": "1", "tolerance": 1}'], "column `tolerance` has the name of a knob"),
+        (['{"completion": "a", "solution": "1", "completions": 1}'], "row 1: the column `completions` has a name that"),
         ([""], "has no rows"),
     ],
 )

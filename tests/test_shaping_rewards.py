@@ -208,6 +208,26 @@ def test_length_without_prompts_is_refused():
         rewards.check_columns({"length": rewards.load("length")}, ["solution"], "The rows")
 
 
+@pytest.mark.parametrize(("name", "given"), [("partial", {}), ("cosine", {"max_len": 9}), ("length", {})])
+def test_a_column_may_not_turn_a_knob_of_accuracy_through_a_reward_that_asks_it(name, given):
+    kwargs = {name: given, "accuracy": {"tolerance": 0.1}}
+    for funcs in ([name], ["accuracy", name]):
+        (*_, reward) = rewards.load_all(funcs, {key: kwargs[key] for key in funcs})
+        rewards.check_columns({name: reward}, ["prompt", "solution", "choices"], "The rows")
+        for knob in ("tolerance", "seconds", "reading"):
+            with pytest.raises(ValueError, match=f"The rows: the column `{knob}` has the name of a knob of '{name}'"):
+                rewards.check_columns({name: reward}, ["prompt", "solution", knob], "The rows")
+
+
+def test_the_columns_that_a_reward_gets_are_those_that_trl_passes():
+    def own(completions, prompt, **columns):
+        return [0.0] * len(completions)
+
+    with pytest.raises(ValueError, match="'own' needs a column `prompt`; there are: prompts, solution"):
+        rewards.check_columns({"own": own}, ["prompt", "solution"], "The rows")
+    rewards.check_columns({"format": rewards.load("format")}, ["prompt", "completion", "completion_ids"], "The rows")
+
+
 def test_a_reward_that_reads_only_what_trl_keeps_may_have_the_other_columns_taken_away():
     rewards.check_kept({name: rewards.load(name, given) for name, given in (("format", {"soft": True}), ("tags", {}))})
     with pytest.raises(ValueError, match="takes away the column `solution`, which the reward 'length' reads"):

@@ -16,8 +16,10 @@ from suite.values import check_knobs, knobs
 from suite.whole import code_of, digest
 
 VERDICT_KNOBS = ("reading", "tolerance", "seconds")
-# What TRL passes beside the columns.
+# What TRL passes beside the columns. A column `completion_ids` gives way to TRL's own; any other would be passed twice,
+# or be lost.
 RESERVED = ("completion_ids", "trainer_state", "log_extra", "log_metric", "environments")
+TAKEN = ("prompts", "completions", *RESERVED[1:])
 
 
 def names() -> dict[str, str]:
@@ -134,13 +136,13 @@ def check_kept(funcs: dict[str, Callable | str]) -> None:
 def check_columns(funcs: dict[str, Callable | str], there: Iterable[str], where: str) -> None:
     """Raise `ValueError` where the rows lack a column that a reward cannot do without, or have one named as its knob.
 
-    `there` names the columns as a reward gets them: `prompts` for `prompt`.
-
-    TRL passes columns by name, so such a column would silently take the knob's place.
+    `there` names the columns of the rows. TRL passes them by name, so such a column would silently take the knob's
+    place.
     """
     there = set(there)
-    if taken := [column for column in RESERVED[1:] if column in there]:
+    if taken := [column for column in TAKEN if column in there]:
         raise ValueError(f"{where}: the column `{taken[0]}` has a name that TRL passes to rewards itself. Rename it.")
+    passed = {"prompts" if column == "prompt" else column for column in there - {"completion"}}
     for name, func in funcs.items():
         if isinstance(func, str):  # a reward model reads prompts and completions
             continue
@@ -148,8 +150,14 @@ def check_columns(funcs: dict[str, Callable | str], there: Iterable[str], where:
             raise ValueError(f"The reward '{name}' must take **columns: GRPO passes every column by name.")
         for column, p in inspect.signature(func).parameters.items():
             needed = p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD
-            if needed and column not in there | {"completions", *RESERVED}:
-                listed = ", ".join(sorted(there))
+            if needed and column not in passed | {"completions", *RESERVED}:
+                listed = ", ".join(sorted(passed))
                 raise ValueError(f"{where}: the reward '{name}' needs a column `{column}`; there are: {listed}.")
-            if p.kind is p.KEYWORD_ONLY and column in there:
-                raise ValueError(f"{where}: the column `{column}` has the name of a knob of '{name}'. Rename it.")
+        if named := sorted(passed & _knobs_by_name(func)):
+            raise ValueError(f"{where}: the column `{named[0]}` has the name of a knob of '{name}'. Rename it.")
+
+
+def _knobs_by_name(reward: Callable) -> set[str]:
+    """The knobs that a column would turn: a reward's own, and those of `accuracy` where it hands columns on to it."""
+    asked = [reward, load("accuracy")] if _asks_accuracy(reward) else [reward]
+    return {knob for function in asked for knob in knobs(function)}

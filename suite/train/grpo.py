@@ -29,8 +29,7 @@ def main(argv=None) -> None:
     train_rows, test_rows = source.rows(script, mixture, ("prompt+solution",), with_test=config.eval_strategy != "no")
     test_rows = source.as_many(test_rows, answers.eval_answers)
     record["rows"] = source.counts(train_rows, test_rows)
-    there = [*next(iter(train_rows)), "prompts"]
-    rewards.check_columns(dict(zip(reward.reward_funcs, funcs, strict=True)), there, "The rows")
+    check_rows(dict(zip(reward.reward_funcs, funcs, strict=True)), train_rows, test_rows)
     tokenizer = run.starting_point(model, config, train_rows)
     asked = source.to_answer(answers, config, script, mixture, tokenizer)
     room.check_sampled(model, config, tokenizer, train_rows, test_rows)
@@ -72,6 +71,19 @@ def main(argv=None) -> None:
 
         trainer.add_callback(Answering(trainer, asked, config.max_completion_length))
     run.finish(trainer, config, record)
+
+
+def check_rows(funcs: dict, train_rows, test_rows) -> None:
+    """Raise `ValueError` for columns with which the first rollout, or the first evaluation, would end."""
+    for where, rows in (("The rows", train_rows), ("The test rows", test_rows)):
+        there = () if rows is None else next(iter(rows))
+        if pictures := [column for column in ("image", "images") if column in there]:
+            raise ValueError(
+                f"{where}: TRL takes the column `{pictures[0]}` for pictures that the model is shown, and models here "
+                "read text alone. Rename it, or leave it out."
+            )
+        if there:
+            rewards.check_columns(funcs, there, where)
 
 
 def arithmetic(config, rows) -> str:
