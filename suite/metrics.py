@@ -45,16 +45,19 @@ def share(values: Sequence[float], draws: int = 1) -> dict:
 
 
 def mean(values: Sequence[float]) -> dict:
-    """A mean over problems: value, ci95 by the normal approximation, and n."""
+    """A mean over problems: value, ci95 by the normal approximation, and n. One problem has no spread to tell it by."""
     if not values:
         return {"value": None, "ci95": [None, None], "n": 0}
     center = statistics.fmean(values)
-    half = Z95 * statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else 0.0
+    if len(values) == 1:
+        return {"value": center, "ci95": [None, None], "n": 1}
+    half = Z95 * statistics.stdev(values) / math.sqrt(len(values))
     return {"value": center, "ci95": [center - half, center + half], "n": len(values)}
 
 
 def ratio(numerators: Sequence[float], denominators: Sequence[float]) -> dict:
-    """A quotient of two sums over rows: value, ci95 and n. A row counts by its denominator.
+    """A quotient of two sums over rows: value, ci95 and n. A row counts by its denominator. Where only one has any,
+    nothing spreads: no interval.
 
     The interval is that of the linearized quotient, from the spread of n_i - R d_i over the rows:
     W. G. Cochran, Sampling Techniques, 3rd ed., section 6.4.
@@ -63,8 +66,10 @@ def ratio(numerators: Sequence[float], denominators: Sequence[float]) -> dict:
     if not total:
         return {"value": None, "ci95": [None, None], "n": n}
     value = sum(numerators) / total
+    if sum(d > 0 for d in denominators) == 1:
+        return {"value": value, "ci95": [None, None], "n": n}
     spread = sum((a - value * b) ** 2 for a, b in zip(numerators, denominators, strict=True))
-    half = Z95 * math.sqrt(n / (n - 1) * spread) / total if n > 1 else 0.0
+    half = Z95 * math.sqrt(n / (n - 1) * spread) / total
     return {"value": value, "ci95": [value - half, value + half], "n": n}
 
 

@@ -1,6 +1,7 @@
 """What was logged, and what was measured, in pictures."""
 
 import contextlib
+import math
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
@@ -138,9 +139,9 @@ def draw_progress(metric: str, runs: dict[str, list[dict]], title: str, path: Pa
     for axes, along in zip(several, ("step", "seconds"), strict=True):
         for color, (run, points) in zip(COLORS * 3, runs.items(), strict=False):
             at = [point[along] for point in points]
-            values, low, high = (
-                [unit * value for value in of] for of in zip(*((p["value"], *p["ci95"]) for p in points), strict=True)
-            )
+            values = [unit * point["value"] for point in points]
+            # Of one row there is no interval, and where there is none nothing is filled.
+            low, high = ([math.nan if p["ci95"][i] is None else unit * p["ci95"][i] for p in points] for i in (0, 1))
             axes.plot(at, values, color=color, marker="o", markersize=3, label=run)
             axes.fill_between(at, low, high, color=color, alpha=0.15, linewidth=0)
         axes.set_xlabel(along, fontsize=9)
@@ -154,11 +155,12 @@ def _draw_bars(axes, metric: str, results: list[dict], color: str, offset: float
     unit = 1 if metric in QUANTITIES else 100
     shown = [(i, r["metrics"][metric]) for i, r in enumerate(results) if metric in r["metrics"]]
     shown = [(i, m) for i, m in shown if m["value"] is not None]
-    values = [unit * m["value"] for _, m in shown]
-    below = [max(0.0, v - unit * m["ci95"][0]) for v, (_, m) in zip(values, shown, strict=True)]
-    above = [max(0.0, unit * m["ci95"][1] - v) for v, (_, m) in zip(values, shown, strict=True)]
-    at = [i + offset for i, _ in shown]
+    at, values = [i + offset for i, _ in shown], [unit * m["value"] for _, m in shown]
     axes.bar(at, values, width=0.92 / (of + 0.7), color=color, label=HEADINGS[metric])
+    spread = [(i + offset, m) for i, m in shown if None not in m["ci95"]]  # one row has no interval
+    at, values = [i for i, _ in spread], [unit * m["value"] for _, m in spread]
+    below = [max(0.0, v - unit * m["ci95"][0]) for v, (_, m) in zip(values, spread, strict=True)]
+    above = [max(0.0, unit * m["ci95"][1] - v) for v, (_, m) in zip(values, spread, strict=True)]
     axes.errorbar(at, values, yerr=[below, above], fmt="none", ecolor="#222222", elinewidth=0.9, capsize=2)
 
 

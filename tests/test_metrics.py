@@ -24,9 +24,17 @@ def test_wilson_covers_the_true_rate_about_19_times_in_20():
         assert 0.92 < hits / 2000 < 0.985
 
 
+def test_what_was_measured_of_one_row_is_a_number_without_an_interval():
+    for one in (metrics.mean([3.0]), metrics.ratio([6.0], [2]), metrics.ratio([6.0, 0.0], [2, 0])):
+        assert one["value"] == 3 and one["ci95"] == [None, None]
+    for two in (metrics.mean([3.0, 4.0]), metrics.ratio([6.0, 1.0], [2, 1])):
+        low, high = two["ci95"]
+        assert low < two["value"] < high
+
+
 def test_a_ratio_weighs_rows_by_their_size_and_its_interval_covers_19_times_in_20():
     assert metrics.ratio([8.0, 1.0], [4, 1])["value"] == 9 / 5
-    assert metrics.ratio([3.0], [2])["ci95"] == [1.5, 1.5] and metrics.ratio([0.0], [0])["value"] is None
+    assert metrics.ratio([0.0], [0])["value"] is None
     rng = random.Random(0)
     hits = 0
     for _ in range(2000):

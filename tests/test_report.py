@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from suite import comparison, evaluate, plots, report
+from suite import comparison, evaluate, plots, report, tables
 from suite.results import results_of, told_apart
 from suite.whole import NoRoomError
 from tests.disk import full_disk
@@ -41,6 +41,23 @@ def test_checkpoints_of_a_run_are_a_curve_over_steps_and_seconds_and_what_stands
     report.main(["runs"])
     assert "report/progress-bits-per-byte.png" in Path("runs/report.md").read_text()
     assert Path("runs/report/progress-bits-per-byte.png").stat().st_size > 5000
+
+
+def test_one_row_has_no_interval_and_is_told_and_drawn_without():
+    results = []
+    for step, value, ci95 in ((10, 3.0, [None, None]), (20, 2.0, [1.9, 2.1])):
+        told = result(lay(f"runs/dense/checkpoint-{step}", step=step, spent=4.0), value)
+        told["metrics"] |= {"thinking": {"value": 12.0, "ci95": [None, None], "n": 1}}
+        told["metrics"]["bits_per_byte"]["ci95"] = ci95
+        results.append({**told, "ci95": ci95})
+    Path("runs/results.json").write_text(json.dumps(results))
+    report.main(["runs"])
+    assert "bits per byte 3.00 [-, -], n = 9" in tables.one_line(results[0])
+    assert Path("runs/report/progress-bits-per-byte.png").stat().st_size > 5000
+    _, rows = tables.before_after(results)
+    assert [row[1:3] for row in rows] == [["3.00 [-, -]", "2.00 [1.90, 2.10]"], ["12.0 [-, -]", "12.0 [-, -]"]]
+    plots.draw_results(results, Path("bars.png"))
+    assert Path("bars.png").stat().st_size > 5000
 
 
 def test_checkpoints_that_were_asked_in_different_ways_share_no_curve_and_no_bars():
