@@ -505,3 +505,10 @@ def test_a_reward_that_is_watched_gives_what_it_gave_and_is_to_trl_what_it_was()
         watched = scoring.watched("my.own", functools.partial(own, form=form))
         assert watched(completions="abc", prompts="abc", extra=[1]) == [1.0, 0.0, 0.5]
     assert scoring.watched("./judge", "./judge") == "./judge"
+
+
+def test_rewards_of_one_name_are_told_apart_in_the_logs():
+    names = ["accuracy", "format", "mine.accuracy_reward", "other.accuracy", "owner/judge", "./runs/judge", "a.brevity"]
+    logged = ["accuracy_reward", "format_reward", "accuracy_reward", "accuracy", "judge", "judge", "brevity"]
+    found = ["accuracy_reward", "format_reward", *names[2:6], "brevity"]
+    assert scoring.told_apart(names, logged) == found

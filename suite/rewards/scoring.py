@@ -130,6 +130,19 @@ def watched(name: str, func: Callable | str) -> Callable | str:
     return watching
 
 
+def told_apart(names: list[str], logged: list[str]) -> list[str]:
+    """What rewards are called in the logs: as TRL does, and one of whose names there would be two by its own in full.
+
+    TRL takes the name of a function or the last part of a path. The numbers of two of one name would be one average.
+    """
+    short = [name.removesuffix("_reward") for name in logged]  # as tables say it
+    shared = {name for name in short if short.count(name) > 1}
+    return [
+        full if called in shared and not full.isidentifier() else name  # ours have no second of their name among us
+        for full, name, called in zip(names, logged, short, strict=True)
+    ]
+
+
 def judged(name: str, given, n: int) -> list[float | None]:
     """What the reward `name` has given to `n` completions, as a list.
 

@@ -6,7 +6,7 @@ import sys
 from suite import args, ending, pins, rewards, room, run, source, turns
 from suite.engine import colocated, vllm_setup
 from suite.keys import grpo_arguments
-from suite.rewards.scoring import watched
+from suite.rewards.scoring import told_apart, watched
 
 
 def arguments() -> tuple[type, ...]:
@@ -61,6 +61,7 @@ def main(argv=None) -> None:
             peft_config=run.adapter_config(model),
             callbacks=callbacks,
         )
+    trainer.reward_func_names = told_apart(reward.reward_funcs, trainer.reward_func_names)
     if config.use_vllm and config.vllm_mode == "colocate":
         colocated.settle(trainer)
     completions.keep_apart(trainer)
