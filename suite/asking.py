@@ -2,10 +2,12 @@
 have."""
 
 import time
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
-from suite import engine, whole
+from suite import engine, merge, room, run, whole
+from suite.engine.positions import config_before_loading, most_of_vllm, positions_of
 
 
 class Heard(whole.Journal):
@@ -31,6 +33,27 @@ class Heard(whole.Journal):
     def groups(self, kind: str, prompts: int, each: int) -> list[list[engine.Completion]]:
         """The completions of each prompt."""
         return [[self.said[kind][at * each + n] for n in range(each)] for at in range(prompts)]
+
+
+def require_answerable(names: Sequence[str], prompts: list, keys: engine.EngineArguments, way: str = "") -> None:
+    """Raise `ValueError`, before the first of some checkpoints is loaded, for one that has no chat template for these
+    prompts, or no position left behind one of them; `way` is the first way out of that."""
+    for name in names if prompts else ():
+        tokenizer = run.tokenizer(name)
+        engine.render(tokenizer, prompts[0])
+        room.check_asked(prompts, tokenizer, _end(name, keys), way)
+
+
+def _end(name: str, keys: engine.EngineArguments) -> int | None:
+    """Where the answers of a checkpoint end at the latest, counted as whoever loads it counts; None where only that
+    one can."""
+    window = keys.vllm_max_model_length if keys.use_vllm else None
+    if window is not None:
+        return window if window > 0 else None
+    config = config_before_loading(merge.base_of(Path(name)) or name)
+    if config is None:
+        return None
+    return most_of_vllm(config) if keys.use_vllm else positions_of(config)
 
 
 def ask(name: str, asked: dict[str, tuple[list, engine.Sampling]], keys: engine.EngineArguments, heard: Heard) -> None:

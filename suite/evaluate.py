@@ -142,6 +142,8 @@ def main(argv=None) -> None:
     for name in evaluate.checkpoints:  # one that is nowhere is told before the others are evaluated
         pins.at_commit(name)
     rows, prompts = _rows_and_prompts(evaluate, script, mixture)
+    fewer = "Show fewer examples (`num_fewshot`)" if evaluate.num_fewshot else ""
+    asking.require_answerable(evaluate.checkpoints, prompts, keys, fewer)
     about = {name: _purpose(name, rows, evaluate) for name in evaluate.checkpoints}
     named = ", ".join(filter(None, source.names(script, mixture)))
     if script.dataset_test_split != "test":

@@ -63,6 +63,23 @@ def check_answers(
         )
 
 
+def check_asked(prompts: list, tokenizer, positions: int | None, way: str = "") -> None:
+    """Raise `ValueError` where a prompt that a model is going to be asked leaves no position for the first token of its
+    answer. It is the model's own word (`positions.require_room`), without a token of most prompts."""
+    if positions is None:
+        return
+    from datasets import Dataset
+    from pyarrow import ArrowException
+
+    try:
+        rows = Dataset.from_dict({"prompt": prompts})
+    except ArrowException:  # of several types: looked at as rows that stream are
+        rows = ({"prompt": prompt} for prompt in prompts)
+    beyond, looked_at = _longer_than(positions - 1, rows, tokenizer, {})
+    if beyond:
+        raise ValueError(without_room(beyond, looked_at, positions, way=way))
+
+
 def _longer_than(room: int, rows, tokenizer, template_kwargs: dict) -> tuple[list[int], int]:
     """(tokens of each prompt that has more than `room`, how many prompts were looked at).
 

@@ -22,6 +22,7 @@ from pathlib import Path
 
 from suite import args, checkpoint, ending, endpoint, engine, rewards, run, source, whole
 from suite.answers import Answers, record_of
+from suite.asking import require_answerable
 from suite.engine.reward_model import RewardModel
 from suite.keys import RewardFuncArguments
 from suite.registry import nearest
@@ -247,6 +248,7 @@ def ask(rows: list[dict], sample: SampleArguments, there, keys, answers: Answers
     if there.base_url is not None:
         model = endpoint.EndpointEngine(sample.model_name_or_path, there)
     else:
+        require_answerable([sample.model_name_or_path], [row["prompt"] for row in rows], keys)
         model = engine.load_as_asked(sample.model_name_or_path, keys)
     opened = model.tokenizer is not None and run.opens_thinking(model.tokenizer)
     before = len(answers)

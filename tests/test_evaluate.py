@@ -206,6 +206,42 @@ def test_the_same_seed_says_the_same_with_examples_and_another_prompt_says_what_
     assert "prompt.hash: " in told and "prompt.system_prompt: None, and The number." in told and "sampler" not in told
 
 
+def without_template(name: str) -> str:
+    bare = shutil.copytree(name, f"{name}-bare")
+    Path(bare, "chat_template.jinja").unlink()
+    return bare
+
+
+@pytest.mark.parametrize(
+    ("prompt", "keys", "message"),
+    [
+        ([{"role": "user", "content": "1+1"}], {}, "bare' has no chat template, and a prompt is a conversation"),
+        (
+            "1+1" * 400,
+            {},
+            "1 of 2 prompts do not fit: the longest has 1200 tokens, .* the 512 positions .*[.] Leave such",
+        ),
+        (
+            "1+1",
+            {"num_fewshot": 1, "use_vllm": True, "vllm_max_model_length": 8},
+            "2 of 2 prompts do not fit.* the 8 positions .*[.] Show fewer examples",
+        ),
+    ],
+)
+def test_what_a_checkpoint_cannot_be_asked_is_told_before_any_is_loaded(prompt, keys, message, line, monkeypatch):
+    from suite import engine
+
+    monkeypatch.setattr(engine, "load", None)  # nobody is to be loaded
+    monkeypatch.setattr(engine, "require_asked", lambda *asked: None)  # which looks for vLLM
+    short = "1" if isinstance(prompt, str) else prompt
+    rows = [{"prompt": short, "solution": "1"}, {"prompt": prompt, "solution": "2"}]
+    write_rows(Path("data/train.parquet"), [{"prompt": "3+3", "solution": "6"}])
+    write_rows(Path("data/test.parquet"), rows)
+    with pytest.raises(ValueError, match=message):
+        measured(line[0], without_template(line[1]), dataset_name="data", **keys)
+    assert not Path("runs/results.json").exists()
+
+
 def test_examples_need_training_rows(tmp_path, line):
     (tasks(tmp_path / "tasks") / "train.parquet").unlink()
     with pytest.raises(ValueError, match="num_fewshot takes its examples from the training rows. .* no split 'train'"):

@@ -185,6 +185,22 @@ def test_what_a_call_names_counts(tokenizer):
         check(writes, 7, prompts)
 
 
+def test_prompts_that_a_model_is_asked_are_refused_as_it_would_refuse_them_itself(tokenizer, reads_parts):
+    from suite import engine
+    from suite.engine.positions import require_room
+
+    for long in ("x" * 100, asked("x" * 100), asked([{"type": "text", "text": "x" * 100}])):
+        prompts = [asked("1") if isinstance(long, list) else "1", long]
+        reads = reads_parts if isinstance(long, list) else tokenizer
+        ids = engine.rendered(reads, prompts)
+        for check in (lambda most, ids=ids: require_room(ids, most),
+                      lambda most, prompts=prompts, reads=reads: room.check_asked(prompts, reads, most)):  # fmt: skip
+            check(None)
+            check(len(ids[1]) + 1)
+            with pytest.raises(ValueError, match=f"1 of 2 prompts do not fit: the longest has {len(ids[1])} tokens"):
+                check(len(ids[1]))
+
+
 def test_who_does_not_fit_is_said_with_the_split(tokenizer):
     from datasets import Dataset
 

@@ -18,7 +18,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from suite import endpoint, sample
+from suite import endpoint, engine, sample
 from suite.answers import Answers
 from suite.engine import Completion
 from suite.rewards import scoring
@@ -296,6 +296,18 @@ def test_a_local_teacher_must_be_whole(tmp_path):
         sample.main(["--model_name_or_path", "runs/nowhere", *words])
     with pytest.raises(ValueError, match="request_kwargs are for requests to a base_url"):
         sample.main(["--model_name_or_path", "runs/nowhere", "--request_kwargs", '{"top_k": 1}', *words])
+
+
+def test_a_local_teacher_that_cannot_be_asked_these_prompts_is_not_loaded(miniqwen_dir, tmp_path, monkeypatch):
+    monkeypatch.setattr(engine, "load_as_asked", None)
+    bare = shutil.copytree(miniqwen_dir, tmp_path / "bare")
+    (bare / "chat_template.jinja").unlink()
+    write_rows(Path("rows"), sums(2))
+    write_rows(Path("long"), [{"prompt": "1" * 600, "solution": "1"}])
+    for rows, message in (("rows", "bare' has no chat template"), ("long", "1 of 1 prompts .* the 512 positions")):
+        with pytest.raises(ValueError, match=message):
+            sample.main(["--model_name_or_path", str(bare), "--dataset_name", rows, "--output_dir", "out"])
+    assert {path.name for path in Path().iterdir()} == {"bare", "rows", "long"}
 
 
 def test_a_local_teacher_whose_template_opens_thinking_gives_whole_traces(miniqwen_dir, tmp_path):

@@ -2,8 +2,24 @@
 
 from collections.abc import Collection, Sequence
 
+from suite import pins
+
 STRETCHED = ("linear", "dynamic")  # rope_types whose factor `max_position_embeddings` does not hold yet, as in vLLM
 WITHIN = ("yarn", "longrope", "llama3")  # those whose factor it holds
+
+
+def config_before_loading(name: str, revision: str | None = None):
+    """The config of a model that is still to be loaded; None where it cannot be read here, which is left to whoever
+    loads the model."""
+    from transformers import AutoConfig
+
+    import suite.model  # noqa: F401  (AutoConfig reads a miniqwen's)
+
+    repository, noted = pins.where(name)
+    try:
+        return AutoConfig.from_pretrained(repository, revision=revision or noted, trust_remote_code=False)
+    except (OSError, ValueError):
+        return None
 
 
 def positions_of(config) -> int | None:

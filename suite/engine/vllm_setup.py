@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from suite import checkpoint, pins
-from suite.engine.positions import most_of_vllm
+from suite.engine.positions import config_before_loading, most_of_vllm
 
 # TRL's modules that take names from vLLM as they are read, in the order in which they read each other.
 READ_WITH_VLLM = ("trl.generation.vllm_client", "trl.generation.vllm_generation", "trl.generation")
@@ -70,14 +70,8 @@ def require_window(asked: int | None, name: str, revision: str | None = None) ->
     """
     if asked is None or os.environ.get("VLLM_ALLOW_LONG_MAX_MODEL_LEN", "").strip().lower() in ("1", "true"):
         return
-    from transformers import AutoConfig
-
-    import suite.model  # noqa: F401  (AutoConfig reads a miniqwen's)
-
-    repository, noted = pins.where(name)
-    try:
-        config = AutoConfig.from_pretrained(repository, revision=revision or noted, trust_remote_code=False)
-    except (OSError, ValueError):
+    config = config_before_loading(name, revision)
+    if config is None:
         return
     most = most_of_vllm(config)
     if most is not None and asked > most:
