@@ -160,6 +160,20 @@ def check_idle_keys(written: dict) -> None:
             if os.path.exists(written.get(of) or ""):
                 why = f"'{written[of]}' is a path here and no name on the Hub"
             raise ValueError(f"{key}: this has no effect, for {why}. Remove it.")
+    _check_idle_keys_of_rows(written)
+
+
+def _check_idle_keys_of_rows(written: dict) -> None:
+    """`dataset_name` and a mixture have each their own."""
+    name = written.get("dataset_name")
+    mixed = f"`datasets: [{{path: {name}}}]` in the place of `dataset_name`" if name else "`datasets`"
+    for key, way in (
+        ("test_split_size", f"It is for a mixture: set {mixed}, or remove it"),
+        ("streaming", f"It is for a mixture: set `dataset_streaming: true` in its place, or {mixed}"),
+        ("dataset_streaming", "`datasets` streams by `streaming: true`: set that in its place"),
+    ):
+        if written.get(key) and sense.is_idle(key, "", written):
+            raise ValueError(f"{key}: this has no effect here. {way}.")
 
 
 def tokenizer(name: str | None, revision: str = "main", *, needs_template: bool = False):

@@ -135,6 +135,10 @@ def is_idle(key: str, stage: str, said: dict) -> bool:
         case "model_revision" | "teacher_model_revision" | "dataset_config":
             mixed = key == "dataset_config" and bool(said.get("datasets"))
             return mixed or os.path.exists(said.get(ON_THE_HUB[key]) or "")
+        case "test_split_size" | "streaming":
+            return not said.get("datasets")
+        case "dataset_streaming":
+            return bool(said.get("datasets"))
         case "tokenizer_name_or_path":
             return stage == "pretrain" and bool(said.get("model_name_or_path"))
         case "load_in_4bit" | "load_in_8bit" | "dataset_text_field" | "completion_only_loss":
@@ -166,6 +170,12 @@ def is_idle(key: str, stage: str, said: dict) -> bool:
     if key.startswith("vllm_") and (not said.get("use_vllm") or is_of_other_server(key, said)):
         return True
     return is_of_adapter(key) and not adapts or key in OF_4BIT and not said.get("load_in_4bit")
+
+
+def streams(said: dict) -> str | None:
+    """The key by which the rows stream, if they do: that of `dataset_name`, or that of a mixture."""
+    key = "streaming" if said.get("datasets") else "dataset_streaming"
+    return key if said.get(key) else None
 
 
 def is_of_adapter(key: str) -> bool:
@@ -371,10 +381,15 @@ def _is_on_cpu(values: dict) -> bool:
 
 
 def _check_streaming(values: dict) -> None:
-    """TRL finds out when the model is loaded."""
-    for key in ("dataset_streaming", "streaming"):
-        if values.get(key) and values.get("max_steps", 1) <= 0:
-            raise ValueError(f"{key}: true, so nobody knows how many rows there are. Set `max_steps`.")
+    """TRL finds out when the model is loaded, and of test rows by an AttributeError."""
+    key = streams(values)
+    if key and values.get("max_steps", 1) <= 0:
+        raise ValueError(f"{key}: true, so nobody knows how many rows there are. Set `max_steps`.")
+    if key == "streaming" and values.get("test_split_size") is not None:
+        raise ValueError(
+            f"test_split_size: {values['test_split_size']} of a stream cannot be set aside, for nobody knows how many "
+            "rows it has. Remove it, or `streaming: true`."
+        )
 
 
 def _check_schedule(values: dict) -> None:
@@ -500,8 +515,8 @@ def _check_dpo(values: dict) -> None:
             f"label_smoothing: TRL reads it in the losses {', '.join(sorted(SMOOTHED))}, and loss_type is "
             f"{', '.join(losses)}: it would do nothing. `loss_type: robust` is the sigmoid loss with it."
         )
-    if values["precompute_ref_log_probs"] and (values["sync_ref_model"] or values["dataset_streaming"]):
-        other = "sync_ref_model" if values["sync_ref_model"] else "dataset_streaming"
+    if values["precompute_ref_log_probs"] and (values["sync_ref_model"] or streams(values)):
+        other = "sync_ref_model" if values["sync_ref_model"] else streams(values)
         raise ValueError(
             f"precompute_ref_log_probs asks a reference that stays as it is, once for every row, and cannot go with "
             f"`{other}: true`. Remove one of them."

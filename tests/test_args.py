@@ -228,6 +228,10 @@ def test_scale_rewards_may_be_the_truth_that_trl_takes_it_for(tmp_path, said, me
         ({"loss_type": "exo_pair"}, "loss_type: exo_pair takes a logarithm of `label_smoothing`"),
         ({"precompute_ref_log_probs": True, "sync_ref_model": True}, "precompute_.*`sync_ref_model: true`"),
         ({"precompute_ref_log_probs": True, "dataset_streaming": True, "max_steps": 1}, "`dataset_streaming: true`"),
+        (
+            {"precompute_ref_log_probs": True, "datasets": [{"path": "a"}], "streaming": True, "max_steps": 1},
+            "`streaming: true`",
+        ),
         ({"label_smoothing": 0.1}, "label_smoothing: TRL reads it in the losses aot, .*`loss_type: robust`"),
     ],
 )

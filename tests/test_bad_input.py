@@ -318,6 +318,29 @@ def test_what_is_read_of_a_name_on_the_hub_beside_a_path(attempt, keys, arithmet
     assert sense.is_idle("model_revision", "sft", {**keys, "model_revision": "v1"}), "a run may go on without"
 
 
+def test_keys_of_a_mixture_beside_one_data_set_and_the_other_way_round(attempt, keys, arithmetic_dir):
+    attempt(
+        sft, {**keys, "test_split_size": 0.1}, "test_split_size: this has no effect here.* set `datasets: .{path: .*}.`"
+    )
+    attempt(sft, {**keys, "streaming": True}, "streaming: this has no effect here.* set `dataset_streaming: true` in")
+    mixed = {**keys, "dataset_name": None, "datasets": [{"path": str(arithmetic_dir)}], "max_steps": 1}
+    attempt(sft, {**mixed, "dataset_streaming": True}, "dataset_streaming: this has no effect.* by `streaming: true`")
+    for key in ("test_split_size", "streaming", "dataset_streaming"):
+        assert sense.is_idle(key, "sft", mixed if key == "dataset_streaming" else keys), "a run may go on without"
+    run.check_idle_keys({"dataset_name": "a", "streaming": False, "test_split_size": None})
+    run.check_idle_keys({"datasets": [{"path": "a"}], "streaming": True, "dataset_streaming": False})
+
+
+def test_test_rows_set_aside_of_a_stream(attempt, keys, arithmetic_dir):
+    mixed = {**keys, "dataset_name": None, "datasets": [{"path": str(arithmetic_dir)}], "max_steps": 1}
+    attempt(
+        sft,
+        {**mixed, "streaming": True, "test_split_size": 0.1},
+        "test_split_size: 0.1 of a stream cannot be set aside",
+    )
+    attempt(sft, {**mixed, "streaming": True, "max_steps": -1}, "streaming: true, so nobody knows how many rows")
+
+
 @pytest.mark.parametrize("window", [0, -5])
 def test_a_window_of_no_tokens(window, attempt, keys):
     for stage in (grpo, distill):

@@ -10,6 +10,7 @@ import pytest
 from suite import reasoning
 from suite.train import sft
 from tests.conftest import ON_CPU, write_yaml
+from tests.rows import write_rows
 
 TEXTS = [
     "<think>\n2+2\n</think>\n<answer>4</answer>",
@@ -175,8 +176,8 @@ def messages_dir(tmp_path) -> Path:
 
 def run_sft(model_dir, data_dir, *words, **keys):
     config = write_yaml(
-        Path("sft.yaml"), model_name_or_path=str(model_dir), dataset_name=str(data_dir), output_dir="run", max_steps=1,
-        save_strategy="no", **keys,
+        Path("sft.yaml"), model_name_or_path=str(model_dir), dataset_name=data_dir and str(data_dir), output_dir="run",
+        max_steps=1, save_strategy="no", **keys,
     )  # fmt: skip
     sft.main(["--config", str(config), *ON_CPU, *words])
 
@@ -205,6 +206,17 @@ def test_what_would_train_something_else_is_refused_before_a_model_is_loaded(min
     with pytest.raises(ValueError, match=message):
         run_sft(miniqwen_dir, messages_dir, **keys)
     assert not Path("run").exists()
+
+
+def test_of_a_mixture_that_streams_the_first_rows_alone_are_looked_at_for_masks(miniqwen_dir, monkeypatch, tmp_path):
+    turns = [{"role": "user", "content": "2+2"}, {"role": "assistant", "content": "4"}]
+    write_rows(tmp_path / "many" / "train.parquet", [{"messages": turns}] * 1200)
+    looked_at = []
+    monkeypatch.setattr(sft.turns, "check_masks", lambda rows, *how: looked_at.append(sum(1 for _ in rows)) or 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        keys = {"datasets": [{"path": str(tmp_path / "many")}], "streaming": True, "assistant_only_loss": True}
+        run_sft(miniqwen_dir, None, **keys)
+    assert looked_at == [1000]
 
 
 def test_messages_of_which_only_answers_are_trained_may_say_it_twice_and_others_are_told_of(capsys):

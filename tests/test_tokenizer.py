@@ -185,6 +185,17 @@ def test_the_stage_says_its_bytes_a_token_beside_another_tokenizers(tmp_path, ca
     assert all(kind in said for kind in measured) and other in said
 
 
+@pytest.mark.parametrize(("more", "streams"), [({}, True), ({"test_split_size": 0.5}, False)])
+def test_the_parts_of_a_mixture_are_read_as_a_stream_where_none_is_set_aside(more, streams, monkeypatch, tmp_path):
+    write_rows(tmp_path / "some" / "train.parquet", [{"text": "Words."}] * 4)
+    made = []
+    monkeypatch.setattr(stage, "_make", lambda rows, *how: made.append(rows))
+    monkeypatch.setattr(stage.card, "write", lambda directory: None)
+    config = write_yaml(tmp_path / "t.yaml", datasets=[{"path": str(tmp_path / "some")}], **more)
+    stage.main(["--config", str(config), "--output_dir", str(tmp_path / "t")])
+    assert hasattr(made[0], "__len__") != streams
+
+
 def test_plain_prompts_conversations_and_rows_without_words_are_all_read():
     turn = {"role": "user", "content": "seven"}
     rows = [{"prompt": "one", "completion": "two"}, {"prompt": [turn], "completion": None}, {"text": None}]

@@ -49,7 +49,7 @@ def main(argv=None) -> None:
     asked = source.to_answer(answers, config, script, mixture, tokenizer)
     config.eos_token = tokenizer.eos_token  # TRL carries it to the model's configs
     if config.assistant_only_loss:
-        looked_at = itertools.islice(train_rows, 1000) if script.dataset_streaming else train_rows
+        looked_at = train_rows if hasattr(train_rows, "__len__") else itertools.islice(train_rows, 1000)
         turns.check_masks(looked_at, tokenizer, config.chat_template_path)
 
     from trl import SFTTrainer, get_quantization_config
