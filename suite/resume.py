@@ -14,6 +14,7 @@ FREE_KEYS = {
 }  # fmt: skip
 # Keys that may change under a run, and what follows.
 _LOOKS = "what is shown and saved changes, and no weight"
+_FETCHES = "rows are brought in another way, and are the same"
 _ROUNDS = "sums are rounded in another way, so this is no longer bit for bit the run that was begun"
 MAY_CHANGE = {
     **dict.fromkeys(
@@ -24,9 +25,10 @@ MAY_CHANGE = {
     ),
     **dict.fromkeys(
         ["gradient_checkpointing", "gradient_checkpointing_kwargs", "attn_implementation", "torch_compile", "tf32",
-         "dataloader_num_workers", "dataloader_pin_memory", "vllm_gpu_memory_utilization"],
+         "vllm_gpu_memory_utilization"],
         _ROUNDS,
     ),
+    **dict.fromkeys(["dataloader_num_workers", "dataloader_pin_memory"], _FETCHES),
 }  # fmt: skip
 LENGTH = ("max_steps", "num_train_epochs")
 CONSTANT = ("constant", "constant_with_warmup")
@@ -124,6 +126,8 @@ def _agree(where: str | Path, old: dict, new: dict, config) -> bool:
                 name = _name(config.lr_scheduler_type)
                 refused.append(f"{what}, and under lr_scheduler_type {name} the steps before would have had other "
                                "learning rates (constant allows it)")  # fmt: skip
+        elif key == "dataloader_num_workers" and sense.streams(new["config"]) and max(before or 0, now or 0) > 1:
+            refused.append(f"{what}, and several read the rows of a stream in an order of their own")
         elif key in MAY_CHANGE:
             say(f"{what}: {MAY_CHANGE[key]}.")
         elif _are_the_same_files(old, new, before, now):

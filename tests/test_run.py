@@ -119,6 +119,20 @@ def test_a_change_that_moves_no_weight_is_told_and_one_that_does_is_refused(tmp_
     assert "is now 0.1: it goes on, and bit for bit as before is no longer promised" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("stream", [{"dataset_streaming": True}, {"datasets": [{"path": "a"}], "streaming": True}])
+def test_several_workers_read_a_stream_in_an_order_of_their_own(stream, tmp_path, capsys):
+    begin(tmp_path, logging_steps=10)
+    saved(tmp_path, 5)
+    assert begin(tmp_path, resume=True, logging_steps=10, dataloader_num_workers=2)[0]
+    told = capsys.readouterr().out
+    assert "dataloader_num_workers is now 2: rows are brought in another way, and are the same" in told
+    begin(tmp_path / "stream", **stream)
+    saved(tmp_path / "stream", 5)
+    assert begin(tmp_path / "stream", resume=True, dataloader_num_workers=1, **stream)[0]
+    with pytest.raises(ValueError, match="dataloader_num_workers is now 2, and several read the rows of a stream"):
+        begin(tmp_path / "stream", resume=True, dataloader_num_workers=2, **stream)
+
+
 @pytest.mark.parametrize(
     ("stage", "before", "now", "differs"),
     [
