@@ -59,8 +59,11 @@ class EndpointArguments:
 class EndpointEngine(Engine):
     """One request a completion: some servers refuse `n`, and those that take it tell only the sum of the tokens."""
 
-    def __init__(self, name: str, keys: EndpointArguments):
-        """Raises `ValueError` where nobody answers at `base_url`, or the key is refused."""
+    def __init__(self, name: str, keys: EndpointArguments, *, answered: bool = False):
+        """`answered` says that it is known to answer requests like these: what it refuses then is the prompt.
+
+        Raises `ValueError` where nobody answers at `base_url`, or the key is refused.
+        """
         key = os.environ.get(keys.api_key_env, "").strip()
         if not (key.isascii() and key.isprintable()):
             raise ValueError(f"The environment variable {keys.api_key_env} holds something that is no API key.")
@@ -68,7 +71,7 @@ class EndpointEngine(Engine):
         self.keys = keys
         self.base_url = keys.base_url.rstrip("/")
         self._key = key
-        self._answered = False
+        self._answered = answered
         self._refused = 0
         self.models = self._greet()
 

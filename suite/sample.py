@@ -246,7 +246,8 @@ def ask(rows: list[dict], sample: SampleArguments, there, keys, answers: Answers
         seed=random.Random(f"{sample.seed}/{published}").getrandbits(31) if published else sample.seed,
     )
     if there.base_url is not None:
-        model = endpoint.EndpointEngine(sample.model_name_or_path, there)
+        # Where most answers are there, all that is left may be what was refused the last time.
+        model = endpoint.EndpointEngine(sample.model_name_or_path, there, answered=2 * there_already > total)
     else:
         require_answerable([sample.model_name_or_path], [row["prompt"] for row in rows], keys)
         model = engine.load_as_asked(sample.model_name_or_path, keys)
