@@ -441,10 +441,10 @@ def _check_batches(values: dict) -> None:
             f"train_sampling_strategy: {strategy} asks how long a row is, and the pairs of DPO have no single length. "
             "Remove it."
         )
-    if values.get("dataset_streaming") or values.get("streaming"):
+    if key := streams(values):
         raise ValueError(
             f"train_sampling_strategy: {strategy} asks how long every row is, and of rows that stream nobody knows. "
-            "Remove it, or the streaming."
+            f"Remove it, or `{key}: true`."
         )
 
 
