@@ -156,23 +156,26 @@ def too_long(name_or_path: str, max_length: int | None, max_prompt_tokens: int |
     """
     tokenizer = run.tokenizer(name_or_path)
 
-    def written(turns, ends_open: bool = False) -> str:
+    def written(row: dict, turns, ends_open: bool = False) -> str:
         if isinstance(turns, str):
             return turns
         if not tokenizer.chat_template:
             raise ValueError(
                 f"tokenizer_name_or_path: '{name_or_path}' has no chat template, and these rows are conversations."
             )
-        return tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=ends_open)
+        beside = columns.template_kwargs(row)
+        return tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=ends_open, **beside)
 
     def tokens(texts: list[str]) -> list[int]:
         return [len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]] if texts else []
 
     def wholes(row: dict) -> list[str]:
         prompt = row.get("prompt")
-        alone = [written(row[name]) for name in ("text", "messages") if row.get(name)]
+        alone = [written(row, row[name]) for name in ("text", "messages") if row.get(name)]
         answers = [row[name] for name in ("completion", "chosen", "rejected") if row.get(name)]
-        return [*alone, *(written(prompt + answer) for answer in answers if prompt)] or [written(prompt, True)]
+        return [*alone, *(written(row, prompt + answer) for answer in answers if prompt)] or [
+            written(row, prompt, True)
+        ]
 
     def check(rows: list[dict]) -> list[Reason | None]:
         found: list[Reason | None] = [None] * len(rows)
@@ -181,7 +184,7 @@ def too_long(name_or_path: str, max_length: int | None, max_prompt_tokens: int |
             (
                 max_prompt_tokens,
                 "prompt too long",
-                lambda row: [written(row["prompt"], True)] if "prompt" in row else [],
+                lambda row: [written(row, row["prompt"], True)] if "prompt" in row else [],
             ),
         ):
             if limit is None:

@@ -1,5 +1,7 @@
 """The row shapes TRL reads, and a check that rows have the one a stage needs."""
 
+import json
+
 SHAPES = {
     "text": ("text",),
     "messages": ("messages",),
@@ -8,6 +10,8 @@ SHAPES = {
     "prompt+solution": ("prompt", "solution"),
     "prompt": ("prompt",),
 }
+# What TRL's SFT and DPO give the chat template of a row beside its turns.
+BESIDE_TURNS = ("tools", "chat_template_kwargs")
 _TURNS = "a list of {role, content}"
 
 
@@ -80,6 +84,50 @@ def _check_none_missing(dataset, name: str, kind: str, where: str) -> None:
             f"{where}, row {at}: `{name}` {told}; there are {missing} such. Leave these rows out: `suite prepare files "
             "--source FILE --output_dir DIRECTORY` does."
         )
+
+
+def has_answer(row: dict) -> bool:
+    """Whether there is something to learn in a row, or to measure, that is not sampled."""
+    return bool({"messages", "completion", "chosen"} & row.keys())
+
+
+def template_kwargs(row: dict) -> dict:
+    """What the chat template is given of a row beside its turns, by TRL's own rules.
+
+    Nothing of one without an answer: TRL asks prompts alone. Raises `ValueError` for cells that would be a traceback.
+    """
+    if not has_answer(row):
+        return {}
+    tools, more = row.get("tools"), row.get("chat_template_kwargs") or {}
+    try:
+        tools = json.loads(tools) if isinstance(tools, str) else tools
+    except ValueError:
+        pass  # it is told of as it stands
+    if not isinstance(tools, list | None):
+        raise ValueError(f"`tools` must be a list of functions, as such or as JSON text, and is {tools!r:.60}.")
+    if not isinstance(more, dict):
+        raise ValueError(f"`chat_template_kwargs` must be keys and their values, and is {more!r:.60}.")
+    return {"tools": tools, **more}
+
+
+def beside_turns(dataset, first: dict, where: str) -> list[str]:
+    """Which of BESIDE_TURNS rows of turns and answers have. Raises `ValueError` for what TRL could not read."""
+    there = [name for name in BESIDE_TURNS if name in first]
+    try:
+        template_kwargs(first)
+    except ValueError as error:
+        raise ValueError(f"{where}, row 1: {error} Write it so, or leave the column out.") from None
+    name = "chat_template_kwargs"
+    if name not in there:
+        return there
+    on_disk = hasattr(dataset, "data")
+    missing = dataset.data.column(name).null_count if on_disk else int(first[name] is None)
+    if on_disk and missing == dataset.data.num_rows:  # so is {} in every row, in parquet
+        there.remove(name)
+    elif missing:
+        told = f"{missing} rows have" if on_disk else "the first row has"
+        raise ValueError(f"{where}: {told} None as `{name}`. Write {{}} there, or leave the column out.")
+    return there
 
 
 def is_conversational(row: dict) -> bool:

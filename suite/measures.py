@@ -6,7 +6,7 @@ Nothing is generated here. Log-probabilities are read with transformers, also wh
 import math
 from collections.abc import Callable, Iterator, Sequence
 
-from suite import metrics
+from suite import columns, metrics
 from suite.args import say
 from suite.engine.positions import positions_of
 
@@ -74,7 +74,8 @@ def margins(model, tokenizer, rows: Sequence[dict], progress: Callable = iter) -
 
     positions, sequences, answers = positions_of(model.config), [], []
     for row in rows:
-        both = ({"prompt": row["prompt"], "completion": row[name]} for name in ("chosen", "rejected"))
+        beside = {name: row[name] for name in columns.BESIDE_TURNS if name in row}
+        both = ({"prompt": row["prompt"], "completion": row[name], **beside} for name in ("chosen", "rejected"))
         ids, trained = zip(*(trained_tokens(one, tokenizer, None, {}) for one in both), strict=True)
         if positions is None or max(map(len, ids)) <= positions:
             sequences += ids

@@ -31,8 +31,9 @@ def names(script, mixture) -> list[str | None]:
 def rows(script, mixture, shapes: tuple[str, ...], *, with_test: bool = False, every_column: bool = False):
     """(training rows, test rows or None) of `dataset_name` or of TRL's `datasets:` mixture, in one of `shapes`.
 
-    Only the columns of that shape are kept; `prompt+solution` keeps all that a reward may want to read, and
-    `every_column` all there are. Raises `ValueError` where there are no rows, or none of these shapes.
+    Only the columns of that shape are kept, and what the chat template is given beside its turns; `prompt+solution`
+    keeps all that a reward may want to read, and `every_column` all there are. Raises `ValueError` where there are no
+    rows, or none of these shapes.
     """
     if mixture.datasets and script.dataset_name:
         raise ValueError("Both `datasets` and `dataset_name` are set; which one holds the rows? Remove the other.")
@@ -328,8 +329,20 @@ def _shaped(dataset, shapes: tuple[str, ...], where: str, every_column: bool):
         raise ValueError(f"{where} has no rows.")
     shape = columns.check(first.keys(), shapes, where)
     columns.check_cells(dataset, first, columns.SHAPES[shape], where)
+    names = columns.SHAPES[shape]
+    of_turns, asks = isinstance(first[names[0]], list), shape in ("prompt", "prompt+solution")
+    if of_turns and asks and not every_column:
+        _say_what_is_not_asked(first, where)
     if every_column:
         return dataset
     if shape == "prompt+solution":
         return dataset.remove_columns([c for c in ("completion", "text") if c in first])
-    return dataset.select_columns(list(columns.SHAPES[shape]))
+    beside = columns.beside_turns(dataset, first, where) if of_turns and not asks else []
+    return dataset.select_columns([*names, *beside])
+
+
+def _say_what_is_not_asked(first: dict, where: str) -> None:
+    """Of a row that is answered TRL's GRPO and distillation give the chat template the prompt alone, and so do ours."""
+    idle = [f"`{name}`" for name in columns.BESIDE_TURNS if first.get(name)]
+    if idle:
+        say(f"note: {where}: the prompts are asked without {' and '.join(idle)}; SFT and DPO alone read that of a row.")

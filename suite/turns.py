@@ -24,12 +24,12 @@ def end_of_turn(tokenizer, chat_template: str | None = None) -> str | None:
     return next((tokenizer.convert_ids_to_tokens(i) for i in ids if i in added), None)
 
 
-def _rendered(tokenizer, turns: list[dict], chat_template: str | None) -> str:
+def _rendered(tokenizer, turns: list[dict], chat_template: str | None, beside: dict | None = None) -> str:
     """A conversation as text. Raises `ValueError` for a broken template, and for one that refuses these roles."""
     from jinja2 import TemplateError
 
     try:
-        return tokenizer.apply_chat_template(turns, chat_template=chat_template, tokenize=False)
+        return tokenizer.apply_chat_template(turns, chat_template=chat_template, tokenize=False, **(beside or {}))
     except TemplateError as error:
         roles = ", ".join(turn["role"] for turn in turns)
         raise ValueError(f"The chat template cannot write a conversation of the roles {roles}: {error}") from error
@@ -96,7 +96,7 @@ def _templated(tokenizer, chat_template_path: str | None) -> tuple:
 
 
 def check_said(rows, tokenizer, chat_template_path: str | None = None, looked_at: int = 100) -> None:
-    """Raise `ValueError` where the template refuses a row, or leaves out part of the last answer in it.
+    """Raise `ValueError` where the template refuses a row, or leaves out its tools or part of the last answer in it.
 
     R1-Distill's cuts away all before </think>: right for earlier turns, and SFT on traces would never see a thought.
     White space aside, for templates trim. Looks at the first rows only.
@@ -105,7 +105,14 @@ def check_said(rows, tokenizer, chat_template_path: str | None = None, looked_at
     for number, row in enumerate(itertools.islice(rows, looked_at), 1):
         answers = [row[key] for key in ("completion", "chosen", "rejected") if key in row] or [[]]
         for turns in [row["messages"]] if "messages" in row else [[*row["prompt"], *said] for said in answers]:
-            text = _rendered(source, turns, template)
+            beside = columns.template_kwargs(row)
+            text = _rendered(source, turns, template, beside)
+            if beside.get("tools") and text == _rendered(source, turns, template, {**beside, "tools": None}):
+                raise ValueError(
+                    f"The chat template does not write the `tools` of row {number}: the model would learn to call what "
+                    "it was never told of. Set `chat_template_path` (SFT) to one that does, start from a model whose "
+                    "template does, or leave the column out."
+                )
             if turns[-1]["role"] != "assistant":
                 continue
             if "".join((turns[-1].get("content") or "").split()) not in "".join(text.split()):

@@ -1,10 +1,13 @@
 """Each check on rows made for it, and the count of what went."""
 
+import json
+
 import pytest
 
 from suite import cleaning
 from suite.cleaning import Count, Overlap, sift
 from suite.data.reading import Dropped
+from tests.rows import a_tool, with_tools
 
 
 def asked(text: str, **more) -> dict:
@@ -141,6 +144,29 @@ def test_length_is_counted_as_the_chat_template_writes_it(tokenizer_dir):
     assert names(cleaning.too_long(str(tokenizer_dir), whole, None)([pair])) == ["too long"]
     texts = [{"text": "1 2 3 4 5"}, {"text": "1"}]
     assert names(cleaning.too_long(str(tokenizer_dir), 2, 1)(texts)) == ["too long", None]
+
+
+def test_what_a_template_is_told_beside_the_turns_is_counted_too_and_read_for_a_teacher(miniqwen_dir, tmp_path):
+    from transformers import AutoTokenizer
+
+    from suite.trainers.distillation import trained_tokens
+
+    model = with_tools(miniqwen_dir, tmp_path / "model")
+    tokenizer, tools = AutoTokenizer.from_pretrained(model), [a_tool("add", a="integer")]
+    beside = {"tools": tools, "hint": "Add."}
+    told = {"tools": json.dumps(tools), "chat_template_kwargs": {"hint": "Add."}}
+    row = asked("12+34", completion=said("46"), **told)
+    whole = tokenizer.apply_chat_template([*row["prompt"], *row["completion"]], tokenize=True, **beside)["input_ids"]
+    for limit, reason in ((len(whole), None), (len(whole) - 1, "too long")):
+        assert names(cleaning.too_long(str(model), limit, None)([row])) == [reason]
+    asks = tokenizer.apply_chat_template(row["prompt"], tokenize=True, add_generation_prompt=True)["input_ids"]
+    assert names(cleaning.too_long(str(model), None, len(asks))([row, asked("12+34", **told)])) == [
+        "prompt too long",
+        None,
+    ], "where nothing answers yet the prompt is asked alone"
+    for given in (row, {"messages": [*row["prompt"], *row["completion"]], **told}):
+        ids, trained = trained_tokens(given, tokenizer, tokenizer.chat_template, {"hint": "of the run"})
+        assert ids == whole and 0 < sum(trained) < 12
 
 
 def test_a_row_goes_for_its_first_reason_and_the_first_of_each_is_told(monkeypatch):

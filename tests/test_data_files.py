@@ -13,7 +13,7 @@ import pytest
 from suite import cleaning, columns, data, prepare, reasoning, source
 from suite.data import files, lines, reading
 from suite.data.reading import Dropped
-from tests.rows import write_rows
+from tests.rows import a_tool, write_rows
 
 HUMAN, GPT = {"from": "human", "value": "Hello?"}, {"from": "gpt", "value": "Hello!"}
 USER, ASSISTANT = {"role": "user", "content": "Hello?"}, {"role": "assistant", "content": "Hello!"}
@@ -679,6 +679,28 @@ def test_a_stage_is_given_the_shape_it_asks_for(row, shape, streaming, tmp_path)
     assert [sorted(found) for found in rows] == [sorted(columns.SHAPES[shape])] * 2
     with pytest.raises(ValueError, match="needs the shape"):
         source.rows(script, DatasetMixtureConfig(), ("prompt+solution",))
+
+
+@pytest.mark.parametrize("streaming", [True, False])
+def test_tools_of_some_rows_are_kept_whatever_the_first_one_has(streaming, tmp_path, capsys):
+    """`datasets` would leave the column away."""
+    chat, tools = {"messages": [USER, ASSISTANT]}, [a_tool("stop"), a_tool("say", words="string")]
+    path = write_rows(tmp_path / "a.jsonl", [chat, {**chat, "tools": tools}, {**chat, "tools": json.dumps(tools)}])
+    rows = list(files.splits(str(path), "train", "test", streaming=streaming)["train"])
+    assert [row["tools"] and json.loads(row["tools"]) for row in rows] == [None, tools, tools]
+    late = write_rows(tmp_path / "b.jsonl", [chat] * 120 + [{**chat, "tools": tools}])
+    assert len(list(files.splits(str(late), "train", "test", streaming=streaming)["train"])) == 120
+    assert "tools, which no row has at the beginning" in capsys.readouterr().out
+
+
+def test_prompts_that_are_asked_without_their_tools_are_told_of(tmp_path, capsys):
+    from trl import DatasetMixtureConfig, ScriptArguments
+
+    row = {"prompt": [USER], "solution": "4", "tools": json.dumps([a_tool("add")])}
+    script = ScriptArguments(str(write_rows(tmp_path / "some" / "train.parquet", [row]).parent))
+    rows = source.rows(script, DatasetMixtureConfig(), ("prompt+solution",))[0]
+    assert "the prompts are asked without `tools`; SFT and DPO alone" in capsys.readouterr().out
+    assert "tools" in rows.column_names, "a reward may want to read them"
 
 
 def test_reading_holds_one_row_at_a_time(tmp_path):

@@ -9,7 +9,7 @@ import pytest
 
 from suite.train import distill
 from tests.conftest import ON_CPU, save_model, write_yaml
-from tests.rows import write_rows
+from tests.rows import a_tool, write_rows
 
 PADDING = 24  # rows of the teacher's vocabulary that are no token
 BATCH_OF_ONE = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 1, "max_steps": 1}
@@ -352,6 +352,14 @@ def test_keys_that_contradict_each_other(attempt):
     attempt("temperature: 0.0 must be above 0", temperature=0.0)
     attempt("top_p, use_vllm: with `lmbda: 0` nothing is sampled", lmbda=0.0, top_p=0.9, use_vllm=True)
     attempt("Unknown key 'lambda'.*Did you mean 'lmbda'", **{"lambda": 0.5})
+
+
+def test_tools_of_a_row_that_a_student_would_be_asked_without(attempt, tmp_path):
+    turn = {"role": "assistant", "content": "4"}
+    row = {"prompt": [{"role": "user", "content": "2+2"}], "completion": [turn], "tools": json.dumps([a_tool("add")])}
+    write_rows(tmp_path / "told" / "train.parquet", [row] * 16)
+    told = {"dataset_name": tmp_path / "told", "per_device_train_batch_size": 1, "lmbda": 0.5}
+    attempt("lmbda: 0.5 .* without the tools of a row. Set `lmbda: 0`", **told)
 
 
 def test_rows_without_a_completion_can_only_be_sampled(attempt, arithmetic_dir, tmp_path):

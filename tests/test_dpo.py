@@ -8,6 +8,7 @@ import pytest
 
 from suite.train import dpo
 from tests.conftest import ON_CPU, base_flavoured, built_by, shaken, write_yaml
+from tests.rows import a_tool, with_tools, write_rows
 
 pytestmark = pytest.mark.slow
 BETA = 0.1
@@ -81,6 +82,32 @@ def test_the_loss_of_a_batch_is_the_papers(miniqwen_dir, pairs_dir, monkeypatch)
     assert trainer.compute_loss(trainer.model, dict(batch)).item() == pytest.approx(expected, abs=1e-5)
     trained = batch["input_ids"][batch["completion_mask"].bool()].tolist()
     assert trained.count(trainer.processing_class.eos_token_id) == len(batch["input_ids"])  # every turn's end
+
+
+def test_pairs_are_compared_with_what_the_template_is_told_beside_their_turns(miniqwen_dir, monkeypatch, tmp_path):
+    from suite import measures
+
+    model = with_tools(miniqwen_dir, tmp_path / "model")
+    tools = [a_tool("add", a="integer")]
+    row = {
+        "prompt": [{"role": "user", "content": "2+2"}],
+        "chosen": [{"role": "assistant", "content": "4"}],
+        "rejected": [{"role": "assistant", "content": "5"}],
+        "tools": json.dumps(tools),
+    }
+    write_rows(tmp_path / "pairs" / "train.parquet", [row] * 4)
+    trainer = built_by(dpo.main, words(model, tmp_path / "pairs"), monkeypatch)
+    kept, tokenizer = trainer.train_dataset[0], trainer.processing_class
+    for name in ("chosen", "rejected"):
+        wanted = tokenizer.apply_chat_template([*row["prompt"], *row[name]], tools=tools, tokenize=True)["input_ids"]
+        assert kept["prompt_ids"] + kept[f"{name}_ids"] == wanted
+    seen = []
+    monkeypatch.setattr(
+        measures, "log_probs", lambda _, ids, progress: seen.extend(ids) or [[-1.0] * (len(one) - 1) for one in ids]
+    )
+    monkeypatch.setattr(measures, "positions_of", lambda config: None)
+    assert measures.margins(trainer.model, tokenizer, [row]) == [0.0]
+    assert seen == [kept["prompt_ids"] + kept[f"{name}_ids"] for name in ("chosen", "rejected")]
 
 
 @pytest.mark.parametrize("way", ["whole", "precomputed", "lora"])

@@ -9,8 +9,8 @@ import pytest
 
 from suite import reasoning
 from suite.train import sft
-from tests.conftest import ON_CPU, write_yaml
-from tests.rows import write_rows
+from tests.conftest import ON_CPU, built_by, write_yaml
+from tests.rows import a_tool, with_tools, write_rows
 
 TEXTS = [
     "<think>\n2+2\n</think>\n<answer>4</answer>",
@@ -217,6 +217,58 @@ def test_of_a_mixture_that_streams_the_first_rows_alone_are_looked_at_for_masks(
         keys = {"datasets": [{"path": str(tmp_path / "many")}], "streaming": True, "assistant_only_loss": True}
         run_sft(miniqwen_dir, None, **keys)
     assert looked_at == [1000]
+
+
+@pytest.mark.parametrize("way", ["a file", "a stream", "prepared", "a mixture"])
+def test_what_a_template_is_told_beside_the_turns_is_trained_as_trl_trains_it(way, miniqwen_dir, monkeypatch, tmp_path):
+    from datasets import Dataset
+
+    from suite import prepare
+
+    model = with_tools(miniqwen_dir, tmp_path / "model")
+    asked, answer = {"role": "user", "content": "2+2"}, {"role": "assistant", "content": "4"}
+    tools = [None, [a_tool("add", a="integer")], [a_tool("say", words="string"), a_tool("stop")], None]
+    rows = [
+        {"messages": [{**asked, "content": f"{n}+2"}, answer], "tools": held, "chat_template_kwargs": {"hint": f"{n}!"}}
+        for n, held in enumerate(tools)
+    ]
+    theirs = trainer_of(model, Dataset.from_list(rows, on_mixed_types="use_json"), None).train_dataset
+    read = write_rows(tmp_path / "rows.jsonl", [rows[0] | {"tools": ""}, *rows[1:]])
+    if way in ("prepared", "a mixture"):
+        prepare.main(["files", "--source", str(read), "--output_dir", "data/rows", "--test_size", "1", "--seed", "3"])
+        read = Path("data/rows")
+    keys = {"dataset_name": str(read), "dataset_streaming": way == "a stream", "max_length": 256, "max_steps": 1}
+    if way == "a mixture":
+        keys = {"datasets": [{"path": str(read)}, {"path": str(read), "split": "test"}], "max_length": 256}
+    config = write_yaml(Path("sft.yaml"), model_name_or_path=str(model), output_dir="run", **keys)
+    ours = built_by(sft.main, ["--config", config, *ON_CPU], monkeypatch).train_dataset
+    found, wanted = ([row["input_ids"] for row in rows] for rows in (ours, theirs))
+    assert all(ids in wanted for ids in found) and len(found) == (3 if way == "prepared" else 4)
+
+
+def test_tools_that_the_template_would_not_write_or_that_are_none_are_refused(miniqwen_dir, tmp_path):
+    turns = [{"role": "user", "content": "2+2"}, {"role": "assistant", "content": "4"}]
+    for more, message in (
+        (
+            {"tools": json.dumps([a_tool("add")])},
+            "The chat template does not write the `tools` of row 1.*`chat_template_path` .SFT.",
+        ),
+        (
+            {"tools": "add"},
+            "train.*, row 1: `tools` must be a list of functions, as such or as JSON text, and is 'add'",
+        ),
+        (
+            {"chat_template_kwargs": "loud"},
+            "row 1: `chat_template_kwargs` must be keys and their values, and is 'loud'",
+        ),
+    ):
+        write_rows(tmp_path / "odd" / "train.parquet", [{"messages": turns, **more}] * 4)
+        with pytest.raises(ValueError, match=message):
+            run_sft(miniqwen_dir, tmp_path / "odd")
+    rows = [{"messages": turns, "chat_template_kwargs": {"hint": "a"}}, {"messages": turns}]
+    write_rows(tmp_path / "odd" / "train.parquet", rows)
+    with pytest.raises(ValueError, match="1 rows have None as `chat_template_kwargs`. Write {} there"):
+        run_sft(miniqwen_dir, tmp_path / "odd")
 
 
 def test_messages_of_which_only_answers_are_trained_may_say_it_twice_and_others_are_told_of(capsys):

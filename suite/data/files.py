@@ -1,6 +1,7 @@
 """Files of your own, or of the Hub: ShareGPT conversations, Alpaca, preference pairs, plain texts, TRL's shapes."""
 
 import contextlib
+import json
 import os
 import re
 import sys
@@ -110,7 +111,7 @@ def _as_data_set(paths: list[Path], streaming: bool):
 
     layout = layout_of(paths)
     knobs = {"paths": [str(path) for path in paths], "layout": layout, "of": len(paths)}
-    knobs["kind"] = _kind_of(paths, layout)
+    knobs["kind"], knobs["beside"] = _kind_of(paths, layout), _beside_of(paths, layout)
     if streaming:
         return IterableDataset.from_generator(stream, gen_kwargs=knobs)
     # Else an older copy would do, of other files or by other code.
@@ -131,15 +132,18 @@ def _as_data_set(paths: list[Path], streaming: bool):
         raise ValueError(str(cause)) from error
 
 
-def stream(paths: list[str], layout: str, of: int = 1, made_from: str = "", kind: str = "") -> Iterator[dict]:
+def stream(
+    paths: list[str], layout: str, of: int = 1, made_from: str = "", kind: str = "", beside: dict | None = None
+) -> Iterator[dict]:
     """The rows of files, one file after the other. What is left out of them is told of.
 
     They may be a share `of` so many, where several processes divide the files among themselves. A row that is not of
-    `kind`, text or turns, is left out, too; where none is given the first row says it.
+    `kind`, text or turns, is left out, too; where none is given the first row says it. All rows have what is `beside`
+    the turns of some: `datasets` leaves away a column that the first row does not have.
     """
     for path in map(Path, paths):
         found = (
-            (place, row if isinstance(row, Dropped) else _of_kind(row, kind, place))
+            (place, row if isinstance(row, Dropped) else _of_kind(row, kind, place, beside or {}))
             for place, row in _examples(path, layout)
         )
         for _, row in lines.told(path, found, alone=len(paths) < of):
@@ -152,8 +156,25 @@ def _examples(path: Path, layout: str) -> Iterator[tuple[str, dict | Dropped]]:
         yield place, _with_words(_example(layout, row, place), place)
 
 
-def _of_kind(row: dict, kind: str, place: str) -> dict | Dropped:
-    return row if _kind(row) == (kind or _kind(row)) else Dropped("not of the first row's kind", place)
+def _of_kind(row: dict, kind: str, place: str, beside: dict) -> dict | Dropped:
+    if _kind(row) != (kind or _kind(row)):
+        return Dropped("not of the first row's kind", place)
+    more = next(
+        (name for name in columns.BESIDE_TURNS if _is_learned(row) and row.get(name) and name not in beside), ""
+    )
+    return Dropped(f"{more}, which no row has at the beginning", place) if more else {**beside, **row}
+
+
+def _beside_of(paths: list[Path], layout: str) -> dict:
+    """What the first rows of the files have beside their turns, as it is in a row that has none of it."""
+    first = chain.from_iterable(islice(_examples(path, layout), _HEADER) for path in paths)
+    found = {name for _, row in first if isinstance(row, dict) and _is_learned(row) for name in row}
+    return {name: none for name, none in zip(columns.BESIDE_TURNS, (None, {}), strict=True) if name in found}
+
+
+def _is_learned(row: dict) -> bool:
+    """Whether a row holds turns and an answer."""
+    return _kind(row) == "turns" and columns.has_answer(row)
 
 
 def _kind_of(paths: list[Path], layout: str) -> str:
@@ -207,9 +228,23 @@ def _example(layout: str, row: dict | Dropped, place: str) -> dict | Dropped:
     if isinstance(row, Dropped):
         return row
     try:
-        return _READERS[layout](row, place)
+        made = _READERS[layout](row, place)
     except ValueError as error:
         return Dropped("not of this layout", str(error))
+    return {**made, **_beside_turns(row)} if isinstance(made, dict) and _is_learned(made) else made
+
+
+def _beside_turns(row: dict) -> dict:
+    """What the chat template is given beside the turns of a row that is learned from.
+
+    Tools become JSON text, which TRL reads, too: in one column of parquet each would get the others' fields, as null.
+    """
+    kept = {name: row[name] or None for name in columns.BESIDE_TURNS if name in row}
+    if isinstance(kept.get("tools"), list):
+        kept["tools"] = json.dumps(kept["tools"], ensure_ascii=False)
+    if "chat_template_kwargs" in kept:
+        kept["chat_template_kwargs"] = kept["chat_template_kwargs"] or {}
+    return kept
 
 
 def _conversation(row: dict, place: str) -> dict | Dropped:

@@ -10,7 +10,7 @@ import json
 import sys
 from dataclasses import dataclass, field
 
-from suite import args, checkpoint, ending, pins, rehearsal, room, run, source, turns
+from suite import args, checkpoint, columns, ending, pins, rehearsal, room, run, source, turns
 from suite.engine import colocated, vllm_setup
 from suite.keys import AnswerArguments, RunArguments
 
@@ -55,6 +55,7 @@ def main(argv=None) -> None:
         test_rows = source.as_many(test_rows, answers.eval_answers)
     record["rows"] = source.counts(train_rows, test_rows)
     check_enough(config, train_rows)
+    check_beside(distill.lmbda, train_rows)
     tokenizer = run.starting_point(model, config, train_rows)
     asked = source.to_answer(answers, config, script, mixture, tokenizer)
     if "messages" in next(iter(train_rows)):
@@ -90,9 +91,7 @@ def main(argv=None) -> None:
             rows_of_teacher=teacher_rows,
         )
     say_what_is_beyond(trainer, positions)
-    if config.use_vllm and config.vllm_mode == "colocate":
-        colocated.settle(trainer)
-    completions.keep_apart(trainer)
+    completions.settle(trainer)
     if asked:
         from suite.answering import Answering
 
@@ -127,6 +126,17 @@ def check_enough(config, rows) -> None:
         raise ValueError(
             f"The rows are {len(rows)}, and one step takes {step} ({config.per_device_train_batch_size} a device x "
             f"{config.world_size} processes x {config.gradient_accumulation_steps} accumulated). Lower the batch."
+        )
+
+
+def check_beside(lmbda: float, rows) -> None:
+    """Raise `ValueError` where the student would be asked without what the rows that are read have in their prompts."""
+    looked_at = list(itertools.islice(rows, room.LOOKED_AT)) if lmbda > 0 else []
+    idle = [name for name in columns.BESIDE_TURNS if any(row.get(name) for row in looked_at)]
+    if idle:
+        raise ValueError(
+            f"lmbda: {lmbda} has the student answer prompts, and TRL asks them without the {', '.join(idle)} of a row. "
+            "Set `lmbda: 0`, which reads the rows, or leave the column out."
         )
 
 

@@ -21,6 +21,8 @@ from trl.chat_template_utils import get_training_chat_template, has_generation_m
 from trl.data_utils import common_prefix_length, is_conversational
 from trl.trainer.utils import create_model_from_path
 
+from suite import columns
+
 
 class WhiteBoxTrainer(DistillationTrainer):
     """`DistillationTrainer` that draws a share `lmbda` of its steps from the student and reads the others off the rows.
@@ -133,6 +135,7 @@ def load_teacher(config, attn_implementation: str | None, rows: int):
 
 def trained_tokens(row: dict, tokenizer, marked_template: str | None, template_kwargs: dict):
     """(token ids, 1 where SFT would train) of a `messages` or `prompt+completion` row, by SFTTrainer's own rules."""
+    template_kwargs = {**template_kwargs, **columns.template_kwargs(row)}
     if "messages" in row:
         found = tokenizer.apply_chat_template(
             row["messages"],
