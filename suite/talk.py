@@ -66,9 +66,8 @@ class Checkpoint(Talker):
                         input_ids=ids,
                         attention_mask=torch.ones_like(ids),
                         streamer=streamer,
-                        max_new_tokens=longest,
                         stopping_criteria=StoppingCriteriaList([stopped]),
-                        **here.how(sampling),
+                        generation_config=here.how(sampling, longest),
                     )
             except Exception as error:  # it is raised where the words are read
                 failed.append(error)

@@ -86,6 +86,29 @@ def test_what_a_generation_config_says_of_sampling_changes_no_answer_and_stays_t
             loaded.model.generation_config = own
 
 
+def test_a_trainer_that_samples_draws_by_its_own_keys_whatever_the_checkpoint_says(loaded):
+    import torch
+    from transformers import GenerationConfig
+
+    keys = GenerationConfig(max_new_tokens=8, do_sample=True, top_k=0, pad_token_id=0, disable_compile=True)  # as TRL's
+    trainer = SimpleNamespace(use_vllm=False, log_completions=False, generation_config=keys)
+    engine.settle(trainer)
+    own, ids = loaded.model.generation_config, torch.tensor([[5, 6, 7]] * 4)
+
+    def drawn() -> list:
+        torch.manual_seed(0)
+        return loaded.model.generate(input_ids=ids, generation_config=trainer.generation_config).tolist()
+
+    plain = drawn()
+    try:
+        for key, value in (BENDS | OF_SAMPLES).items():
+            loaded.model.generation_config = GenerationConfig(**own.to_dict() | {key: value, "do_sample": True})
+            assert drawn() == plain, key
+    finally:
+        loaded.model.generation_config = own
+    assert trainer.generation_config.disable_compile and trainer.generation_config.max_new_tokens == 8
+
+
 def test_a_completion_ends_at_the_stop_token_and_counts_it(loaded):
     stop = loaded.stop_ids[0]
     done = loaded._completion([50, 51, stop, 52])

@@ -149,6 +149,19 @@ def load_as_asked(name: str, keys: EngineArguments) -> Engine:
     return load(name, use_vllm=keys.use_vllm, batch_size=keys.per_device_eval_batch_size, dtype=keys.dtype, **options)
 
 
+def settle(trainer) -> None:
+    """After a trainer of TRL's that samples was made: its transformers draw by its own keys, and the vLLM that it
+    started with seeds that a resumed run finds again."""
+    if not trainer.use_vllm:
+        from suite.engine.transformers_engine import told
+
+        trainer.generation_config = told(**trainer.generation_config.to_dict())
+    elif trainer.args.vllm_mode == "colocate":
+        from suite.engine import colocated
+
+        colocated.settle(trainer)
+
+
 def require_asked(names: Sequence[str], keys: EngineArguments) -> None:
     """Raise `ValueError` where this machine lacks what a command's keys ask for (vLLM, or so many GPUs), or one of the
     models is none that can be asked so, or not at such a length. It is called before the first of them is loaded."""

@@ -55,12 +55,12 @@ class TransformersEngine(Engine):
         """How many tokens the answer to a prompt may have; below 1 where that fills the model's positions."""
         return min(sampling.max_new_tokens, (self.positions or math.inf) - len(prompt))
 
-    def how(self, sampling: Sampling) -> dict:
-        """What `generate` is told beside a prompt and a length: how to draw, and where an answer ends."""
+    def how(self, sampling: Sampling, new: int):
+        """What `generate` is told beside a prompt: how to draw, and where an answer ends, at most `new` tokens on."""
         drawn = {"do_sample": False}
         if sampling.temperature > 0:
             drawn = {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
-        return {**_neutral(), **drawn, "eos_token_id": self.stop_ids, "pad_token_id": self.pad_id}
+        return told(**drawn, max_new_tokens=new, eos_token_id=self.stop_ids, pad_token_id=self.pad_id)
 
     def _beginning(self, ids: list[list[int]]) -> list[tuple]:
         """The keys and values, per layer, of what all prompts begin with: a system prompt, examples. (1, K, S, D)"""
@@ -98,8 +98,7 @@ class TransformersEngine(Engine):
                 input_ids=padded.to(self.model.device),
                 attention_mask=mask.to(self.model.device),
                 past_key_values=cache,
-                max_new_tokens=max(room),
-                **self.how(sampling),
+                generation_config=self.how(sampling, max(room)),
             )
         return [self._completion(row[:most]) for row, most in zip(out[:, width:].tolist(), room, strict=True)]
 
@@ -118,19 +117,22 @@ class TransformersEngine(Engine):
         return Completion(self.tokenizer.decode(kept, skip_special_tokens=True), len(kept), end is not None)
 
 
-def _neutral() -> dict:
-    """Every setting of `generate`, without a limit of length, so that it changes nothing.
+def told(**settings):
+    """A generation config whose unset fields have transformers' defaults.
 
-    What `generate` is not told it takes from the checkpoint's generation config: a repetition penalty, as Qwen2.5's has
-    one, a min_p, beams, tokens never to be said. vLLM takes only the stop tokens from there, and the same checkpoint
-    must give the same answers with both.
+    `generate` fills them from the checkpoint's own instead: a repetition penalty, as Qwen2.5's has one, a min_p, beams,
+    tokens never to be said. vLLM takes only the stop tokens from there, and the same checkpoint must give the same
+    answers with both; nor does a loss on what was sampled know how it was bent.
     """
     from transformers import GenerationConfig
 
-    unset = dict.fromkeys(name for name in vars(GenerationConfig()) if not name.startswith("_"))
-    settings = {**unset, **GenerationConfig._get_default_generation_params(), "max_length": None}
-    del settings["max_new_tokens"]
-    return settings
+    class Told(GenerationConfig):
+        def update(self, defaults_only: bool = False, allow_custom_entries: bool = False, **kwargs) -> dict:
+            if allow_custom_entries:  # so only does `generate` hand over what is the checkpoint's
+                return kwargs
+            return super().update(defaults_only, allow_custom_entries, **kwargs)
+
+    return Told(**settings)
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ import sys
 from dataclasses import dataclass, field
 
 from suite import args, checkpoint, columns, ending, pins, rehearsal, room, run, source, turns
-from suite.engine import colocated, vllm_setup
+from suite.engine import colocated, settle, vllm_setup
 from suite.keys import AnswerArguments, RunArguments
 
 # Keys that say how to sample, beside all that begin with vllm_.
@@ -91,7 +91,8 @@ def main(argv=None) -> None:
             rows_of_teacher=teacher_rows,
         )
     say_what_is_beyond(trainer, positions)
-    completions.settle(trainer)
+    settle(trainer)
+    completions.keep_apart(trainer)
     if asked:
         from suite.answering import Answering
 

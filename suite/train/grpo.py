@@ -4,7 +4,7 @@ import math
 import sys
 
 from suite import args, ending, pins, rewards, room, run, source, turns
-from suite.engine import colocated, vllm_setup
+from suite.engine import colocated, settle, vllm_setup
 from suite.keys import grpo_arguments
 from suite.rewards.scoring import told_apart, watched
 
@@ -62,8 +62,7 @@ def main(argv=None) -> None:
             callbacks=callbacks,
         )
     trainer.reward_func_names = told_apart(reward.reward_funcs, trainer.reward_func_names)
-    if config.use_vllm and config.vllm_mode == "colocate":
-        colocated.settle(trainer)
+    settle(trainer)
     completions.keep_apart(trainer)
     if reward.reward_schedule:
         trainer.add_callback(RewardSchedule(trainer, reward.reward_funcs, reward.reward_schedule))
