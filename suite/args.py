@@ -26,7 +26,7 @@ SUCCESSORS = {
     "overwrite_output_dir": "choose another `output_dir`, or go on with `resume_from_checkpoint: true`",
     "logging_dir": "set the environment variable TENSORBOARD_LOGGING_DIR",
     "save_safetensors": "safetensors is the only format there is",
-    "group_by_length": "it is now `train_sampling_strategy: group_by_length`",
+    "group_by_length": "it is now `train_sampling_strategy: group_by_length`, of SFT and pretraining",
     "no_cuda": "it is now `use_cpu`",
     "vllm_device": "vLLM shares the training GPU (`vllm_mode: colocate`) or has its own process (`vllm_mode: server`)",
     "max_completion_len": "it is `max_completion_length`",

@@ -60,7 +60,8 @@ def begin(stage: str, config, written: dict, *inputs: str | None) -> dict | None
     what, config.resume_from_checkpoint = resume.look(directory, record, config)
     if what != "complete":
         _check_place(directory)
-    if what == "start" and getattr(config, "push_to_hub", False) and not written.get("hub_replace"):
+    begins = what == "start" or what == "go on" and record["found"] is None  # the latter from another run's checkpoint
+    if begins and getattr(config, "push_to_hub", False) and not written.get("hub_replace"):
         if int(os.environ.get("RANK", 0)) == 0:
             hub.check_holds_no_model(config.hub_model_id, config.hub_revision)
     if what == "go on":

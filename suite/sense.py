@@ -129,7 +129,9 @@ def is_idle(key: str, stage: str, said: dict) -> bool:
         case "ignore_bias_buffers" | "ignore_data_skip":  # the second is read at a resume alone
             return True
         case "train_sampling_strategy":
-            return stage in ("grpo", "distill")
+            return stage in ("grpo", "distill") or streams(said) is not None
+        case "dataloader_in_order":
+            return not said.get("dataloader_num_workers")
         case "model_init_kwargs" | "model_revision" if stage == "pretrain" and not said.get("model_name_or_path"):
             return True
         case "model_revision" | "teacher_model_revision" | "dataset_config":

@@ -227,14 +227,18 @@ def train(model: Path, rows: Path, **keys) -> None:
 
 
 def test_a_run_that_would_replace_a_model_on_the_hub_is_refused_before_one_is_loaded(
-    miniqwen_dir, arithmetic_dir, there
+    miniqwen_dir, arithmetic_dir, there, monkeypatch
 ):
     there.put("me/run", {"README.md": b"mine"})
     hub.check_holds_no_model("me/run", None)
     there.put("me/run", {"model-00001-of-00002.safetensors": b"another"})
     hub.check_holds_no_model("me/run", "new")
     hub.check_holds_no_model("me/other", None)
-    with pytest.raises(ValueError, match=r"me/run is there already and holds a model \(model-00001.*hub_replace: true"):
+    refused = r"me/run is there already and holds a model \(model-00001.*hub_replace: true"
+    with pytest.raises(ValueError, match=refused):
+        train(miniqwen_dir, arithmetic_dir, push_to_hub=True)
+    monkeypatch.setattr("suite.resume.look", lambda *_: ("go on", "another/checkpoint-2"))
+    with pytest.raises(ValueError, match=refused):  # where a run begins from another's checkpoint
         train(miniqwen_dir, arithmetic_dir, push_to_hub=True)
     assert not Path("run").exists() and len(there.repos["me/run"].branches["main"]) == 2
 

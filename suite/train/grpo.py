@@ -77,7 +77,7 @@ def check_rows(funcs: dict, train_rows, test_rows) -> None:
     """Raise `ValueError` for columns with which the first rollout, or the first evaluation, would end."""
     for where, rows in (("The rows", train_rows), ("The test rows", test_rows)):
         there = () if rows is None else next(iter(rows))
-        if pictures := [column for column in ("image", "images") if column in there]:
+        if pictures := [column for column in ("image", "images") if column in there and there[column] != []]:
             raise ValueError(
                 f"{where}: TRL takes the column `{pictures[0]}` for pictures that the model is shown, and models here "
                 "read text alone. Rename it, or leave it out."
