@@ -1,5 +1,6 @@
 """The row shapes TRL reads, and a check that rows have the one a stage needs."""
 
+import functools
 import json
 
 SHAPES = {
@@ -10,8 +11,11 @@ SHAPES = {
     "prompt+solution": ("prompt", "solution"),
     "prompt": ("prompt",),
 }
-# What TRL's SFT and DPO give the chat template of a row beside its turns.
-BESIDE_TURNS = ("tools", "chat_template_kwargs")
+# What TRL's SFT and DPO give the chat template of a row beside its turns, and what that must be.
+BESIDE_TURNS = {
+    "tools": (list, "a list of functions, as such or as JSON text"),
+    "chat_template_kwargs": (dict, "keys and their values, as such or as JSON text"),
+}
 _TURNS = "a list of {role, content}"
 
 
@@ -91,6 +95,19 @@ def has_answer(row: dict) -> bool:
     return bool({"messages", "completion", "chosen"} & row.keys())
 
 
+def beside(name: str, cell) -> list | dict | None:
+    """What a cell of BESIDE_TURNS says, and None where that is nothing. Raises `ValueError` for what it cannot be."""
+    kind, needed = BESIDE_TURNS[name]
+    said = None if isinstance(cell, str) and not cell.strip() else cell
+    try:
+        said = json.loads(said) if isinstance(said, str) else said
+    except ValueError:
+        pass  # it is told of as it stands
+    if not isinstance(said, kind | None) or (kind is list and not all(isinstance(one, dict) for one in said or ())):
+        raise ValueError(f"`{name}` must be {needed}, and is {cell!r:.60}.")
+    return said or None
+
+
 def template_kwargs(row: dict) -> dict:
     """What the chat template is given of a row beside its turns, by TRL's own rules.
 
@@ -98,36 +115,56 @@ def template_kwargs(row: dict) -> dict:
     """
     if not has_answer(row):
         return {}
-    tools, more = row.get("tools"), row.get("chat_template_kwargs") or {}
-    try:
-        tools = json.loads(tools) if isinstance(tools, str) else tools
-    except ValueError:
-        pass  # it is told of as it stands
-    if not isinstance(tools, list | None):
-        raise ValueError(f"`tools` must be a list of functions, as such or as JSON text, and is {tools!r:.60}.")
-    if not isinstance(more, dict):
-        raise ValueError(f"`chat_template_kwargs` must be keys and their values, and is {more!r:.60}.")
-    return {"tools": tools, **more}
+    tools, more = (beside(name, row.get(name)) for name in BESIDE_TURNS)
+    return {"tools": tools, **(more or {})}
 
 
-def beside_turns(dataset, first: dict, where: str) -> list[str]:
-    """Which of BESIDE_TURNS rows of turns and answers have. Raises `ValueError` for what TRL could not read."""
-    there = [name for name in BESIDE_TURNS if name in first]
+def without_none(held):
+    """A cell of parquet, in which all rows have the keys that one of them has, without those it did not have itself."""
+    if isinstance(held, dict):
+        return {key: without_none(value) for key, value in held.items() if value is not None}
+    return [without_none(one) for one in held] if isinstance(held, list) else held
+
+
+def as_text(name: str, cell) -> str | None:
+    """A cell of BESIDE_TURNS as JSON text, which keeps in one column of parquet what each row says, and no more."""
+    said = beside(name, cell)
+    return said and (cell if isinstance(cell, str) else json.dumps(said, ensure_ascii=False))
+
+
+def settled(dataset, first: dict, there: list[str], where: str, made_by: list):
+    """Rows with those of BESIDE_TURNS that are `there` as TRL reads them: of `tools` JSON text or None, else a dict.
+
+    `made_by` is the code of this: without it `datasets` would take what an older one has made out of its cache. Raises
+    `ValueError` for what cannot be read: of rows on a disk at once, and of a stream's but the first on the way.
+    """
+    from datasets import Features, Json, Value, concatenate_datasets
+
+    if not there:
+        return dataset
+    kinds = {"tools": Value("string"), "chat_template_kwargs": Json()}
+    ours, known = {name: kinds[name] for name in there}, dataset.features
+    padded = [name for name in there if known and known[name] != Value("string") and "Json" not in repr(known[name])]
+    reading = functools.partial(_settled_row, there=there, padded=padded, where=where, made_by=made_by)
+    if not hasattr(dataset, "data"):
+        reading(first, 0)
+        return dataset.map(reading, with_indices=True, features=known and Features({**known, **ours}))
+    # They alone are written anew, and not the turns.
+    made = dataset.select_columns(there).map(
+        reading, with_indices=True, features=Features(ours), desc=" and ".join(there)
+    )
+    return concatenate_datasets([dataset.remove_columns(there), made], axis=1)
+
+
+def _settled_row(row: dict, at: int, *, there: list[str], padded: list[str], where: str, made_by: list) -> dict:
+    made = {}
     try:
-        template_kwargs(first)
+        for name in there:
+            cell = without_none(row.get(name)) if name in padded else row.get(name)
+            made[name] = as_text(name, cell) if name == "tools" else beside(name, cell) or {}
     except ValueError as error:
-        raise ValueError(f"{where}, row 1: {error} Write it so, or leave the column out.") from None
-    name = "chat_template_kwargs"
-    if name not in there:
-        return there
-    on_disk = hasattr(dataset, "data")
-    missing = dataset.data.column(name).null_count if on_disk else int(first[name] is None)
-    if on_disk and missing == dataset.data.num_rows:  # so is {} in every row, in parquet
-        there.remove(name)
-    elif missing:
-        told = f"{missing} rows have" if on_disk else "the first row has"
-        raise ValueError(f"{where}: {told} None as `{name}`. Write {{}} there, or leave the column out.")
-    return there
+        raise ValueError(f"{where}, row {at + 1}: {error} Write it so, or leave the column out.") from None
+    return made
 
 
 def is_conversational(row: dict) -> bool:

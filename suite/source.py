@@ -10,7 +10,7 @@ from pathlib import Path
 
 from suite import checkpoint, columns, pins, yardstick
 from suite.args import say
-from suite.data import files, lines, reading
+from suite.data import code, files, lines, reading
 from suite.engine.positions import positions_of
 from suite.rewards.wording import gold_answer
 
@@ -28,12 +28,20 @@ def names(script, mixture) -> list[str | None]:
     return [script.dataset_name, *(entry.path for entry in mixture.datasets or [])]
 
 
-def rows(script, mixture, shapes: tuple[str, ...], *, with_test: bool = False, every_column: bool = False):
+def rows(
+    script,
+    mixture,
+    shapes: tuple[str, ...],
+    *,
+    with_test: bool = False,
+    every_column: bool = False,
+    beside_turns: bool = True,
+):
     """(training rows, test rows or None) of `dataset_name` or of TRL's `datasets:` mixture, in one of `shapes`.
 
-    Only the columns of that shape are kept, and what the chat template is given beside its turns; `prompt+solution`
-    keeps all that a reward may want to read, and `every_column` all there are. Raises `ValueError` where there are no
-    rows, or none of these shapes.
+    Only the columns of that shape are kept, and what the chat template is given beside its turns, unless
+    `beside_turns` is False; `prompt+solution` keeps all that a reward may want to read, and `every_column` all there
+    are. Raises `ValueError` where there are no rows, or none of these shapes.
     """
     if mixture.datasets and script.dataset_name:
         raise ValueError("Both `datasets` and `dataset_name` are set; which one holds the rows? Remove the other.")
@@ -49,7 +57,7 @@ def rows(script, mixture, shapes: tuple[str, ...], *, with_test: bool = False, e
         if name not in splits:
             way = _way_to_test_rows(script) if with_test and name == script.dataset_test_split else ""
             raise ValueError(f"{where} has no split '{name}'. There are: {', '.join(splits)}.{way}")
-        found.append(_shaped(splits[name], shapes, f"{where} ({name})", every_column))
+        found.append(_shaped(splits[name], shapes, f"{where} ({name})", every_column, beside_turns))
     return found[0], found[1] if with_test else None
 
 
@@ -323,7 +331,7 @@ def _prepared(path: Path, streaming: bool):
         raise ValueError(f"{path} cannot be read: {reading.cause(error)}. `suite prepare` writes it anew.") from error
 
 
-def _shaped(dataset, shapes: tuple[str, ...], where: str, every_column: bool):
+def _shaped(dataset, shapes: tuple[str, ...], where: str, every_column: bool, beside_turns: bool):
     first = next(iter(dataset), None)
     if first is None:
         raise ValueError(f"{where} has no rows.")
@@ -333,12 +341,12 @@ def _shaped(dataset, shapes: tuple[str, ...], where: str, every_column: bool):
     of_turns, asks = isinstance(first[names[0]], list), shape in ("prompt", "prompt+solution")
     if of_turns and asks and not every_column:
         _say_what_is_not_asked(first, where)
-    if every_column:
-        return dataset
     if shape == "prompt+solution":
-        return dataset.remove_columns([c for c in ("completion", "text") if c in first])
-    beside = columns.beside_turns(dataset, first, where) if of_turns and not asks else []
-    return dataset.select_columns([*names, *beside])
+        return dataset if every_column else dataset.remove_columns([c for c in ("completion", "text") if c in first])
+    told = [name for name in columns.BESIDE_TURNS if name in first] if of_turns and not asks and beside_turns else []
+    # Before any is selected: in a stream of several parts none can be that one of them lacks.
+    dataset = columns.settled(dataset, first, told, where, code(columns))
+    return dataset if every_column else dataset.select_columns([*names, *told])
 
 
 def _say_what_is_not_asked(first: dict, where: str) -> None:

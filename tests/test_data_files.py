@@ -687,10 +687,70 @@ def test_tools_of_some_rows_are_kept_whatever_the_first_one_has(streaming, tmp_p
     chat, tools = {"messages": [USER, ASSISTANT]}, [a_tool("stop"), a_tool("say", words="string")]
     path = write_rows(tmp_path / "a.jsonl", [chat, {**chat, "tools": tools}, {**chat, "tools": json.dumps(tools)}])
     rows = list(files.splits(str(path), "train", "test", streaming=streaming)["train"])
-    assert [row["tools"] and json.loads(row["tools"]) for row in rows] == [None, tools, tools]
+    assert [json.loads(row["tools"] or "null") for row in rows] == [None, tools, tools]
+    behind = write_rows(tmp_path / "two" / "train-2.jsonl", [{**chat, "tools": tools}])
+    write_rows(behind.with_name("train-1.jsonl"), [{**chat, "tools": None}] * 1200)
+    rows = list(files.splits(str(behind.parent), "train", "test", streaming=streaming)["train"])
+    assert len(rows) == 1201 and json.loads(rows[-1]["tools"]) == tools
     late = write_rows(tmp_path / "b.jsonl", [chat] * 120 + [{**chat, "tools": tools}])
     assert len(list(files.splits(str(late), "train", "test", streaming=streaming)["train"])) == 120
     assert "tools, which no row has at the beginning" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("way", ["a file", "a stream", "prepared", "parquet of others", "a mixture", "its stream"])
+def test_a_row_is_told_what_it_says_itself_and_nothing_of_what_others_say(way, tmp_path):
+    """One struct for all rows would have the keys of each, as None, and a template may ask whether they are there."""
+    from trl import DatasetMixtureConfig, ScriptArguments
+    from trl.scripts.utils import DatasetConfig
+
+    chats = [{"messages": [{**USER, "content": f"{n}?"}, ASSISTANT]} for n in range(4)]
+    told = [{}, {"enable_thinking": False}, {"hint": "a", "of": {"b": 1}}, {"of": {"c": [2]}}]
+    tools = [None, [a_tool("stop")], [a_tool("say", words="string"), a_tool("stop")], None]
+    rows = [
+        {**chat, "chat_template_kwargs": more, "tools": held or ""}
+        for chat, more, held in zip(chats, told, tools, strict=True)
+    ]
+    where, mixture = write_rows(tmp_path / "rows.jsonl", rows), DatasetMixtureConfig()
+    if way == "parquet of others":
+        rows = [{**row, "tools": row["tools"] or None} for row in rows]
+        where = write_rows(tmp_path / "theirs" / "train.parquet", rows).parent
+    elif way not in ("a file", "a stream"):
+        made = ["--output_dir", str(tmp_path / "made"), "--test_size", "1", "--system_prompt", "none"]
+        prepare.main(["files", "--source", str(where), *made])
+        where = tmp_path / "made"
+    script = ScriptArguments(str(where), dataset_streaming=way == "a stream")
+    if way in ("a mixture", "its stream"):
+        write_rows(tmp_path / "plain" / "train.parquet", [chats[0]])
+        paths = [DatasetConfig(path=str(tmp_path / "plain")), DatasetConfig(path=str(where))]
+        script, mixture = ScriptArguments(), DatasetMixtureConfig(datasets=paths, streaming=way == "its stream")
+    found = list(source.rows(script, mixture, ("messages",))[0])
+    assert len(found) == {"a file": 4, "a stream": 4, "parquet of others": 4, "prepared": 3}.get(way, 4)
+    for row in found:
+        n = [chat["messages"][0]["content"] for chat in chats].index(row["messages"][0]["content"])
+        assert row["chat_template_kwargs"] == told[n] and columns.template_kwargs(row) == {"tools": tools[n], **told[n]}
+        assert row["tools"] is None or json.loads(row["tools"]) == tools[n], "as TRL reads it"
+
+
+@pytest.mark.parametrize("streaming", [True, False])
+def test_what_cannot_be_read_beside_the_turns_of_any_row_is_told_with_its_number(streaming, tmp_path, capsys):
+    from trl import DatasetMixtureConfig, ScriptArguments
+
+    chat = {"messages": [USER, ASSISTANT]}
+    rows = [{**chat, "tools": "", "chat_template_kwargs": None}] * 150
+    for name, cell, needed in (
+        ("tools", "[{", "a list of functions"),
+        ("tools", '["add"]', "a list of functions"),
+        ("chat_template_kwargs", "[1]", "keys and their values"),
+    ):
+        odd = [{**row, "chat_template_kwargs": "{}"} for row in rows] + [{**rows[0], name: cell}]
+        script = ScriptArguments(str(write_rows(tmp_path / "odd" / "train.parquet", odd).parent))
+        script.dataset_streaming = streaming
+        with pytest.raises(ValueError, match=f"row 151: `{name}` must be {needed}.*Write it so, or leave the column"):
+            list(source.rows(script, DatasetMixtureConfig(), ("messages",))[0])
+        assert len(list(source.rows(script, DatasetMixtureConfig(), ("messages",), beside_turns=False)[0])) == 151
+        script.dataset_name = str(write_rows(tmp_path / "odd.jsonl", odd))
+        assert len(list(source.rows(script, DatasetMixtureConfig(), ("messages",))[0])) == 150
+        assert "tools or chat_template_kwargs that cannot be read" in capsys.readouterr().out
 
 
 def test_prompts_that_are_asked_without_their_tools_are_told_of(tmp_path, capsys):

@@ -1,7 +1,6 @@
 """Files of your own, or of the Hub: ShareGPT conversations, Alpaca, preference pairs, plain texts, TRL's shapes."""
 
 import contextlib
-import json
 import os
 import re
 import sys
@@ -40,6 +39,7 @@ _SHOWN_BY: tuple[tuple[str, set[str]], ...] = (
 _QUESTION = ("conversations", "messages", "prompt", "instruction", "input", "text", "chosen")
 _SPOKEN = ("prompt", "completion", "chosen", "rejected")  # of one row, all text or all turns
 _PAIRS = ("prompt+chosen+rejected", "prompt")  # of columns.SHAPES, what a row of a pair has
+_PADDED = re.compile(r"(\.parquet|\([^()]*\)), row \d+$", re.IGNORECASE)  # the place of a row of parquet, or of the Hub
 _HEADER = 100  # rows before which a row of a known layout must come
 _MARKS = re.compile(r"</?s>|<\|im_(?:start|end)\|>")  # where another vocabulary's texts begin and end
 
@@ -133,7 +133,7 @@ def _as_data_set(paths: list[Path], streaming: bool):
 
 
 def stream(
-    paths: list[str], layout: str, of: int = 1, made_from: str = "", kind: str = "", beside: dict | None = None
+    paths: list[str], layout: str, of: int = 1, made_from: str = "", kind: str = "", beside: tuple[str, ...] = ()
 ) -> Iterator[dict]:
     """The rows of files, one file after the other. What is left out of them is told of.
 
@@ -143,7 +143,7 @@ def stream(
     """
     for path in map(Path, paths):
         found = (
-            (place, row if isinstance(row, Dropped) else _of_kind(row, kind, place, beside or {}))
+            (place, row if isinstance(row, Dropped) else _of_kind(row, kind, place, beside))
             for place, row in _examples(path, layout)
         )
         for _, row in lines.told(path, found, alone=len(paths) < of):
@@ -156,20 +156,23 @@ def _examples(path: Path, layout: str) -> Iterator[tuple[str, dict | Dropped]]:
         yield place, _with_words(_example(layout, row, place), place)
 
 
-def _of_kind(row: dict, kind: str, place: str, beside: dict) -> dict | Dropped:
+def _of_kind(row: dict, kind: str, place: str, beside: tuple[str, ...]) -> dict | Dropped:
     if _kind(row) != (kind or _kind(row)):
         return Dropped("not of the first row's kind", place)
     more = next(
         (name for name in columns.BESIDE_TURNS if _is_learned(row) and row.get(name) and name not in beside), ""
     )
-    return Dropped(f"{more}, which no row has at the beginning", place) if more else {**beside, **row}
+    if more:
+        return Dropped(f"{more}, which no row has at the beginning", place)
+    # An empty text, and not None: of a thousand rows that have none `datasets` would conclude that none ever has.
+    return {**row, **{name: row.get(name) or "" for name in beside}}
 
 
-def _beside_of(paths: list[Path], layout: str) -> dict:
-    """What the first rows of the files have beside their turns, as it is in a row that has none of it."""
+def _beside_of(paths: list[Path], layout: str) -> tuple[str, ...]:
+    """What the first rows of the files have beside their turns."""
     first = chain.from_iterable(islice(_examples(path, layout), _HEADER) for path in paths)
     found = {name for _, row in first if isinstance(row, dict) and _is_learned(row) for name in row}
-    return {name: none for name, none in zip(columns.BESIDE_TURNS, (None, {}), strict=True) if name in found}
+    return tuple(name for name in columns.BESIDE_TURNS if name in found)
 
 
 def _is_learned(row: dict) -> bool:
@@ -231,20 +234,20 @@ def _example(layout: str, row: dict | Dropped, place: str) -> dict | Dropped:
         made = _READERS[layout](row, place)
     except ValueError as error:
         return Dropped("not of this layout", str(error))
-    return {**made, **_beside_turns(row)} if isinstance(made, dict) and _is_learned(made) else made
+    if isinstance(made, Dropped) or not _is_learned(made):
+        return made
+    try:
+        return {**made, **_beside_turns(row, place)}
+    except ValueError as error:
+        return Dropped("tools or chat_template_kwargs that cannot be read", f"{place}: {error}")
 
 
-def _beside_turns(row: dict) -> dict:
-    """What the chat template is given beside the turns of a row that is learned from.
-
-    Tools become JSON text, which TRL reads, too: in one column of parquet each would get the others' fields, as null.
-    """
-    kept = {name: row[name] or None for name in columns.BESIDE_TURNS if name in row}
-    if isinstance(kept.get("tools"), list):
-        kept["tools"] = json.dumps(kept["tools"], ensure_ascii=False)
-    if "chat_template_kwargs" in kept:
-        kept["chat_template_kwargs"] = kept["chat_template_kwargs"] or {}
-    return kept
+def _beside_turns(row: dict, place: str) -> dict:
+    """What the chat template is given beside the turns of a row that is learned from."""
+    kept = {name: row[name] for name in columns.BESIDE_TURNS if name in row}
+    if _PADDED.search(place):
+        kept = columns.without_none(kept)
+    return {name: columns.as_text(name, cell) for name, cell in kept.items()}
 
 
 def _conversation(row: dict, place: str) -> dict | Dropped:

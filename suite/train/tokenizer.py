@@ -75,7 +75,7 @@ def main(argv=None) -> None:
     # The rows are read once, so nothing is gained by a copy of them; a stream has no shares, and sets no rows aside.
     script.dataset_streaming = not mixture.datasets
     mixture.streaming = mixture.test_split_size is None and all(part.fraction is None for part in mixture.datasets)
-    rows, _ = source.rows(script, mixture, ("messages", "prompt+completion", "text"))
+    rows, _ = source.rows(script, mixture, ("messages", "prompt+completion", "text"), beside_turns=False)
     with whole.held(checkpoint.lock_of(config.output_dir), Path(config.output_dir)):
         run.claim(config.output_dir, record)
         _make(rows, config, other)
