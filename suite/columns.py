@@ -119,6 +119,19 @@ def template_kwargs(row: dict) -> dict:
     return {"tools": tools, **(more or {})}
 
 
+def not_asked(row: dict, own: dict | None) -> list[str]:
+    """Which of BESIDE_TURNS of a row its prompt is asked without, where a config gives `own` chat_template_kwargs."""
+    found, own = [], own or {}
+    for name in BESIDE_TURNS:
+        try:
+            said = beside(name, without_none(row.get(name)))
+        except ValueError:
+            said = row[name]
+        if said and not (isinstance(said, dict) and {**own, **said} == own):
+            found.append(name)
+    return found
+
+
 def without_none(held):
     """A cell of parquet, in which all rows have the keys that one of them has, without those it did not have itself."""
     if isinstance(held, dict):

@@ -36,12 +36,14 @@ def rows(
     with_test: bool = False,
     every_column: bool = False,
     beside_turns: bool = True,
+    asked_with: dict | None = None,
 ):
     """(training rows, test rows or None) of `dataset_name` or of TRL's `datasets:` mixture, in one of `shapes`.
 
     Only the columns of that shape are kept, and what the chat template is given beside its turns, unless
     `beside_turns` is False; `prompt+solution` keeps all that a reward may want to read, and `every_column` all there
-    are. Raises `ValueError` where there are no rows, or none of these shapes.
+    are. With `asked_with`, `chat_template_kwargs` of the config, prompts are asked. Raises `ValueError` where there
+    are no rows, or none of these shapes.
     """
     if mixture.datasets and script.dataset_name:
         raise ValueError("Both `datasets` and `dataset_name` are set; which one holds the rows? Remove the other.")
@@ -57,7 +59,7 @@ def rows(
         if name not in splits:
             way = _way_to_test_rows(script) if with_test and name == script.dataset_test_split else ""
             raise ValueError(f"{where} has no split '{name}'. There are: {', '.join(splits)}.{way}")
-        found.append(_shaped(splits[name], shapes, f"{where} ({name})", every_column, beside_turns))
+        found.append(_shaped(splits[name], shapes, f"{where} ({name})", every_column, beside_turns, asked_with))
     return found[0], found[1] if with_test else None
 
 
@@ -331,7 +333,7 @@ def _prepared(path: Path, streaming: bool):
         raise ValueError(f"{path} cannot be read: {reading.cause(error)}. `suite prepare` writes it anew.") from error
 
 
-def _shaped(dataset, shapes: tuple[str, ...], where: str, every_column: bool, beside_turns: bool):
+def _shaped(dataset, shapes: tuple[str, ...], where: str, every_column: bool, beside_turns: bool, asked_with):
     first = next(iter(dataset), None)
     if first is None:
         raise ValueError(f"{where} has no rows.")
@@ -340,7 +342,7 @@ def _shaped(dataset, shapes: tuple[str, ...], where: str, every_column: bool, be
     names = columns.SHAPES[shape]
     of_turns, asks = isinstance(first[names[0]], list), shape in ("prompt", "prompt+solution")
     if of_turns and asks and not every_column:
-        _say_what_is_not_asked(first, where)
+        _say_what_is_not_asked(first, where, asked_with)
     if shape == "prompt+solution":
         return dataset if every_column else dataset.remove_columns([c for c in ("completion", "text") if c in first])
     told = [name for name in columns.BESIDE_TURNS if name in first] if of_turns and not asks and beside_turns else []
@@ -349,8 +351,13 @@ def _shaped(dataset, shapes: tuple[str, ...], where: str, every_column: bool, be
     return dataset if every_column else dataset.select_columns([*names, *told])
 
 
-def _say_what_is_not_asked(first: dict, where: str) -> None:
+def _say_what_is_not_asked(first: dict, where: str, asked_with: dict | None) -> None:
     """Of a row that is answered TRL's GRPO and distillation give the chat template the prompt alone, and so do ours."""
-    idle = [f"`{name}`" for name in columns.BESIDE_TURNS if first.get(name)]
+    idle = columns.not_asked(first, asked_with)
     if idle:
-        say(f"note: {where}: the prompts are asked without {' and '.join(idle)}; SFT and DPO alone read that of a row.")
+        told = " and ".join(f"`{name}`" for name in idle)
+        way = " What all rows say alike the key `chat_template_kwargs` of GRPO and distillation can say."
+        say(
+            f"note: {where}: the prompts are asked without {told}; SFT and DPO alone read that of a row."
+            f"{way if 'chat_template_kwargs' in idle else ''}"
+        )

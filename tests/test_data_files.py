@@ -756,9 +756,12 @@ def test_what_cannot_be_read_beside_the_turns_of_any_row_is_told_with_its_number
 def test_prompts_that_are_asked_without_their_tools_are_told_of(tmp_path, capsys):
     from trl import DatasetMixtureConfig, ScriptArguments
 
-    row = {"prompt": [USER], "solution": "4", "tools": json.dumps([a_tool("add")])}
+    row = {"prompt": [USER], "solution": "4", "tools": json.dumps([a_tool("add")]), "chat_template_kwargs": {"a": 1}}
     script = ScriptArguments(str(write_rows(tmp_path / "some" / "train.parquet", [row]).parent))
-    rows = source.rows(script, DatasetMixtureConfig(), ("prompt+solution",))[0]
+    source.rows(script, DatasetMixtureConfig(), ("prompt+solution",), asked_with={"a": 2})
+    told = capsys.readouterr().out
+    assert "without `tools` and `chat_template_kwargs`; SFT" in told and "key `chat_template_kwargs` of GRPO" in told
+    rows = source.rows(script, DatasetMixtureConfig(), ("prompt+solution",), asked_with={"a": 1, "b": 2})[0]
     assert "the prompts are asked without `tools`; SFT and DPO alone" in capsys.readouterr().out
     assert "tools" in rows.column_names, "a reward may want to read them"
 

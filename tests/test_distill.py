@@ -360,6 +360,12 @@ def test_tools_of_a_row_that_a_student_would_be_asked_without(attempt, tmp_path)
     write_rows(tmp_path / "told" / "train.parquet", [row] * 16)
     told = {"dataset_name": tmp_path / "told", "per_device_train_batch_size": 1, "lmbda": 0.5}
     attempt("lmbda: 0.5 .* without the tools of a row. Set `lmbda: 0`", **told)
+    told_by_config = [{"chat_template_kwargs": {"hint": "Add."}}, {"chat_template_kwargs": {}}]
+    distill.check_beside(0.5, told_by_config, {"hint": "Add.", "loud": True})
+    distill.check_beside(0.0, told_by_config, None)
+    for own in ({"hint": "Subtract."}, None):
+        with pytest.raises(ValueError, match="without the chat_template_kwargs of a row.* config's own `chat_te"):
+            distill.check_beside(0.5, told_by_config, own)
 
 
 def test_rows_without_a_completion_can_only_be_sampled(attempt, arithmetic_dir, tmp_path):

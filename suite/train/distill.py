@@ -50,12 +50,12 @@ def main(argv=None) -> None:
         return
     pins.settle(record, config, script, model, mixture, answers)
     callbacks = run.callbacks(extra, record)
-    train_rows, test_rows = source.rows(script, mixture, shapes(distill.lmbda), with_test=config.eval_strategy != "no")
+    train_rows, test_rows = read_rows(script, config, mixture, distill.lmbda)
     if distill.lmbda == 1:  # else an evaluation reads what the rows hold, and takes no longer than a step
         test_rows = source.as_many(test_rows, answers.eval_answers)
     record["rows"] = source.counts(train_rows, test_rows)
     check_enough(config, train_rows)
-    check_beside(distill.lmbda, train_rows)
+    check_beside(distill.lmbda, train_rows, config.chat_template_kwargs)
     tokenizer = run.starting_point(model, config, train_rows)
     asked = source.to_answer(answers, config, script, mixture, tokenizer)
     if "messages" in next(iter(train_rows)):
@@ -105,6 +105,12 @@ def shapes(lmbda: float) -> tuple[str, ...]:
     return {1.0: ("prompt",), 0.0: ("messages", "prompt+completion")}.get(lmbda, ("prompt+completion",))
 
 
+def read_rows(script, config, mixture, lmbda: float) -> tuple:
+    """(training rows, test rows or None) of the shape that is asked for, or read."""
+    how = {"with_test": config.eval_strategy != "no", "asked_with": config.chat_template_kwargs}
+    return source.rows(script, mixture, shapes(lmbda), **how)
+
+
 def check_keys(config, lmbda: float, written: dict) -> None:
     """Raise `ValueError` where no teacher is named, or keys contradict each other."""
     if not config.teacher_model_name_or_path:
@@ -130,14 +136,19 @@ def check_enough(config, rows) -> None:
         )
 
 
-def check_beside(lmbda: float, rows) -> None:
-    """Raise `ValueError` where the student would be asked without what the rows that are read have in their prompts."""
-    looked_at = list(itertools.islice(rows, room.LOOKED_AT)) if lmbda > 0 else []
-    idle = [name for name in columns.BESIDE_TURNS if any(row.get(name) for row in looked_at)]
+def check_beside(lmbda: float, rows, own: dict | None) -> None:
+    """Raise `ValueError` where the student would be asked without what the rows that are read have in their prompts.
+
+    The config's `own` chat_template_kwargs are given to what it is asked, and to what is read.
+    """
+    looked_at = itertools.islice(rows, room.LOOKED_AT) if lmbda > 0 else []
+    idle = list(dict.fromkeys(name for row in looked_at for name in columns.not_asked(row, own)))
     if idle:
+        config = " say in the config's own `chat_template_kwargs` what all rows say there,"
         raise ValueError(
             f"lmbda: {lmbda} has the student answer prompts, and TRL asks them without the {', '.join(idle)} of a row. "
-            "Set `lmbda: 0`, which reads the rows, or leave the column out."
+            f"Set `lmbda: 0`, which reads the rows,{config if 'chat_template_kwargs' in idle else ''} or leave the "
+            "column out."
         )
 
 
