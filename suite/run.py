@@ -41,6 +41,7 @@ def begin(stage: str, config, written: dict, *inputs: str | None) -> dict | None
         if written.get("output_dir") is None:  # TRL would take one that every other run takes, too
             raise ValueError("output_dir is missing: where are the checkpoints and the model to go?")
         _check_hub(config, written)
+        take_one_gpu(config)
         config.enable_jit_checkpoint = False  # `stopping.StopOnSigterm` does it, and says why
     check_idle_keys(written)
     record = {
@@ -84,6 +85,19 @@ def _check_place(directory: Path) -> None:
             f"output_dir {directory}: nothing can be written in '{there}'. Choose another output_dir, or make it "
             "writable."
         )
+
+
+def take_one_gpu(config) -> None:
+    """Have a single process that sees several GPUs step over as many rows as its config says, and say how to use all.
+
+    transformers would put the model into `nn.DataParallel`, and multiply the rows of a step by the number of GPUs.
+    """
+    if config.n_gpu > 1:
+        say(
+            f"note: this one process sees {config.n_gpu} GPUs, and one at a time will compute. Add `--launch "
+            "accelerate_configs/ddp.yaml` to the command to train on all of them, or set CUDA_VISIBLE_DEVICES=0."
+        )
+        config._n_gpu = 1  # as transformers itself does for a model that lies on several
 
 
 def _check_hub(config, written: dict) -> None:

@@ -438,3 +438,16 @@ def test_max_seconds_takes_a_number_or_the_length_of_a_finished_run(tmp_path):
         run.callbacks(RunArguments(max_seconds=str(tmp_path / "run")), {})
     run.note_finished(str(tmp_path / "run"), seconds=4.0)
     assert len(run.callbacks(RunArguments(max_seconds=str(tmp_path / "run")), {})) == 1
+
+
+def test_a_single_process_that_sees_several_gpus_steps_over_the_rows_of_its_config_and_says_so(tmp_path, capsys):
+    from trl import SFTConfig
+
+    config = SFTConfig(output_dir=str(tmp_path), use_cpu=True, bf16=False, per_device_train_batch_size=3)
+    run.take_one_gpu(config)
+    assert not capsys.readouterr().out
+    config._n_gpu = 8
+    assert config.train_batch_size == 24
+    run.take_one_gpu(config)
+    assert (config.n_gpu, config.train_batch_size) == (1, 3)
+    assert "sees 8 GPUs, and one at a time will compute" in capsys.readouterr().out
