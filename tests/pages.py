@@ -156,16 +156,25 @@ def _texts(source: str):
 
 
 def _comes_out(message: str, parts: list[str | None]) -> bool:
-    """Word for word, what is filled in aside. A message may end before the text does, behind twenty letters of it."""
+    """Word for word, what is filled in aside. A message may end before the text does, behind twenty letters of it, but
+    not with what is filled in, which could be anything, where a word of the text follows that."""
     tokens = [token for part in parts for token in ([None] if part is None else re.findall(r"\s+|\S+", part))]
-    written, must = 0, 0
-    while must < len(tokens) and written < 20:
-        written += len(tokens[must] or "")
-        must += 1
-    if written < 20 or (tokens[0] and not message.startswith(tokens[0])):
+    if not tokens or (tokens[0] and not message.startswith(tokens[0])):
         return False
-    words = [r".+?" if token is None else re.escape(token) for token in tokens[: must + 2 * len(message.split())]]
+    units: list[str] = []  # a token, or what is filled in with all up to the next word
+    lengths: list[int] = []
+    is_open = False
+    for token in tokens[: 3 * len(message.split()) + 20]:
+        if not is_open:
+            units.append("")
+            lengths.append(0)
+        units[-1] += ".+?" if token is None else re.escape(token)
+        lengths[-1] += len(token or "")
+        is_open = token is None or is_open and token.isspace()
+    must = next((n for n in range(1, len(units) + 1) if sum(lengths[:n]) >= 20), None)
+    if must is None:
+        return False
     may = ""
-    for word in reversed(words[must:]):
-        may = f"(?:{word}{may})?"
-    return re.fullmatch("".join(words[:must]) + may, message) is not None
+    for unit in reversed(units[must:]):
+        may = f"(?:{unit}{may})?"
+    return re.fullmatch("".join(units[:must]) + may, message) is not None
