@@ -4,6 +4,7 @@ shape is checked first."""
 import glob
 import re
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -71,6 +72,22 @@ def _way_to_test_rows(script) -> str:
     if Path(where).exists() and not any(Path(where).glob("*.parquet")):
         return f" `suite prepare files --source {where} --output_dir data/NAME` divides it."
     return f" Set `datasets: [{{path: {where}}}]` in the place of `dataset_name` and `test_split_size`."
+
+
+def read_on(rows, paths: list[str]) -> Iterator[dict]:
+    """The rows of a mixture that streams. What breaks off behind the first ones is a `ValueError` that says where."""
+    from pyarrow import ArrowException
+
+    number = 0
+    try:
+        for row in rows:
+            number += 1
+            yield row
+    except (OSError, RuntimeError, UnicodeDecodeError, ArrowException) as error:
+        raise ValueError(
+            f"`datasets`: behind row {number} a part cannot be read, of {', '.join(paths)}: {reading.cause(error)}."
+            f"{_GATHER}"
+        ) from error
 
 
 def to_answer(answers, config, script, mixture, tokenizer) -> list[dict]:
@@ -213,6 +230,7 @@ def _mixed(mixture, shapes: tuple[str, ...]) -> tuple:
     What one part has and another lacks TRL fills with None, so a shape that only some have would train on nothing.
     """
     from datasets.exceptions import DatasetGenerationError
+    from pyarrow import ArrowException
 
     parts = {}
     for entry in mixture.datasets:
@@ -228,7 +246,7 @@ def _mixed(mixture, shapes: tuple[str, ...]) -> tuple:
         try:
             part = _of_trl(replace(mixture, datasets=[entry], test_split_size=None))["train"]
             parts[entry.path] = list(next(iter(part), {}))
-        except (OSError, RuntimeError, UnicodeDecodeError, DatasetGenerationError) as error:
+        except (OSError, RuntimeError, UnicodeDecodeError, ArrowException, DatasetGenerationError) as error:
             if Path(entry.path).exists():
                 raise ValueError(f"`datasets`: cannot read '{entry.path}': {reading.cause(error)}.{_GATHER}") from error
             # else the network and the Hub's own refusals

@@ -196,6 +196,24 @@ def test_the_parts_of_a_mixture_are_read_as_a_stream_where_none_is_set_aside(mor
     assert hasattr(made[0], "__len__") != streams
 
 
+def test_a_part_of_a_mixture_that_breaks_off_is_told_of_by_its_name(tmp_path):
+    """As a stream it may do so behind rows that were read, and what reads it then knows no file."""
+    some, other = write_rows(tmp_path / "some" / "train.parquet", [{"text": "Words."}] * 4), tmp_path / "other"
+    other.mkdir()
+    config = write_yaml(tmp_path / "t.yaml", datasets=[{"path": str(part)} for part in (some.parent, other)])
+    row = b'{"text": "words"}\n'
+    for name, content, message in (
+        ("train.jsonl", row + b'{"text"\n', f"cannot read '{other}': JSON parse error.*suite prepare files"),
+        ("train.jsonl", row + '{"text": "你好"}\n'.encode("gbk"), f"behind row 5 .*{other}: 'utf-8' codec"),
+        ("train.parquet", some.read_bytes()[:-9], f"cannot read '{other}': Parquet magic bytes"),
+    ):
+        for path in other.iterdir():
+            path.unlink()
+        (other / name).write_bytes(content)
+        with pytest.raises(ValueError, match=f"`datasets`: .*{message}"):
+            stage.main(["--config", str(config), "--output_dir", str(tmp_path / f"to {len(message)}")])
+
+
 def test_plain_prompts_conversations_and_rows_without_words_are_all_read():
     turn = {"role": "user", "content": "seven"}
     rows = [{"prompt": "one", "completion": "two"}, {"prompt": [turn], "completion": None}, {"text": None}]

@@ -76,6 +76,8 @@ def main(argv=None) -> None:
     script.dataset_streaming = not mixture.datasets
     mixture.streaming = mixture.test_split_size is None and all(part.fraction is None for part in mixture.datasets)
     rows, _ = source.rows(script, mixture, ("messages", "prompt+completion", "text"), beside_turns=False)
+    if mixture.datasets and mixture.streaming:
+        rows = source.read_on(rows, [part.path for part in mixture.datasets])
     with whole.held(checkpoint.lock_of(config.output_dir), Path(config.output_dir)):
         run.claim(config.output_dir, record)
         _make(rows, config, other)
