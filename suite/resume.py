@@ -4,7 +4,7 @@ refused."""
 import os
 from pathlib import Path
 
-from suite import checkpoint, sense
+from suite import checkpoint, columns, sense
 from suite.args import EXPONENT, say
 
 # Keys of a config that say nothing of what is trained.
@@ -59,6 +59,26 @@ def look(directory: Path, record: dict, config) -> tuple[str, str | None]:
             "another output_dir."
         )
     return _go_on(directory, old, record, config)
+
+
+def check_beside(rows, record: dict, config) -> None:
+    """Note in the record what the rows give the chat template beside their turns.
+
+    Raises `ValueError` where the run that goes on was begun without it, as by an older `suite`, which read turns alone:
+    its rows would be others from here on.
+    """
+    there = [name for name in columns.BESIDE_TURNS if name in next(iter(rows))]
+    record["beside_turns"] = there
+    if not config.resume_from_checkpoint:
+        return
+    before = checkpoint.record_of(config.resume_from_checkpoint).get("beside_turns", [])
+    if before != there:
+        now, then = (" and ".join(map("`{}`".format, names)) or "nothing" for names in (there, before))
+        raise ValueError(
+            f"{config.resume_from_checkpoint} belongs to a run whose chat template was given {then} beside the turns "
+            f"of a row, by another `suite`, and now it would be {now}: it cannot go on as it was. Choose another "
+            "output_dir, or go on with the `suite` that began it."
+        )
 
 
 def _go_on(directory: Path, old: dict, record: dict, config) -> tuple[str, str | None]:

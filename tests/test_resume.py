@@ -1,5 +1,6 @@
 """A run that was cut off and goes on is the run that was not: bit for bit in one process, for every stage."""
 
+import contextlib
 import importlib
 
 import pytest
@@ -154,3 +155,24 @@ def test_ten_steps_equal_five_and_five(name, made, tmp_path):
     resume.cut_off(tmp_path / "straight", 5, tmp_path / "resumed")
     main([*words, "--output_dir", "resumed", "--resume_from_checkpoint", "true"])
     assert resume.difference(tmp_path / "straight", tmp_path / "resumed", 10) == 0.0
+
+
+def test_a_run_begun_by_one_that_read_the_turns_alone_does_not_go_on_with_more(monkeypatch):
+    from types import SimpleNamespace
+
+    from suite import resume
+
+    told, plain = [{"messages": [], "tools": None}], [{"messages": []}]
+    begins, goes_on = SimpleNamespace(resume_from_checkpoint=None), SimpleNamespace(resume_from_checkpoint="run/c-2")
+    records = {rows is told: {} for rows in (told, plain)}
+    for rows in (told, plain):
+        resume.check_beside(rows, records[rows is told], begins)
+    assert records == {True: {"beside_turns": ["tools"]}, False: {"beside_turns": []}}
+    for before, now, message in (
+        ({}, plain, None),
+        (records[True], told, None),
+        ({}, told, "run/c-2 belongs to a run whose chat template was given nothing .* now it would be `tools`"),
+    ):
+        monkeypatch.setattr(resume.checkpoint, "record_of", lambda path, before=before: before)
+        with pytest.raises(ValueError, match=message) if message else contextlib.nullcontext():
+            resume.check_beside(now, {}, goes_on)

@@ -10,7 +10,7 @@ import json
 import sys
 from dataclasses import dataclass, field
 
-from suite import args, checkpoint, columns, ending, pins, rehearsal, room, run, source, turns
+from suite import args, checkpoint, columns, ending, pins, rehearsal, resume, room, run, source, turns
 from suite.engine import colocated, settle, vllm_setup
 from suite.keys import AnswerArguments, RunArguments
 
@@ -50,10 +50,9 @@ def main(argv=None) -> None:
         return
     pins.settle(record, config, script, model, mixture, answers)
     callbacks = run.callbacks(extra, record)
-    train_rows, test_rows = read_rows(script, config, mixture, distill.lmbda)
-    if distill.lmbda == 1:  # else an evaluation reads what the rows hold, and takes no longer than a step
-        test_rows = source.as_many(test_rows, answers.eval_answers)
+    train_rows, test_rows = read_rows(script, config, mixture, distill.lmbda, answers)
     record["rows"] = source.counts(train_rows, test_rows)
+    resume.check_beside(train_rows, record, config)
     check_enough(config, train_rows)
     check_beside(distill.lmbda, train_rows, config.chat_template_kwargs)
     tokenizer = run.starting_point(model, config, train_rows)
@@ -105,10 +104,13 @@ def shapes(lmbda: float) -> tuple[str, ...]:
     return {1.0: ("prompt",), 0.0: ("messages", "prompt+completion")}.get(lmbda, ("prompt+completion",))
 
 
-def read_rows(script, config, mixture, lmbda: float) -> tuple:
-    """(training rows, test rows or None) of the shape that is asked for, or read."""
+def read_rows(script, config, mixture, lmbda: float, answers) -> tuple:
+    """(training rows, test rows or None); of the latter no more than are to be answered, where all are sampled."""
     how = {"with_test": config.eval_strategy != "no", "asked_with": config.chat_template_kwargs}
-    return source.rows(script, mixture, shapes(lmbda), **how)
+    train_rows, test_rows = source.rows(script, mixture, shapes(lmbda), **how)
+    if lmbda == 1:  # else an evaluation reads what the rows hold, and takes no longer than a step
+        test_rows = source.as_many(test_rows, answers.eval_answers)
+    return train_rows, test_rows
 
 
 def check_keys(config, lmbda: float, written: dict) -> None:

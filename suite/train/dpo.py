@@ -3,7 +3,7 @@
 import itertools
 import sys
 
-from suite import args, ending, pins, run, source
+from suite import args, ending, pins, resume, run, source
 from suite.keys import AnswerLengthArguments, RunArguments
 
 
@@ -27,6 +27,7 @@ def main(argv=None) -> None:
     )
     say_which_are_no_choice(train_rows)
     record["rows"] = source.counts(train_rows, test_rows)
+    resume.check_beside(train_rows, record, config)
     tokenizer = run.starting_point(model, config, train_rows)
     asked = source.to_answer(answers, config, script, mixture, tokenizer)
 

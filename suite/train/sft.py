@@ -4,7 +4,7 @@ import itertools
 import sys
 from dataclasses import dataclass, field
 
-from suite import args, ending, pins, run, source, turns
+from suite import args, ending, pins, resume, run, source, turns
 from suite.keys import AnswerLengthArguments, RunArguments
 
 
@@ -39,6 +39,7 @@ def main(argv=None) -> None:
         script, mixture, ("messages", "prompt+completion"), with_test=config.eval_strategy != "no"
     )
     record["rows"] = source.counts(train_rows, test_rows)
+    resume.check_beside(train_rows, record, config)
     check_masked(config, train_rows)
     if tags.tag_weight is not None:
         check_tag_weight(config, train_rows)
