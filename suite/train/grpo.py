@@ -26,7 +26,8 @@ def main(argv=None) -> None:
         return
     pins.settle(record, config, script, model, mixture, reward, answers)
     callbacks = run.callbacks(extra, record)
-    train_rows, test_rows = source.rows(script, mixture, ("prompt+solution",), with_test=config.eval_strategy != "no")
+    how = {"with_test": config.eval_strategy != "no", "asked_with": config.chat_template_kwargs}
+    train_rows, test_rows = source.rows(script, mixture, ("prompt+solution",), **how)
     test_rows = source.as_many(test_rows, answers.eval_answers)
     record["rows"] = source.counts(train_rows, test_rows)
     check_rows(dict(zip(reward.reward_funcs, funcs, strict=True)), train_rows, test_rows)
