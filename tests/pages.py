@@ -10,7 +10,7 @@ from pathlib import Path
 from tests.conftest import ROOT
 
 ENGLISH = ("README.md", *(f"docs/{name}.md" for name in
-           ("stages", "rewards", "data", "configs", "scaling", "troubleshooting")))  # fmt: skip
+           ("stages", "rewards", "data", "configs", "scaling", "troubleshooting", "miniqwen")))  # fmt: skip
 CHINESE = {name: f"docs/zh/{Path(name).name}" for name in ENGLISH}
 _FENCE = re.compile(r"^(\s*)```(\S*)[ ]?(.*)$")
 _COMMENT = re.compile(r"(?:^|\s)#\s*(.*)$")
