@@ -4,8 +4,10 @@ The libraries find most of it out when a model is loaded, or later, or never.
 """
 
 import enum
+import inspect
 import math
 import os
+import re
 import typing
 from collections.abc import Sequence
 from dataclasses import fields
@@ -52,10 +54,6 @@ DPO = {
 SMOOTHED = {"robust", "exo_pair", "aot", "aot_unpaired"}  # the losses of DPO that read `label_smoothing`
 COMPILE_MODES = ("default", "lite", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
 DIVERGING = {"sigmoid", "sigmoid_norm", "hinge", "ipo", "exo_pair", "robust", "discopop", "sft"}  # by other measures
-# Whose settings are keys of their own (adam_beta2): transformers hands them nothing of `optim_args`.
-TAKE_NO_ARGS = ("adamw_torch", "adamw_torch_fused", "adamw_torch_xla", "adamw_torch_npu_fused", "adamw_bnb_8bit",
-                "adamw_8bit", "paged_adamw_32bit", "paged_adamw_8bit", "adafactor", "lion_8bit", "lion_32bit",
-                "paged_lion_32bit", "paged_lion_8bit", "lomo", "adalomo")  # fmt: skip
 BY_LENGTH = ("group_by_length", "batch_rebalance")  # of `train_sampling_strategy`
 OF_4BIT = (
     "bnb_4bit_quant_type",
@@ -320,15 +318,38 @@ def _check_length(values: dict) -> None:
 
 
 def _check_optim_args(values: dict) -> None:
-    """transformers reads them when the optimizer is made, and only for some."""
+    """transformers passes over a name that it does not look for."""
     said, optim = values.get("optim_args"), str(_word(values.get("optim")))
-    if said and optim in TAKE_NO_ARGS:
+    if not said:
+        return
+    if not all(pair.count("=") == 1 for pair in str(said).split(",")):
+        raise ValueError(f"optim_args: {said!r} must be written as name=value,name=value.")
+    there = _read_of_optim_args(optim)
+    if there == []:
         raise ValueError(
             f"optim_args: {optim} reads none of it ({said}). Remove it; what can be set there are keys such as "
             "learning_rate, weight_decay, adam_beta1, adam_beta2 and adam_epsilon."
         )
-    if said and not all(pair.count("=") == 1 for pair in str(said).split(",")):
-        raise ValueError(f"optim_args: {said!r} must be written as name=value,name=value.")
+    for name in (pair.partition("=")[0].replace(" ", "") for pair in str(said).split(",")):
+        if there is not None and name not in there:
+            raise ValueError(
+                f"optim_args: {optim} reads no '{name}'. There are: {', '.join(there)}.{nearest(name, there)} What else "
+                "can be set has keys such as weight_decay and adam_beta1."
+            )
+
+
+def _read_of_optim_args(optim: str) -> list[str] | None:
+    """The names that transformers looks for when it makes this optimizer, as its source has them; None where it hands
+    on whatever is there, and the optimizer refuses what it does not know."""
+    from transformers import trainer_optimizer as made
+
+    handler = made._OPTIMIZER_HANDLERS[optim]
+    if handler is made._get_bitsandbytes_optimizer and "ademamix" not in optim:  # one function for four optimizers
+        return None if "rmsprop" in optim else []
+    source = inspect.getsource(handler)
+    asked = re.findall(r'optim_args(?:\.get\(|\.pop\(|\[)"(\w+)"', source)
+    asked += re.findall(r'"(\w+)"', " ".join(re.findall(r"for key in \((.*?)\):", source)))
+    return list(dict.fromkeys(asked))
 
 
 def _check_reports(report_to) -> None:

@@ -1,7 +1,9 @@
 """A configuration is read strictly: every mistake is one ValueError that names the value and the way out."""
 
 import ast
+import inspect
 import typing
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -275,6 +277,19 @@ def test_the_losses_with_label_smoothing_are_those_of_trl():
                 if any("label_smoothing" in ast.unparse(line) for line in body):
                     found.add(name)
     assert found == sense.SMOOTHED
+
+
+def test_what_is_read_of_optim_args_is_what_transformers_looks_for():
+    from transformers.trainer_optimizer import _OPTIMIZER_HANDLERS as HANDLERS
+
+    for optim in ("sgd", "adagrad", "rmsprop"):
+        names = sense._read_of_optim_args(optim)
+        said = SimpleNamespace(optimizer_kwargs={}, optim_args=dict.fromkeys(names, "1"))
+        assert set(names) == HANDLERS[optim](said)[1].keys()
+    for optim, handler in HANDLERS.items():
+        if "bitsandbytes" not in handler.__name__:
+            assert bool(sense._read_of_optim_args(optim)) == ("optim_args" in inspect.getsource(handler)), optim
+    assert sense._read_of_optim_args("rmsprop_bnb") is None and sense._read_of_optim_args("paged_lion_8bit") == []
 
 
 def test_metrics_for_somebody_who_is_not_installed_are_refused_before_a_model_is_loaded(tmp_path):

@@ -239,6 +239,14 @@ def test_keys_that_nobody_would_read(attempt, keys, miniqwen_dir):
         attempt(pretrain, {**scratch, key: value}, f"{key} says how `model_name_or_path` is loaded, and there is none")
     attempt(sft, {**keys, "optim_args": "momentum=0.9"}, "optim_args: adamw_torch_fused reads none of it .momentum=0.9")
     attempt(sft, {**keys, "optim": "sgd", "optim_args": "momentum"}, "optim_args: 'momentum' must be written as name=")
+    attempt(sft, {**keys, "optim": "adamw_8bit", "optim_args": "momentum=0.9"}, "optim_args: adamw_8bit reads none of it")
+    for optim, wrong, there in (
+        ("sgd", "momentun", "momentum, .*Did you mean 'momentum'"),
+        ("schedule_free_adamw", "weight_decay", "weight_lr_power, r. "),
+        ("ademamix", "beta_1", "beta1, beta2, beta3, .*Did you mean 'beta1'"),
+    ):
+        said = {"optim": optim, "optim_args": f"{wrong} = 0.9"}
+        attempt(sft, {**keys, **said}, f"optim_args: {optim} reads no '{wrong}'. There are: .*{there}")
     attempt(pretrain, {**scratch, "max_length": 1}, "max_length: 1 must be at least 2")
     for wrong in ({"router_aux_loss_coef": 0.1}, {"attn_implementation": "spda"}, {"pad_token": "<pad>"}):
         attempt(pretrain, {**scratch, **wrong}, f"{next(iter(wrong))}: ")
