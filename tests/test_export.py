@@ -239,6 +239,18 @@ def test_an_adapter_in_front_of_the_prompt_is_neither_asked_nor_merged(kind, bas
     assert not Path("out").exists()
 
 
+def test_an_alora_is_neither_asked_nor_merged_and_its_base_is_not_loaded(base_dir, tmp_path, monkeypatch):
+    """PEFT cannot merge it, and the model under it answers as its base does."""
+    behind = adapter_of(base_dir, tmp_path / "behind", alora_invocation_tokens=[5, 6])
+    monkeypatch.setattr(merge, "loaded", None)
+    told = r"is an aLoRA \(alora_invocation_tokens: \[5, 6\]\).* Load it with PEFT itself"
+    with pytest.raises(ValueError, match=told):
+        merge.to_ask(str(behind), "float32")
+    with pytest.raises(ValueError, match=told):
+        export_(behind, "--output_dir", "out")
+    assert not Path("out").exists()
+
+
 def test_an_adapter_on_the_hub_with_whole_tensors_is_to_be_downloaded(base_dir, tmp_path):
     """As transformers reads it from the Hub, it reads it from a directory."""
     head = adapter_of(base_dir, tmp_path / "head", target_modules=["q_proj"], modules_to_save=["lm_head"])
