@@ -107,9 +107,9 @@ def beside(source: Path, base: str, dtype: str):
         )
     if getattr(config, "alora_invocation_tokens", None) is not None:
         raise ValueError(
-            f"The adapter '{source}' is an aLoRA (alora_invocation_tokens: {config.alora_invocation_tokens}): it changes "
-            "the model behind these tokens alone, so it is neither merged nor asked here. Load it with PEFT itself "
-            "(`PeftModel.from_pretrained`)."
+            f"The adapter '{source}' is an aLoRA (alora_invocation_tokens: {config.alora_invocation_tokens}): it "
+            "changes the model behind these tokens alone, so it is neither merged nor asked here. Load it with PEFT "
+            "itself (`PeftModel.from_pretrained`)."
         )
     model = loaded(base, dtype)
     _make_room(model, source)

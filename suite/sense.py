@@ -333,8 +333,8 @@ def _check_optim_args(values: dict) -> None:
     for name in (pair.partition("=")[0].replace(" ", "") for pair in str(said).split(",")):
         if there is not None and name not in there:
             raise ValueError(
-                f"optim_args: {optim} reads no '{name}'. There are: {', '.join(there)}.{nearest(name, there)} What else "
-                "can be set has keys such as weight_decay and adam_beta1."
+                f"optim_args: {optim} reads no '{name}'. There are: {', '.join(there)}.{nearest(name, there)} What "
+                "else can be set are keys such as learning_rate, weight_decay and adam_beta1."
             )
 
 

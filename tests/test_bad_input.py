@@ -239,7 +239,7 @@ def test_keys_that_nobody_would_read(attempt, keys, miniqwen_dir):
         attempt(pretrain, {**scratch, key: value}, f"{key} says how `model_name_or_path` is loaded, and there is none")
     attempt(sft, {**keys, "optim_args": "momentum=0.9"}, "optim_args: adamw_torch_fused reads none of it .momentum=0.9")
     attempt(sft, {**keys, "optim": "sgd", "optim_args": "momentum"}, "optim_args: 'momentum' must be written as name=")
-    attempt(sft, {**keys, "optim": "adamw_8bit", "optim_args": "momentum=0.9"}, "optim_args: adamw_8bit reads none of it")
+    attempt(sft, {**keys, "optim": "adamw_8bit", "optim_args": "momentum=0.9"}, "adamw_8bit reads none of it")
     for optim, wrong, there in (
         ("sgd", "momentun", "momentum, .*Did you mean 'momentum'"),
         ("schedule_free_adamw", "weight_decay", "weight_lr_power, r. "),
