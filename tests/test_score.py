@@ -512,3 +512,10 @@ def test_rewards_of_one_name_are_told_apart_in_the_logs():
     logged = ["accuracy_reward", "format_reward", "accuracy_reward", "accuracy", "judge", "judge", "brevity"]
     found = ["accuracy_reward", "format_reward", *names[2:6], "brevity"]
     assert scoring.told_apart(names, logged) == found
+
+
+def test_a_reward_called_as_a_column_of_the_table_of_completions_is_logged_in_full():
+    """Not as the column whose place its numbers would take, in silence, or that would take theirs."""
+    taken = [f"mine.{column}" for column in scoring.TABLE] + ["mine.step_reward", "owner/answer"]
+    logged = [name.replace("/", ".").rpartition(".")[2] for name in taken]
+    assert scoring.told_apart(["accuracy", *taken], ["accuracy_reward", *logged]) == ["accuracy_reward", *taken]

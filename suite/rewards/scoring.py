@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from suite import columns
 from suite.whole import Journal
 
+# Columns of the table of completions that are no reward: TRL's, and those that `accuracy` adds.
+TABLE = ("step", "prompt", "completion", "advantage", "answer", "judged_by")
 CHUNK = 256  # completions that are scored together, and a step of the progress bar
 
 
@@ -133,10 +135,11 @@ def watched(name: str, func: Callable | str) -> Callable | str:
 def told_apart(names: list[str], logged: list[str]) -> list[str]:
     """What rewards are called in the logs: as TRL does, and one of whose names there would be two by its own in full.
 
-    TRL takes the name of a function or the last part of a path. The numbers of two of one name would be one average.
+    TRL takes the name of a function or the last part of a path. The numbers of two of one name would be one average,
+    and those of a reward called as a column of the table of completions would take its place there, or lose their own.
     """
     short = [name.removesuffix("_reward") for name in logged]  # as tables say it
-    shared = {name for name in short if short.count(name) > 1}
+    shared = {name for name in short if short.count(name) > 1} | {*TABLE}
     return [
         full if called in shared and not full.isidentifier() else name  # ours have no second of their name among us
         for full, name, called in zip(names, logged, short, strict=True)
