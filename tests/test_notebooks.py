@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import pytest
@@ -178,6 +179,21 @@ def test_a_notebook_finds_its_checkout_or_clones_one(tmp_path):
         subprocess.run(["git", *words.split()], cwd=there, check=True)
     assert installed(tmp_path, REPOSITORY=str(there)) == str(tmp_path / "suite-checkout")
     assert (tmp_path / "suite-checkout/configs/a.txt").is_file()
+
+
+@pytest.mark.parametrize("where", ["google.colab", None])
+def test_packages_are_uninstalled_in_colab_alone(monkeypatch, where):
+    """Elsewhere they are somebody's own."""
+    told = []
+    shell = SimpleNamespace(run_line_magic=lambda *words: told.append(" ".join(words)))
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    if where:
+        monkeypatch.setitem(sys.modules, where, object())
+    source = TransformerManager().transform_cell(code_of(read(BOOKS[0]))[1].source)
+    exec(source, {"get_ipython": lambda: shell, "INSTALL": True, "REPOSITORY": ""})
+    uninstalled = [words for words in told if words.startswith("pip uninstall")]
+    assert len(uninstalled) == bool(where) and told[0].startswith("pip install")
 
 
 # Executed: only the parameters are other.
