@@ -145,32 +145,44 @@ def as_text(name: str, cell) -> str | None:
     return said and (cell if isinstance(cell, str) else json.dumps(said, ensure_ascii=False))
 
 
-def settled(dataset, first: dict, there: list[str], where: str, made_by: list):
-    """Rows with those of BESIDE_TURNS that are `there` as TRL reads them: of `tools` JSON text or None, else a dict.
+def own_arguments(turns):
+    """Turns of parquet, in which the arguments of every call have the names of all, as None, with each one's own."""
+    if not isinstance(turns, list):
+        return turns
+    return [{key: without_none(value) for key, value in turn.items()} for turn in turns]
+
+
+def settled(dataset, first: dict, there: list[str], turns: tuple[str, ...], where: str, made_by: list):
+    """Rows with those of BESIDE_TURNS that are `there` as TRL reads them: of `tools` JSON text or None, else a dict;
+    and with `turns` whose calls have the arguments of their own row.
 
     `made_by` is the code of this: without it `datasets` would take what an older one has made out of its cache. Raises
     `ValueError` for what cannot be read: of rows on a disk at once, and of a stream's but the first on the way.
     """
-    from datasets import Features, Json, Value, concatenate_datasets
+    from datasets import Features, Json, List, Value, concatenate_datasets
 
-    if not there:
+    kinds, known = {"tools": Value("string"), "chat_template_kwargs": Json()}, dataset.features
+    calling = [name for name in turns if known and "'arguments': {" in repr(known[name])]
+    ours = {name: kinds[name] for name in there} | {name: List(Json()) for name in calling}
+    if not ours:
         return dataset
-    kinds = {"tools": Value("string"), "chat_template_kwargs": Json()}
-    ours, known = {name: kinds[name] for name in there}, dataset.features
     padded = [name for name in there if known and known[name] != Value("string") and "Json" not in repr(known[name])]
-    reading = functools.partial(_settled_row, there=there, padded=padded, where=where, made_by=made_by)
+    how = {"there": there, "padded": padded, "calling": calling, "where": where, "made_by": made_by}
+    reading = functools.partial(_settled_row, **how)
     if not hasattr(dataset, "data"):
         reading(first, 0)
         return dataset.map(reading, with_indices=True, features=known and Features({**known, **ours}))
-    # They alone are written anew, and not the turns.
-    made = dataset.select_columns(there).map(
-        reading, with_indices=True, features=Features(ours), desc=" and ".join(there)
+    # They alone are written anew, and turns only where they call.
+    made = dataset.select_columns(list(ours)).map(
+        reading, with_indices=True, features=Features(ours), desc=" and ".join(ours)
     )
-    return concatenate_datasets([dataset.remove_columns(there), made], axis=1)
+    return concatenate_datasets([dataset.remove_columns(list(ours)), made], axis=1)
 
 
-def _settled_row(row: dict, at: int, *, there: list[str], padded: list[str], where: str, made_by: list) -> dict:
-    made = {}
+def _settled_row(
+    row: dict, at: int, *, there: list[str], padded: list[str], calling: list[str], where: str, made_by: list
+) -> dict:
+    made = {name: own_arguments(row.get(name)) for name in calling}
     try:
         for name in there:
             cell = without_none(row.get(name)) if name in padded else row.get(name)

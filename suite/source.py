@@ -361,12 +361,15 @@ def _shaped(dataset, shapes: tuple[str, ...], where: str, every_column: bool, be
     of_turns, asks = isinstance(first[names[0]], list), shape in ("prompt", "prompt+solution")
     if of_turns and asks and not every_column:
         _say_what_is_not_asked(first, where, asked_with)
-    if shape == "prompt+solution":
-        return dataset if every_column else dataset.remove_columns([c for c in ("completion", "text") if c in first])
     told = [name for name in columns.BESIDE_TURNS if name in first] if of_turns and not asks and beside_turns else []
+    said = tuple(name for name in names if name != "solution") if of_turns else ()
     # Before any is selected: in a stream of several parts none can be that one of them lacks.
-    dataset = columns.settled(dataset, first, told, where, code(columns))
-    return dataset if every_column else dataset.select_columns([*names, *told])
+    dataset = columns.settled(dataset, first, told, said, where, code(columns))
+    if every_column:
+        return dataset
+    if shape == "prompt+solution":
+        return dataset.remove_columns([c for c in ("completion", "text") if c in first])
+    return dataset.select_columns([*names, *told])
 
 
 def _say_what_is_not_asked(first: dict, where: str, asked_with: dict | None) -> None:

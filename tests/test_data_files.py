@@ -731,6 +731,37 @@ def test_a_row_is_told_what_it_says_itself_and_nothing_of_what_others_say(way, t
         assert row["tools"] is None or json.loads(row["tools"]) == tools[n], "as TRL reads it"
 
 
+@pytest.mark.parametrize("way", ["a file", "a stream", "prepared", "prepared, streaming", "a mixture", "its stream"])
+def test_a_call_has_its_own_arguments_and_none_of_other_calls(way, tmp_path):
+    """As above: a chat template writes the arguments as JSON, null and all, and the model would learn to."""
+    from trl import DatasetMixtureConfig, ScriptArguments
+    from trl.scripts.utils import DatasetConfig
+
+    given = [{"a": 1, "b": [2]}, {"words": "w"}, {}, {"of": {"c": 1}}, {"of": {"d": "e"}}]
+    said = [
+        {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "f", "arguments": one}}]}
+        for one in given
+    ]
+    rows = [{"prompt": [{**USER, "content": f"{n}?"}], "completion": [call]} for n, call in enumerate(said)]
+    rows += [{"prompt": [USER, said[1], {"role": "tool", "content": "5"}], "completion": [ASSISTANT]}]
+    where, mixture = write_rows(tmp_path / "theirs" / "rows.parquet", rows), DatasetMixtureConfig()
+    script = ScriptArguments(str(where), dataset_streaming="stream" in way)
+    if "prepared" in way:
+        test = write_rows(tmp_path / "theirs" / "test.jsonl", [rows[-1]])
+        made = ["--output_dir", str(tmp_path / "made"), "--overlap_ngram", "0"]
+        prepare.main(["files", "--source", str(test.parent), *made])
+        script.dataset_name = str(tmp_path / "made")
+    elif "a file" != way != "a stream":
+        entry = DatasetConfig(path=str(where.parent))
+        script, mixture = ScriptArguments(), DatasetMixtureConfig(datasets=[entry], streaming=way == "its stream")
+    found = list(source.rows(script, mixture, ("prompt+completion",))[0])
+    calls = [
+        turn["tool_calls"] for row in found for turn in row["prompt"] + row["completion"] if turn.get("tool_calls")
+    ]
+    assert [call["function"]["arguments"] for (call,) in calls] == [*given, given[1]]
+    assert [row["completion"][0]["content"] for row in found] == [None] * 5 + ["Hello!"]
+
+
 @pytest.mark.parametrize("streaming", [True, False])
 def test_what_cannot_be_read_beside_the_turns_of_any_row_is_told_with_its_number(streaming, tmp_path, capsys):
     from trl import DatasetMixtureConfig, ScriptArguments
