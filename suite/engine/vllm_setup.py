@@ -1,5 +1,6 @@
 """How vLLM is set up on this machine: is it there, which GPUs has each replica, and what is it told on a CPU."""
 
+import functools
 import importlib
 import os
 import sys
@@ -46,13 +47,12 @@ def in_trl(wanted: bool) -> Iterator[None]:
     """Around the import of a trainer that may sample with vLLM: vLLM is imported with it only where it is `wanted`.
 
     TRL imports it wherever it is installed, which takes seconds. What stands in `sys.modules` as None is to Python not
-    installed, so that TRL is read as on a machine without vLLM. Where the same process wants vLLM later, TRL's modules
-    are read again in place, and classes that were made before find vLLM's names in them.
+    installed, so that TRL is read as on a machine without vLLM. Where the same process wants vLLM later, be it a
+    trainer of the user's own, TRL's modules are read again in place, and classes that were made before find vLLM's
+    names in them.
     """
-    read = sys.modules.get("trl.generation.vllm_generation")
-    if wanted and read is not None and not hasattr(read, "LLM"):
-        for name in READ_WITH_VLLM:
-            importlib.reload(sys.modules[name])
+    if wanted:
+        _read_with_vllm()
     if wanted or "vllm" in sys.modules:
         yield
         return
@@ -61,6 +61,31 @@ def in_trl(wanted: bool) -> Iterator[None]:
         yield
     finally:
         sys.modules.pop("vllm", None)
+        _read_when_it_begins("trl.generation.vllm_client", "VLLMClient")
+        _read_when_it_begins("trl.generation.vllm_generation", "VLLMGeneration")
+
+
+def _read_with_vllm() -> None:
+    """Have TRL's modules, where they were read without vLLM, read again."""
+    read = sys.modules.get("trl.generation.vllm_generation")
+    if read is not None and not hasattr(read, "LLM"):
+        for name in READ_WITH_VLLM:
+            importlib.reload(sys.modules[name])
+
+
+def _read_when_it_begins(module: str, name: str) -> None:
+    """Let the first object of a class of TRL, of which there is one only where vLLM is used, bring vLLM's names."""
+    made = getattr(sys.modules.get(module), name, None)
+    if made is None or hasattr(made.__init__, "__wrapped__"):
+        return
+    begin = made.__init__
+
+    @functools.wraps(begin)
+    def begin_with_vllm(self, *args, **kwargs) -> None:
+        _read_with_vllm()
+        begin(self, *args, **kwargs)
+
+    made.__init__ = begin_with_vllm
 
 
 def require_window(asked: int | None, name: str, revision: str | None = None) -> None:
