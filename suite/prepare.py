@@ -303,11 +303,13 @@ def _with_system(row, system_prompt: str):
 
 
 def _shaped(rows: Iterable, where: str) -> Iterator:
-    """The rows, each of which must have the columns of the first one's shape."""
-    shape = None
+    """The rows, all of which must have the columns of a shape in common, and more than a prompt where the first has."""
+    shapes = list(columns.SHAPES)
     for number, row in enumerate(rows, 1):
         if not isinstance(row, reading.Dropped):
-            shape = columns.check(row.keys(), [shape] if shape else columns.SHAPES, f"{where}, row {number},")
+            columns.check(row.keys(), shapes, f"{where}, row {number},")
+            shapes = [shape for shape in shapes if columns.shape_of(row.keys(), [shape])]
+            shapes = [shape for shape in shapes if shape != "prompt"] or shapes
         yield row
 
 

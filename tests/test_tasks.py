@@ -205,6 +205,8 @@ def test_worked_examples_of_mmlu_pro_think_and_answer(tmp_path):
         reasoning.is_well_formed(said) and "Two and 1 is 3. The answer is (B)." in said and "step by step" not in said
     )
     assert "completion" not in bare and (worked["solution"], worked["subject"]) == ("B", "law")
+    prepare.main(["mmlu_pro", "--source", str(tmp_path / "raw")])
+    assert [bool(row["completion"]) for row in read_rows("data/mmlu_pro/train.parquet")] == [True, False]
 
 
 # -- programs
