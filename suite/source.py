@@ -309,7 +309,7 @@ def _of_trl(mixture):
 def _splits(script, wanted: list[str]) -> dict:
     """Every split of `dataset_name`: parquet files that `prepare` wrote, files of others, or a data set on the Hub.
 
-    Of parquet files those that are not `wanted` are named, and not read.
+    Of what lies on this disk those that are not `wanted` are named, and not read.
     """
     from datasets.exceptions import DatasetGenerationError
 
@@ -317,7 +317,7 @@ def _splits(script, wanted: list[str]) -> dict:
     prepared = {p.stem: p for p in sorted(there.glob("*.parquet")) if p.is_file() and "-of-" not in p.stem}
     if there.exists() and script.dataset_train_split not in prepared:
         names = (script.dataset_train_split, script.dataset_test_split)
-        return files.splits(script.dataset_name, *names, streaming=script.dataset_streaming)
+        return files.splits(script.dataset_name, *names, streaming=script.dataset_streaming, wanted=wanted)
     if prepared:
         reading.tell_of_others(script.dataset_name, prepared.values())
         streaming = script.dataset_streaming

@@ -682,6 +682,18 @@ def test_a_stage_is_given_the_shape_it_asks_for(row, shape, streaming, tmp_path)
 
 
 @pytest.mark.parametrize("streaming", [True, False])
+def test_test_files_that_nobody_wants_are_not_read(streaming, tmp_path):
+    from trl import DatasetMixtureConfig, ScriptArguments
+
+    where = write_rows(tmp_path / "mine" / "train.jsonl", [{"messages": [USER, ASSISTANT]}]).parent
+    (where / "test.jsonl").write_text("broken\n")
+    script = ScriptArguments(str(where), dataset_streaming=streaming)
+    assert len(list(source.rows(script, DatasetMixtureConfig(), ("messages",))[0])) == 1
+    with pytest.raises(ValueError, match="test.jsonl, line 1.*: not JSON"):
+        source.rows(script, DatasetMixtureConfig(), ("messages",), with_test=True)
+
+
+@pytest.mark.parametrize("streaming", [True, False])
 def test_tools_of_some_rows_are_kept_whatever_the_first_one_has(streaming, tmp_path, capsys):
     """`datasets` would leave the column away."""
     chat, tools = {"messages": [USER, ASSISTANT]}, [a_tool("stop"), a_tool("say", words="string")]

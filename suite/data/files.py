@@ -4,7 +4,7 @@ import contextlib
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from itertools import chain, islice
 from pathlib import Path
 from typing import Literal
@@ -82,9 +82,10 @@ def load(
         raise _no_layout(*strange)
 
 
-def splits(source: str, train: str, test: str, *, streaming: bool) -> dict:
+def splits(source: str, train: str, test: str, *, streaming: bool, wanted: Container[str] | None = None) -> dict:
     """`train`, and `test` where there is one -> data set of the rows of a local file or directory.
 
+    Where only some are `wanted`, the other one is not looked at, and None.
     With `streaming` the files are read row by row each time; else they are copied into the cache of `datasets`. A file
     on its own is `train`, and so are the files of a directory that names none "train", but those held out. Raises
     `ValueError` where there is nothing to read, no such split, or one with files of two layouts.
@@ -100,7 +101,8 @@ def splits(source: str, train: str, test: str, *, streaming: bool) -> dict:
         raise ValueError(f"{source} has no split '{train}'. There are: {', '.join(parts)}.")
     there = {split: parts[split] for split in dict.fromkeys((train, test)) if split in parts}
     reading.tell_of_others(source, (path for paths in there.values() for path in paths))
-    return {split: _as_data_set(paths, streaming) for split, paths in there.items()}
+    read = {split for split in there if wanted is None or split in wanted}
+    return {split: _as_data_set(paths, streaming) if split in read else None for split, paths in there.items()}
 
 
 def _as_data_set(paths: list[Path], streaming: bool):
