@@ -20,7 +20,7 @@ from contextlib import closing
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
-from suite import args, checkpoint, ending, endpoint, engine, rewards, run, source, whole
+from suite import args, checkpoint, columns, ending, endpoint, engine, rewards, run, source, whole
 from suite.answers import Answers, record_of
 from suite.asking import require_answerable
 from suite.engine.reward_model import RewardModel
@@ -86,10 +86,13 @@ def main(argv=None) -> None:
     sample, there, keys, reward, script, mixture, written = args.parse(arguments(), argv, needs_config=False)
     _check(sample, there, keys, reward, written)
     funcs = dict(zip(reward.reward_funcs, rewards.load_all(reward.reward_funcs, reward.reward_kwargs), strict=True))
-    rows, repeated = _rows(sample, script, mixture)
+    template_kwargs = there.request_kwargs.get("chat_template_kwargs")
+    own = as_mapping("request_kwargs.chat_template_kwargs", template_kwargs)
+    rows, repeated = _rows(sample, script, mixture, own)
+    idle = _not_asked(rows, own)
     rewards.check_columns(funcs, rows[0], "The rows")
     asking, settings = _asking(sample, there, keys), _settings(sample, reward, funcs)
-    identity = digest([asking, settings, rows])
+    identity = digest([asking, settings, rows, *idle])
     target = Path(sample.output_dir)
     whole.restore(target)
     refused = _refused(target, identity)
@@ -123,7 +126,7 @@ def main(argv=None) -> None:
                 f"Not one answer was kept, so {target} is not written. Try other rewards, or a lower `min_reward`: the "
                 "answers are there, and nothing is asked again."
             )
-        answers.publish([{k: v for k, v in row.items() if k != "completion_ids"} for row in kept], record)
+        answers.publish([{k: v for k, v in row.items() if k not in ("completion_ids", *idle)} for row in kept], record)
         whole.remove(whole.journal_of(target))
     print(f"{len(kept)} rows: {target}/train.parquet")
 
@@ -195,13 +198,24 @@ def _check(sample: SampleArguments, there, keys, reward: RewardFuncArguments, wr
         checkpoint.refuse_adapter(sample.model_name_or_path)
 
 
-def _rows(sample: SampleArguments, script, mixture) -> tuple[list[dict], int]:
+def _rows(sample: SampleArguments, script, mixture, own: dict) -> tuple[list[dict], int]:
     """(the first `max_rows` rows, each prompt once; how many rows repeated a prompt)."""
-    read = list(itertools.islice(source.rows(script, mixture, ("prompt+solution",))[0], sample.max_rows))
+    there, _ = source.rows(script, mixture, ("prompt+solution",), asked_with=own)
+    read = list(itertools.islice(there, sample.max_rows))
     once: dict[str, dict] = {}
     for row in read:
         once.setdefault(digest(row["prompt"]), row)
     return list(once.values()), len(read) - len(once)
+
+
+def _not_asked(rows: list[dict], own: dict) -> list[str]:
+    """The columns that are not copied, which is said: of them SFT would tell the student what nobody told the teacher,
+    unless requests have it as their `own` chat_template_kwargs."""
+    found = {name for row in rows if columns.is_conversational(row) for name in columns.not_asked(row, own)}
+    if found:
+        told = " and ".join(f"`{name}`" for name in sorted(found))
+        print(f"note: {told} of the rows will not be written beside the answers, which are given without that.")
+    return sorted(found)
 
 
 def _asking(sample: SampleArguments, there, keys) -> dict:

@@ -24,6 +24,7 @@ from suite.engine import Completion
 from suite.rewards import scoring
 from suite.values import as_mapping
 from tests.conftest import run_suite, write_yaml
+from tests.rows import a_tool
 from tests.stand_in import MODEL, refusal, reply, serving
 
 KEY = "sk-very-secret-0123456789"
@@ -130,6 +131,21 @@ def test_plain_prompts_get_plain_completions_and_a_repeated_prompt_is_asked_once
     asked = teach(rows, lambda question, number: right({"1+1=": 2, "2+1=": 3}[question]), num_generations=1)
     assert [(row["prompt"], row["completion"]) for row in kept()] == [("1+1=", right(2)), ("2+1=", right(3))]
     assert len(asked) == 2 and record()["repeated_prompts"] == 1
+
+
+def test_what_the_teacher_was_not_told_is_not_written_for_the_student(teach, capsys):
+    """SFT would give it to the chat template."""
+    rows = [{**row, "tools": "", "chat_template_kwargs": '{"enable_thinking": false}'} for row in sums(3)]
+    rows[2]["tools"] = json.dumps([a_tool("add")])
+    teach(rows, lambda question, number: right(int(question[0]) + 1), num_generations=1)
+    assert kept()[2].keys() == {"prompt", "completion", "solution", "id"}
+    assert "`chat_template_kwargs` and `tools` of the rows will not be written" in capsys.readouterr().out
+    asked = {"chat_template_kwargs": {"enable_thinking": False}}
+    words = ["--output_dir", "alike", "--request_kwargs", json.dumps(asked)]
+    bodies = teach(rows, lambda question, number: right(int(question[0]) + 1), *words, num_generations=1)
+    assert [row["chat_template_kwargs"] for row in kept("alike")] == ['{"enable_thinking": false}'] * 3
+    assert "tools" not in kept("alike")[0] and len(bodies) == 3
+    assert "note: `tools` of the rows will not be written" in capsys.readouterr().out
 
 
 def test_only_what_is_new_is_asked(teach, capsys):
