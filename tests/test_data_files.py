@@ -625,9 +625,9 @@ def test_a_turn_before_that_was_not_answered_is_empty(tmp_path):
     assert [turn["content"] for turn in found["prompt"]] == ["a", "", "b", "c", "Hello?"]
 
 
-@pytest.mark.parametrize("strange", [10**30, "x"])
-def test_a_column_of_no_one_type_is_told_with_its_file(strange, tmp_path):
-    rows = [{"prompt": "x", "completion": "y", "id": strange if number == 3000 else number} for number in range(3001)]
+@pytest.mark.parametrize(("usual", "strange"), [(1, 10**30), (1, "x"), (None, [1])])
+def test_a_column_of_no_one_type_is_told_with_its_file(usual, strange, tmp_path):
+    rows = [{"prompt": "x", "completion": "y", "id": strange if n == 3000 else usual} for n in range(3001)]
     path = write_rows(tmp_path / "a.jsonl", rows)
     with pytest.raises(ValueError, match="a.jsonl: a column holds what cannot be in one table.*suite prepare files"):
         files.splits(str(path), "train", "test", streaming=False)

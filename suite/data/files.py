@@ -126,10 +126,11 @@ def _as_data_set(paths: list[Path], streaming: bool):
             return Dataset.from_generator(stream, gen_kwargs={**knobs, "made_from": made_from})
     except DatasetGenerationError as error:
         cause = error.__cause__
-        if isinstance(cause, ArrowException | OverflowError):
+        if isinstance(cause, ArrowException | OverflowError | TypeError):  # the last from `datasets`
             raise ValueError(
                 f"{', '.join(knobs['paths'])}: a column holds what cannot be in one table: {cause}. A column has one "
-                "type in all rows: write it so, or leave it out. `suite prepare files` tells which it is."
+                "type in all rows: write it so, or leave it out. `suite prepare files` finds it, or tells which column it "
+                "is."
             ) from error
         raise ValueError(str(cause)) from error
 
