@@ -129,8 +129,8 @@ def _as_data_set(paths: list[Path], streaming: bool):
         if isinstance(cause, ArrowException | OverflowError | TypeError):  # the last from `datasets`
             raise ValueError(
                 f"{', '.join(knobs['paths'])}: a column holds what cannot be in one table: {cause}. A column has one "
-                "type in all rows: write it so, or leave it out. `suite prepare files` finds it, or tells which column it "
-                "is."
+                "type in all rows: write it so, or leave it out. `suite prepare files` finds the type, or tells which "
+                "column has none."
             ) from error
         raise ValueError(str(cause)) from error
 
