@@ -84,8 +84,9 @@ class EndpointEngine(Engine):
         """Each completion as it arrives; a plain prompt is sent as what a user said.
 
         A request that is refused while others are answered (a content filter, a prompt that is too long) yields a
-        completion without tokens. Raises `ValueError` where asking on is of no use.
+        completion without tokens. Raises `ValueError` where asking on is of no use, and for a prompt with tool calls.
         """
+        _refuse_tool_calls(prompts)
         numbers = [number for number in range(len(prompts)) if number not in done]
         with asyncio.Runner() as runner:  # leaving it cancels what is still in flight
             found: asyncio.Queue = asyncio.Queue()
@@ -222,6 +223,17 @@ class EndpointEngine(Engine):
         """One short line without the key, which some servers repeat."""
         words = " ".join(words.split())
         return (words.replace(self._key, "***") if self._key else words)[:300].rstrip(".")
+
+
+def _refuse_tool_calls(prompts: Sequence) -> None:
+    """Raise `ValueError` where a prompt holds more than what is said: calls have ids here, which rows do not have."""
+    for number, prompt in enumerate(prompts):
+        turns = [] if isinstance(prompt, str) else prompt
+        if any(turn.get("tool_calls") or turn["role"] == "tool" for turn in turns):
+            raise ValueError(
+                f"Prompt {number} holds tool calls, and an endpoint is sent roles and texts alone. Leave such rows out, "
+                "or ask a model that is loaded here, without base_url: its chat template reads them."
+            )
 
 
 def _retry_after(response) -> float:

@@ -47,6 +47,16 @@ def test_what_is_sent_is_the_conversation_and_how_to_sample(monkeypatch):
     assert there.authorized == [f"Bearer {KEY}"] * 2
 
 
+def test_a_prompt_with_tool_calls_is_refused_before_anything_is_asked():
+    call = {"type": "function", "function": {"name": "add", "arguments": {"a": 1}}}
+    for turn in ({"role": "assistant", "content": "", "tool_calls": [call]}, {"role": "tool", "content": "2"}):
+        with serving(lambda body: reply("x")) as there:
+            model = engine_for(there)
+            with pytest.raises(ValueError, match="Prompt 1 holds tool calls.*without base_url"):
+                dict(model.stream([PROMPTS[0], [*PROMPTS[1], turn]], Sampling()))
+        assert not there.asked
+
+
 def test_answers_keep_their_prompts_whatever_the_order_and_no_more_are_in_flight_than_told():
     with serving(lambda body: reply(asked_about(body))) as there:
         there.delay = 0.05
