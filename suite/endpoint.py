@@ -231,7 +231,7 @@ def _refuse_tool_calls(prompts: Sequence) -> None:
         turns = [] if isinstance(prompt, str) else prompt
         if any(turn.get("tool_calls") or turn["role"] == "tool" for turn in turns):
             raise ValueError(
-                f"Prompt {number} holds tool calls, and an endpoint is sent roles and texts alone. Leave such rows out, "
+                f"Prompt {number} holds tool calls, and an endpoint is sent texts alone. Leave such rows out, "
                 "or ask a model that is loaded here, without base_url: its chat template reads them."
             )
 
