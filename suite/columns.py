@@ -176,7 +176,8 @@ def settled(dataset, first: dict, there: list[str], turns: tuple[str, ...], wher
     made = dataset.select_columns(list(ours)).map(
         reading, with_indices=True, features=Features(ours), desc=" and ".join(ours)
     )
-    return concatenate_datasets([dataset.remove_columns(list(ours)), made], axis=1)
+    others = dataset.remove_columns(list(ours))
+    return concatenate_datasets([others, made], axis=1) if others.column_names else made
 
 
 def _settled_row(

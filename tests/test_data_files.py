@@ -774,6 +774,25 @@ def test_a_call_has_its_own_arguments_and_none_of_other_calls(way, tmp_path):
     assert [row["completion"][0]["content"] for row in found] == [None] * 5 + ["Hello!"]
 
 
+def test_test_rows_are_set_aside_of_a_mixture_that_has_nothing_but_turns_that_call(tmp_path):
+    """As indices of one table, which a data set without columns cannot be laid beside."""
+    from trl import DatasetMixtureConfig, ScriptArguments
+    from trl.scripts.utils import DatasetConfig
+
+    def says(n, **arguments):
+        call = {"function": {"name": "f", "arguments": arguments}}
+        return [{**USER, "content": f"{n}?"}, {"role": "assistant", "content": None, "tool_calls": [call]}]
+
+    given = [{"a": 1}, {"words": "w"}, {}, {"of": {"c": 1}}, {"of": {"d": "e"}}, {"b": [2]}]
+    rows = [{"messages": says(n, **one)} for n, one in enumerate(given)]
+    path = write_rows(tmp_path / "theirs" / "train.parquet", rows).parent
+    mixture = DatasetMixtureConfig(datasets=[DatasetConfig(path=str(path))], test_split_size=2)
+    train, test = source.rows(ScriptArguments(), mixture, ("messages",), with_test=True)
+    said = sorted([*train, *test], key=lambda row: row["messages"][0]["content"])
+    calls = [row["messages"][1]["tool_calls"][0]["function"]["arguments"] for row in said]
+    assert calls == given and (len(train), len(test)) == (4, 2)
+
+
 @pytest.mark.parametrize("streaming", [True, False])
 def test_what_cannot_be_read_beside_the_turns_of_any_row_is_told_with_its_number(streaming, tmp_path, capsys):
     from trl import DatasetMixtureConfig, ScriptArguments
