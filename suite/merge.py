@@ -70,6 +70,8 @@ def loaded(name: str | Path, dtype: str = "auto"):
         model, told = AutoModelForCausalLM.from_pretrained(repository, **how)
     except (OSError, RuntimeError) as error:  # the network, the Hub's refusals, tensors that do not fit
         raise ValueError(f"Cannot load '{name}': {error}") from error
+    for config in getattr(model, "peft_config", {}).values():  # by its name on the Hub it may be an adapter
+        _refuse_alora(name, config)
     try:
         look.demand_weights(name, model, told)
     except ValueError as error:
@@ -86,6 +88,19 @@ def loaded(name: str | Path, dtype: str = "auto"):
     return model
 
 
+def _refuse_alora(name: str | Path, config) -> None:
+    """Raise `ValueError` for an adapter that only PEFT's own `forward` applies: the model under it answers as its base.
+
+    PEFT takes an empty list of tokens for plain LoRA.
+    """
+    if tokens := getattr(config, "alora_invocation_tokens", None):
+        raise ValueError(
+            f"The adapter '{name}' is an aLoRA (alora_invocation_tokens: {tokens}): it changes the model behind these "
+            "tokens alone, so it is neither merged nor asked here. Load it with PEFT itself "
+            "(`PeftModel.from_pretrained`)."
+        )
+
+
 def to_ask(name: str, dtype: str):
     """A model on the CPU as it answers: a whole one, or an adapter beside its base."""
     base = base_of(Path(name))
@@ -100,16 +115,11 @@ def beside(source: Path, base: str, dtype: str):
     from peft import PeftConfig, PeftModel
 
     config = PeftConfig.from_pretrained(str(source))
+    _refuse_alora(source, config)
     if config.is_prompt_learning:
         raise ValueError(
             f"The adapter '{source}' is one of {config.peft_type.value}: it lives in front of the prompt and not in "
             "weights, so it is neither merged nor asked here. Load it with PEFT itself (`PeftModel.from_pretrained`)."
-        )
-    if getattr(config, "alora_invocation_tokens", None) is not None:
-        raise ValueError(
-            f"The adapter '{source}' is an aLoRA (alora_invocation_tokens: {config.alora_invocation_tokens}): it "
-            "changes the model behind these tokens alone, so it is neither merged nor asked here. Load it with PEFT "
-            "itself (`PeftModel.from_pretrained`)."
         )
     model = loaded(base, dtype)
     _make_room(model, source)

@@ -251,6 +251,26 @@ def test_an_alora_is_neither_asked_nor_merged_and_its_base_is_not_loaded(base_di
     assert not Path("out").exists()
 
 
+def test_an_alora_on_the_hub_is_not_asked_either(base_dir, tmp_path):
+    """As transformers reads it from the Hub, it reads it from a directory: its answers were those of the base."""
+    behind = adapter_of(base_dir, tmp_path / "behind", alora_invocation_tokens=[5, 6])
+    with pytest.raises(ValueError, match=r"'\S+behind' is an aLoRA .* Load it with PEFT itself"):
+        merge.loaded(behind, "float32")
+
+
+def test_an_alora_of_no_tokens_is_plain_lora_as_to_peft(base_dir, tmp_path):
+    import torch
+
+    plain = adapter_of(base_dir, tmp_path / "plain")
+    empty = adapter_of(base_dir, tmp_path / "empty", alora_invocation_tokens=[])
+    assert json.loads((empty / "adapter_config.json").read_text())["alora_invocation_tokens"] == []
+    expected = logits_of(plain)
+    assert not torch.allclose(expected, logits_of(base_dir), atol=1e-2)
+    for model in (merge.to_ask(str(empty), "float32"), merge.loaded(empty, "float32")):
+        with torch.no_grad():
+            torch.testing.assert_close(model(torch.tensor(IDS)).logits, expected)
+
+
 def test_an_adapter_on_the_hub_with_whole_tensors_is_to_be_downloaded(base_dir, tmp_path):
     """As transformers reads it from the Hub, it reads it from a directory."""
     head = adapter_of(base_dir, tmp_path / "head", target_modules=["q_proj"], modules_to_save=["lm_head"])
