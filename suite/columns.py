@@ -2,6 +2,7 @@
 
 import functools
 import json
+import re
 
 SHAPES = {
     "text": ("text",),
@@ -146,10 +147,12 @@ def as_text(name: str, cell) -> str | None:
 
 
 def own_arguments(turns):
-    """Turns of parquet, in which the arguments of every call have the names of all, as None, with each one's own."""
+    """Turns whose calls have their own arguments. Parquet gives each the names of all, as None; what is None in the
+    source looks just so, and is left out, too, wherever it is read."""
     if not isinstance(turns, list):
         return turns
-    return [{key: without_none(value) for key, value in turn.items()} for turn in turns]
+    kept = [{key: without_none(value) for key, value in turn.items()} for turn in turns if isinstance(turn, dict)]
+    return kept if len(kept) == len(turns) else turns
 
 
 def settled(dataset, first: dict, there: list[str], turns: tuple[str, ...], where: str, made_by: list):
@@ -162,7 +165,7 @@ def settled(dataset, first: dict, there: list[str], turns: tuple[str, ...], wher
     from datasets import Features, Json, List, Value, concatenate_datasets
 
     kinds, known = {"tools": Value("string"), "chat_template_kwargs": Json()}, dataset.features
-    calling = [name for name in turns if known and "'arguments': {" in repr(known[name])]
+    calling = [name for name in turns if known and re.search(r"'arguments': {|Json", repr(known[name]))]
     ours = {name: kinds[name] for name in there} | {name: List(Json()) for name in calling}
     if not ours:
         return dataset

@@ -774,6 +774,29 @@ def test_a_call_has_its_own_arguments_and_none_of_other_calls(way, tmp_path):
     assert [row["completion"][0]["content"] for row in found] == [None] * 5 + ["Hello!"]
 
 
+@pytest.mark.parametrize("second", [{"a": "w", "b": 1}, {"a": 2, "of": {"b": 1, "c": None}}])
+def test_a_null_among_the_arguments_of_a_call_is_left_out_however_lines_are_read(second, tmp_path):
+    """It may be an honest one: once read, nobody can tell it from those of a column of parquet. Arguments that are not
+    alike `datasets` keeps as JSON."""
+    from trl import DatasetMixtureConfig, ScriptArguments
+    from trl.scripts.utils import DatasetConfig
+
+    calls = [[{"function": {"name": "f", "arguments": one}}] for one in ({"a": "w", "b": None}, second)]
+    turns = [{"role": "assistant", "content": None, "tool_calls": call} for call in calls]
+    where = tmp_path / "theirs" / "train.jsonl"
+    write_rows(where, [{"prompt": [USER], "completion": [turn]} for turn in turns])
+    for way in ("a file", "a stream", "a mixture", "its stream"):
+        script = ScriptArguments(str(where), dataset_streaming=way == "a stream")
+        mixture = DatasetMixtureConfig()
+        if "a file" != way != "a stream":
+            entry = DatasetConfig(path=str(where.parent))
+            script, mixture = ScriptArguments(), DatasetMixtureConfig(datasets=[entry], streaming=way == "its stream")
+        found = list(source.rows(script, mixture, ("prompt+completion",))[0])
+        read = [row["completion"][0]["tool_calls"][0]["function"]["arguments"] for row in found]
+        assert read == [{"a": "w"}, second if "b" in second else {"a": 2, "of": {"b": 1}}], way
+        assert found[0]["completion"][0]["content"] is None
+
+
 def test_test_rows_are_set_aside_of_a_mixture_that_has_nothing_but_turns_that_call(tmp_path):
     """As indices of one table, which a data set without columns cannot be laid beside."""
     from trl import DatasetMixtureConfig, ScriptArguments

@@ -320,9 +320,7 @@ def _as_it_is(row: dict, place: str) -> dict | Dropped:
     other = columns.shape_of(row.keys(), [shape for shape in columns.SHAPES if shape not in _PAIRS])
     if not other and row.get("chosen") is not None and row["chosen"] == row.get("rejected"):
         return Dropped("chosen is rejected", place)
-    if _PADDED.search(place):
-        return {**row, **{name: columns.own_arguments(row[name]) for name in _said(row)}}
-    return row
+    return {**row, **{name: columns.own_arguments(row[name]) for name in _said(row)}}
 
 
 def _with_words(row: dict | Dropped, place: str) -> dict | Dropped:
