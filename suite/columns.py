@@ -155,6 +155,13 @@ def own_arguments(turns):
     return kept if len(kept) == len(turns) else turns
 
 
+def calls(row: dict) -> bool:
+    """Whether a turn calls a tool, with arguments that are not text."""
+    turns = [turn for said in row.values() if isinstance(said, list) for turn in said if isinstance(turn, dict)]
+    made = [call.get("function") or call for turn in turns for call in turn.get("tool_calls") or []]
+    return any(isinstance(call.get("arguments"), dict) for call in made)
+
+
 def settled(dataset, first: dict, there: list[str], turns: tuple[str, ...], where: str, made_by: list):
     """Rows with those of BESIDE_TURNS that are `there` as TRL reads them: of `tools` JSON text or None, else a dict;
     and with `turns` whose calls have the arguments of their own row.

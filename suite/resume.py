@@ -2,6 +2,7 @@
 refused."""
 
 import os
+from itertools import islice
 from pathlib import Path
 
 from suite import checkpoint, columns, sense
@@ -31,6 +32,7 @@ MAY_CHANGE = {
     **dict.fromkeys(["dataloader_num_workers", "dataloader_pin_memory"], _FETCHES),
 }  # fmt: skip
 LENGTH = ("max_steps", "num_train_epochs")
+LOOKED_AT = 200  # of the rows, to see whether these call tools
 CONSTANT = ("constant", "constant_with_warmup")
 
 
@@ -62,16 +64,24 @@ def look(directory: Path, record: dict, config) -> tuple[str, str | None]:
 
 
 def check_beside(rows, record: dict, config) -> None:
-    """Note in the record what the rows give the chat template beside their turns.
+    """Note in the record what the rows give the chat template beside their turns, and whether these call tools.
 
-    Raises `ValueError` where the run that goes on was begun without it, as by an older `suite`, which read turns alone:
-    its rows would be others from here on.
+    Raises `ValueError` where the run that goes on was begun without it, as by an older `suite`, which read turns alone,
+    and calls with the names of the arguments of all others: its rows would be others from here on.
     """
     there = [name for name in columns.BESIDE_TURNS if name in next(iter(rows))]
-    record["beside_turns"] = there
+    calls = any(map(columns.calls, islice(rows, LOOKED_AT)))
+    record |= {"beside_turns": there, "own_arguments": calls}
     if not config.resume_from_checkpoint:
         return
-    before = checkpoint.record_of(config.resume_from_checkpoint).get("beside_turns", [])
+    last = checkpoint.record_of(config.resume_from_checkpoint)
+    before = last.get("beside_turns", [])
+    if calls and not last.get("own_arguments"):
+        raise ValueError(
+            f"{config.resume_from_checkpoint} belongs to a run of an older `suite`, which may have read tool calls "
+            "with a null for each argument of others: it cannot go on as it was. Choose another output_dir, or go on "
+            "with the `suite` that began it."
+        )
     if before != there:
         now, then = (" and ".join(map("`{}`".format, names)) or "nothing" for names in (there, before))
         raise ValueError(

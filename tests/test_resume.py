@@ -162,16 +162,24 @@ def test_a_run_begun_by_one_that_read_the_turns_alone_does_not_go_on_with_more(m
 
     from suite import resume
 
+    def says(arguments):
+        return [{"messages": [{"role": "assistant", "tool_calls": [{"function": {"arguments": arguments}}]}]}]
+
     told, plain = [{"messages": [], "tools": None}], [{"messages": []}]
     begins, goes_on = SimpleNamespace(resume_from_checkpoint=None), SimpleNamespace(resume_from_checkpoint="run/c-2")
-    records = {rows is told: {} for rows in (told, plain)}
-    for rows in (told, plain):
-        resume.check_beside(rows, records[rows is told], begins)
-    assert records == {True: {"beside_turns": ["tools"]}, False: {"beside_turns": []}}
+    records = []
+    for rows in (told, plain, says({"a": 1}), says('{"a": 1}')):
+        records.append({})
+        resume.check_beside(rows, records[-1], begins)
+    nothing = {"beside_turns": [], "own_arguments": False}
+    assert records == [{**nothing, "beside_turns": ["tools"]}, nothing, {**nothing, "own_arguments": True}, nothing]
     for before, now, message in (
         ({}, plain, None),
-        (records[True], told, None),
+        (records[0], told, None),
         ({}, told, "run/c-2 belongs to a run whose chat template was given nothing .* now it would be `tools`"),
+        (records[2], says({"b": 1}), None),
+        ({}, says('{"a": 1}'), None),
+        ({"beside_turns": []}, says({"a": 1}), "run/c-2 belongs to a run of an older `suite`, which may have read"),
     ):
         monkeypatch.setattr(resume.checkpoint, "record_of", lambda path, before=before: before)
         with pytest.raises(ValueError, match=message) if message else contextlib.nullcontext():
