@@ -7,7 +7,7 @@ import asyncio
 import os
 import random
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from suite.engine import Completion, Engine, Sampling, seed_of
@@ -84,10 +84,11 @@ class EndpointEngine(Engine):
         """Each completion as it arrives; a plain prompt is sent as what a user said.
 
         A request that is refused while others are answered (a content filter, a prompt that is too long) yields a
-        completion without tokens. Raises `ValueError` where asking on is of no use, and for a prompt with tool calls.
+        completion without tokens. Raises `ValueError` where asking on is of no use, and for a prompt with tool calls or
+        their results.
         """
-        _refuse_tool_calls(prompts)
         numbers = [number for number in range(len(prompts)) if number not in done]
+        _refuse_tool_calls(prompts[number] for number in numbers)
         with asyncio.Runner() as runner:  # leaving it cancels what is still in flight
             found: asyncio.Queue = asyncio.Queue()
             runner.get_loop().create_task(self._ask_all(numbers, prompts, sampling, found))
@@ -225,14 +226,16 @@ class EndpointEngine(Engine):
         return (words.replace(self._key, "***") if self._key else words)[:300].rstrip(".")
 
 
-def _refuse_tool_calls(prompts: Sequence) -> None:
+def _refuse_tool_calls(prompts: Iterable) -> None:
     """Raise `ValueError` where a prompt holds more than what is said: calls have ids here, which rows do not have."""
-    for number, prompt in enumerate(prompts):
+    for prompt in prompts:
         turns = [] if isinstance(prompt, str) else prompt
         if any(turn.get("tool_calls") or turn["role"] == "tool" for turn in turns):
+            last = next((turn["content"] for turn in reversed(turns) if turn.get("content")), "")
             raise ValueError(
-                f"Prompt {number} holds tool calls, and an endpoint is sent texts alone. Leave such rows out, "
-                "or ask a model that is loaded here, without base_url: its chat template reads them."
+                f"A prompt whose last text is {last!r:.60} holds tool calls or their results, and an endpoint is sent "
+                "texts alone. Leave such rows out, or ask a model that is loaded here, without base_url: its chat "
+                "template reads them."
             )
 
 

@@ -49,12 +49,14 @@ def test_what_is_sent_is_the_conversation_and_how_to_sample(monkeypatch):
 
 def test_a_prompt_with_tool_calls_is_refused_before_anything_is_asked():
     call = {"type": "function", "function": {"name": "add", "arguments": {"a": 1}}}
-    for turn in ({"role": "assistant", "content": "", "tool_calls": [call]}, {"role": "tool", "content": "2"}):
+    calls, results = {"role": "assistant", "content": None, "tool_calls": [call]}, {"role": "tool", "content": "2"}
+    for turn, last in ((calls, r"1\+1"), (results, "2")):
         with serving(lambda body: reply("x")) as there:
-            model = engine_for(there)
-            with pytest.raises(ValueError, match="Prompt 1 holds tool calls.*without base_url"):
-                dict(model.stream([PROMPTS[0], [*PROMPTS[1], turn]], Sampling()))
-        assert not there.asked
+            model, prompts = engine_for(there), [PROMPTS[0], [*PROMPTS[1], turn]]
+            with pytest.raises(ValueError, match=f"last text is '{last}' holds tool calls or.*without base_url"):
+                dict(model.stream(prompts, Sampling()))
+            assert not there.asked
+            assert dict(model.stream(prompts, Sampling(), {1})).keys() == {0}, "what is there is not asked"
 
 
 def test_answers_keep_their_prompts_whatever_the_order_and_no_more_are_in_flight_than_told():
