@@ -71,7 +71,7 @@ def loaded(name: str | Path, dtype: str = "auto"):
     except (OSError, RuntimeError) as error:  # the network, the Hub's refusals, tensors that do not fit
         raise ValueError(f"Cannot load '{name}': {error}") from error
     for config in getattr(model, "peft_config", {}).values():  # by its name on the Hub it may be an adapter
-        _refuse_alora(name, config)
+        _refuse_no_change_of_weights(name, config)
     try:
         look.demand_weights(name, model, told)
     except ValueError as error:
@@ -88,15 +88,30 @@ def loaded(name: str | Path, dtype: str = "auto"):
     return model
 
 
-def _refuse_alora(name: str | Path, config) -> None:
+def check_adapter(source: Path) -> None:
+    """Raise `ValueError` for an adapter that is no change of weights, or of a kind that PEFT does not know."""
+    from peft import PeftConfig
+
+    try:
+        config = PeftConfig.from_pretrained(str(source))
+    except KeyError as error:
+        raise ValueError(f"The adapter '{source}' has the peft_type {error}, which PEFT here does not know.") from error
+    _refuse_no_change_of_weights(source, config)
+
+
+def _refuse_no_change_of_weights(name: str | Path, config) -> None:
     """Raise `ValueError` for an adapter that only PEFT's own `forward` applies: the model under it answers as its base.
 
     PEFT takes an empty list of tokens for plain LoRA.
     """
-    if tokens := getattr(config, "alora_invocation_tokens", None):
+    why = None
+    if config.is_prompt_learning:
+        why = f"one of {config.peft_type.value}: it lives in front of the prompt and not in weights"
+    elif tokens := getattr(config, "alora_invocation_tokens", None):
+        why = f"an aLoRA (alora_invocation_tokens: {tokens}): it changes the model behind these tokens alone"
+    if why:
         raise ValueError(
-            f"The adapter '{name}' is an aLoRA (alora_invocation_tokens: {tokens}): it changes the model behind these "
-            "tokens alone, so it is neither merged nor asked here. Load it with PEFT itself "
+            f"The adapter '{name}' is {why}, so it is neither merged, asked nor served here. Load it with PEFT itself "
             "(`PeftModel.from_pretrained`)."
         )
 
@@ -112,15 +127,9 @@ def beside(source: Path, base: str, dtype: str):
 
     Raises `ValueError` for an adapter that does not fit, or that is no change of weights.
     """
-    from peft import PeftConfig, PeftModel
+    from peft import PeftModel
 
-    config = PeftConfig.from_pretrained(str(source))
-    _refuse_alora(source, config)
-    if config.is_prompt_learning:
-        raise ValueError(
-            f"The adapter '{source}' is one of {config.peft_type.value}: it lives in front of the prompt and not in "
-            "weights, so it is neither merged nor asked here. Load it with PEFT itself (`PeftModel.from_pretrained`)."
-        )
+    check_adapter(source)
     model = loaded(base, dtype)
     _make_room(model, source)
     try:

@@ -152,6 +152,8 @@ def planned(keys: ServeArguments, secret: str | None) -> Plan:
     """What is to be served, and by whom. Raises `ValueError` for what that server cannot serve."""
     name = keys.model_name_or_path
     base = merge.base_of(Path(name), keys.base)
+    if base is not None:
+        merge.check_adapter(Path(name))
     by_vllm = find_spec("vllm") is not None if keys.use_vllm is None else keys.use_vllm
     if by_vllm:
         vllm_setup.require_vllm("use_vllm: true", model=base or name)

@@ -314,7 +314,7 @@ def test_plain_lora_is_served_beside_its_base_and_what_vllm_would_leave_out_is_r
     for more in (
         {"use_dora": True}, {"modules_to_save": ["lm_head"]}, {"alpha_pattern": {"q_proj": 4}}, {"bias": "all"},
         {"target_parameters": ["mlp.experts.gate_up_proj"]}, {"init_lora_weights": "pissa"}, {"peft_type": "IA3"},
-        {"r": 600}, {"alora_invocation_tokens": [1, 2]}, {"kasa_config": {"beta": 0.1}}, {"use_bdlora": {"nblocks": 2}},
+        {"r": 600}, {"kasa_config": {"beta": 0.1}}, {"use_bdlora": {"nblocks": 2}},
         {"arrow_config": {"top_k": 3}}, {"monteclora_config": {"num_samples": 2}},
     ):  # fmt: skip
         key = next(iter(more))
@@ -359,6 +359,30 @@ def test_what_ends_an_answer_and_how_it_is_sampled_is_the_checkpoints_own(tokeni
 )
 def test_what_cannot_be_served_like_this_is_told_before_it_is_loaded(words, match, miniqwen_dir, no_key):
     refused(miniqwen_dir, "--port", 0, *words, match=match)
+
+
+@pytest.mark.parametrize("words", [["--use_vllm", "false"], []])
+@pytest.mark.parametrize(
+    ("more", "match"),
+    [
+        ({"alora_invocation_tokens": [1, 2]}, r"is an aLoRA .*Load it with PEFT itself"),
+        ({"peft_type": "PROMPT_TUNING"}, r"is one of PROMPT_TUNING: .*Load it with PEFT itself"),
+        ({"peft_type": "ELSEWHERE"}, r"peft_type 'ELSEWHERE', which PEFT here does not know"),
+    ],
+)
+def test_an_adapter_that_cannot_be_merged_is_not_sent_to_suite_export(
+    words, more, match, miniqwen_dir, no_key, tmp_path
+):
+    import torch
+    from safetensors.torch import save_file
+
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text(
+        json.dumps(LORA | {"base_model_name_or_path": str(miniqwen_dir)} | more)
+    )
+    save_file({"q_proj.lora_A.weight": torch.ones(2, 2)}, adapter / "adapter_model.safetensors")
+    refused(adapter, "--port", 0, *words, match=f"^(?!.*suite export).*{match}")
 
 
 @pytest.mark.parametrize(
