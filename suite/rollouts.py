@@ -15,10 +15,9 @@ from pathlib import Path
 
 from suite import args, ending, reasoning
 from suite.columns import text_of
+from suite.rewards.scoring import TABLE
 from suite.trainers.completions import EVALUATION, TRAINING
 
-# Columns of TRL's table that are no reward; what else is a number there was a reward's.
-THEIRS = ("step", "prompt", "completion", "advantage")
 RIGHT, WRONG, BOLD, DIM, PLAIN = "\033[32m", "\033[31m", "\033[1m", "\033[2m", "\033[0m"
 
 
@@ -98,7 +97,8 @@ def _plain(said):
 
 
 def rewards_of(table) -> list[str]:
-    return [name for name in table.columns if name not in THEIRS and table[name].dtype.kind in "fib"]
+    """What is a number in the table, and no column of its own, was a reward's."""
+    return [name for name in table.columns if name not in TABLE and table[name].dtype.kind in "fib"]
 
 
 def choose(table, step: int | None, prompt: str | None, where: str | None):

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from suite.rewards.scoring import TABLE
 from suite.train import grpo
 from tests.conftest import ON_CPU, base_flavoured, built_by, shaken, write_yaml
 from tests.rows import write_rows
 
 BETA, EPSILON = 0.05, 0.2
+THEIRS = ("step", "prompt", "completion", "advantage")  # of every table of completions, as TRL writes it
 
 
 def words(model_dir, data_dir, *more, **keys) -> list[str]:
@@ -185,7 +187,7 @@ def test_a_reward_that_gives_too_little_ends_the_run_with_its_name(miniqwen_dir,
 def test_rewards_of_one_name_or_called_as_a_column_are_logged_apart(miniqwen_dir, arithmetic_dir):
     import pandas
 
-    funcs = ["letters.letters_reward", "ones.letters_reward", "ones.step"]
+    funcs = ["letters.letters_reward", "ones.letters_reward", "ones.step", "accuracy"]
     own = words(miniqwen_dir, arithmetic_dir, max_steps=1, reward_funcs=funcs, log_completions=True)
     body = "(completions, **columns):\n    return [1.0] * len(completions)\n"
     Path("ones.py").write_text(f"def letters_reward{body}def step{body.replace('1.0', '0.5')}")
@@ -193,7 +195,8 @@ def test_rewards_of_one_name_or_called_as_a_column_are_logged_apart(miniqwen_dir
     (logged, *_) = json.loads(Path("run/trainer_state.json").read_text())["log_history"]
     assert logged["rewards/ones.letters_reward/mean"] == 1.0 != logged["rewards/letters.letters_reward/mean"]
     (table,) = map(pandas.read_parquet, Path("run/completions").glob("completions_*.parquet"))
-    assert set(funcs) <= set(table.columns) and len(table) == 8 and set(table["step"]) == {1}
+    assert set(table.columns) - {*funcs[:3], "accuracy_reward"} == {*TABLE} >= {*THEIRS}
+    assert set(funcs[:3]) <= set(table.columns) and len(table) == 8 and set(table["step"]) == {1}
 
 
 def test_answers_beyond_the_models_positions_are_refused_before_it_is_loaded(miniqwen_dir, tmp_path, monkeypatch):

@@ -6,6 +6,7 @@ import pandas
 import pytest
 
 from suite import reasoning, rollouts
+from suite.rewards.scoring import TABLE
 from suite.train import grpo
 from tests.conftest import ON_CPU, write_yaml
 from tests.rows import read_rows
@@ -41,6 +42,10 @@ def test_all_are_shown_by_step_with_what_they_were_given(run_dir, capsys):
     assert told.count("step 5") == 2 and told.count("step 10") == 2
     assert "accuracy 1  format 1  advantage +0.700" in told and "<answer>[3]</answer>" in told
     assert "8 of 8 completions, 2 steps; mean accuracy 0.500, format 0.667" in told
+
+
+def test_no_column_of_the_table_itself_is_taken_for_a_reward():
+    assert rollouts.rewards_of(pandas.DataFrame({"accuracy": [1.0], **dict.fromkeys(TABLE, [0.5])})) == ["accuracy"]
 
 
 def test_a_step_a_prompt_and_a_condition_choose(run_dir, capsys):
