@@ -88,10 +88,11 @@ def main(argv=None) -> None:
     funcs = dict(zip(reward.reward_funcs, rewards.load_all(reward.reward_funcs, reward.reward_kwargs), strict=True))
     template_kwargs = there.request_kwargs.get("chat_template_kwargs")
     own = as_mapping("request_kwargs.chat_template_kwargs", template_kwargs)
-    rows, repeated = _rows(sample, script, mixture, own)
+    rows, repeated = _rows(sample, script, mixture)
     idle = _not_asked(rows, own)
     rewards.check_columns(funcs, rows[0], "The rows")
     asking, settings = _asking(sample, there, keys), _settings(sample, reward, funcs)
+    # With `idle`, for an older `suite` has copied these columns beside the same answers.
     identity = digest([asking, settings, rows, *idle])
     target = Path(sample.output_dir)
     whole.restore(target)
@@ -198,9 +199,9 @@ def _check(sample: SampleArguments, there, keys, reward: RewardFuncArguments, wr
         checkpoint.refuse_adapter(sample.model_name_or_path)
 
 
-def _rows(sample: SampleArguments, script, mixture, own: dict) -> tuple[list[dict], int]:
+def _rows(sample: SampleArguments, script, mixture) -> tuple[list[dict], int]:
     """(the first `max_rows` rows, each prompt once; how many rows repeated a prompt)."""
-    there, _ = source.rows(script, mixture, ("prompt+solution",), asked_with=own)
+    there, _ = source.rows(script, mixture, ("prompt+solution",), beside_turns=False)
     read = list(itertools.islice(there, sample.max_rows))
     once: dict[str, dict] = {}
     for row in read:
@@ -214,7 +215,11 @@ def _not_asked(rows: list[dict], own: dict) -> list[str]:
     found = {name for row in rows if columns.is_conversational(row) for name in columns.not_asked(row, own)}
     if found:
         told = " and ".join(f"`{name}`" for name in sorted(found))
-        print(f"note: {told} of the rows will not be written beside the answers, which are given without that.")
+        way = " What all rows say alike `chat_template_kwargs` in the `request_kwargs` to an endpoint can say."
+        print(
+            f"note: the prompts are asked without {told} of the rows, which will not be written beside the answers."
+            f"{way if 'chat_template_kwargs' in found else ''}"
+        )
     return sorted(found)
 
 

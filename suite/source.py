@@ -42,9 +42,9 @@ def rows(
     """(training rows, test rows or None) of `dataset_name` or of TRL's `datasets:` mixture, in one of `shapes`.
 
     Only the columns of that shape are kept, and what the chat template is given beside its turns, unless
-    `beside_turns` is False; `prompt+solution` keeps all that a reward may want to read, and `every_column` all there
-    are. With `asked_with`, `chat_template_kwargs` of the config, prompts are asked. Raises `ValueError` where there
-    are no rows, or none of these shapes.
+    `beside_turns` is False; then nothing is said of it either. `prompt+solution` keeps all that a reward may want to
+    read, and `every_column` all there are. With `asked_with`, `chat_template_kwargs` of the config, prompts are asked.
+    Raises `ValueError` where there are no rows, or none of these shapes.
     """
     if mixture.datasets and script.dataset_name:
         raise ValueError("Both `datasets` and `dataset_name` are set; which one holds the rows? Remove the other.")
@@ -359,7 +359,7 @@ def _shaped(dataset, shapes: tuple[str, ...], where: str, every_column: bool, be
     columns.check_cells(dataset, first, columns.SHAPES[shape], where)
     names = columns.SHAPES[shape]
     of_turns, asks = isinstance(first[names[0]], list), shape in ("prompt", "prompt+solution")
-    if of_turns and asks and not every_column:
+    if of_turns and asks and beside_turns and not every_column:
         _say_what_is_not_asked(first, where, asked_with)
     told = [name for name in columns.BESIDE_TURNS if name in first] if of_turns and not asks and beside_turns else []
     said = tuple(name for name in names if name != "solution") if of_turns else ()

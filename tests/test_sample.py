@@ -139,13 +139,16 @@ def test_what_the_teacher_was_not_told_is_not_written_for_the_student(teach, cap
     rows[2]["tools"] = json.dumps([a_tool("add")])
     teach(rows, lambda question, number: right(int(question[0]) + 1), num_generations=1)
     assert kept()[2].keys() == {"prompt", "completion", "solution", "id"}
-    assert "`chat_template_kwargs` and `tools` of the rows will not be written" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "without `chat_template_kwargs` and `tools` of the rows, which will not be written" in told
+    assert told.count("note:") == 1 and "the `request_kwargs` to" in told and "GRPO" not in told
     asked = {"chat_template_kwargs": {"enable_thinking": False}}
     words = ["--output_dir", "alike", "--request_kwargs", json.dumps(asked)]
     bodies = teach(rows, lambda question, number: right(int(question[0]) + 1), *words, num_generations=1)
     assert [row["chat_template_kwargs"] for row in kept("alike")] == ['{"enable_thinking": false}'] * 3
     assert "tools" not in kept("alike")[0] and len(bodies) == 3
-    assert "note: `tools` of the rows will not be written" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "without `tools` of the rows, which will not be written" in told and "request_kwargs" not in told
 
 
 def test_only_what_is_new_is_asked(teach, capsys):
