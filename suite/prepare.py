@@ -307,9 +307,8 @@ def _shaped(rows: Iterable, where: str) -> Iterator:
     shapes = list(columns.SHAPES)
     for number, row in enumerate(rows, 1):
         if not isinstance(row, reading.Dropped):
-            columns.check(row.keys(), shapes, f"{where}, row {number},")
-            shapes = [shape for shape in shapes if columns.shape_of(row.keys(), [shape])]
-            shapes = [shape for shape in shapes if shape != "prompt"] or shapes
+            more = [shape for shape in shapes if shape != "prompt" and columns.shape_of(row.keys(), [shape])]
+            shapes = more or [columns.check(row.keys(), shapes, f"{where}, row {number},")]
         yield row
 
 
