@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from suite import rewards
+from suite.rewards.scoring import TABLE
 
 REFERENCE_TABLE = [  # completion, gold: right in every row, and 0 in at least one public suite
     ("<answer>42</answer>", "42"),
@@ -204,6 +205,20 @@ def test_an_unknown_reading_is_refused():
 def test_an_unknown_reward_names_the_nearest():
     with pytest.raises(ValueError, match="no reward 'acuracy'. There are: accuracy, .*format.*Did you mean 'accuracy'"):
         rewards.load("acuracy")
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_a_reward_in_the_folder_is_not_called_as_a_column_of_the_logged_completions(name, tmp_path, monkeypatch):
+    """It has no longer name by which it could be logged beside that column."""
+    (tmp_path / f"{name}.py").write_text(f"def {name}_reward(completions, **columns):\n    return [1.0]\n")
+    monkeypatch.setattr(rewards, "__file__", str(tmp_path / "__init__.py"))
+    monkeypatch.setattr(rewards, "__path__", [str(tmp_path)])
+    try:
+        with pytest.raises(ValueError, match=f"a column `{name}`, .*Rename suite/rewards/{name}.py and its function"):
+            rewards.load(name)
+    finally:
+        del sys.modules[f"suite.rewards.{name}"]
+        delattr(rewards, name)
 
 
 def test_a_misspelt_knob_is_refused():

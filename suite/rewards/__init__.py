@@ -12,6 +12,7 @@ from pathlib import Path
 
 from suite import checkpoint
 from suite.registry import entries, pick
+from suite.rewards.scoring import TABLE
 from suite.values import check_knobs, knobs
 from suite.whole import code_of, digest
 
@@ -90,6 +91,11 @@ def _find(name: str) -> Callable:
     reward = getattr(importlib.import_module(f"suite.rewards.{name}"), f"{name}_reward", None)
     if reward is None:  # `verify` is a file, and no reward
         pick("reward", name, names())
+    if name in TABLE:
+        raise ValueError(
+            f"reward_funcs: the logged completions have a column `{name}`, whose place the reward of that name would "
+            f"take. Rename suite/rewards/{name}.py and its function."
+        )
     return reward
 
 

@@ -141,7 +141,7 @@ def told_apart(names: list[str], logged: list[str]) -> list[str]:
     short = [name.removesuffix("_reward") for name in logged]  # as tables say it
     shared = {name for name in short if short.count(name) > 1} | {*TABLE}
     return [
-        full if called in shared and not full.isidentifier() else name  # ours have no second of their name among us
+        full if called in shared and not full.isidentifier() else name  # ours are no column, nor two of one name
         for full, name, called in zip(names, logged, short, strict=True)
     ]
 
