@@ -347,8 +347,8 @@ def _read_of_optim_args(optim: str) -> list[str] | None:
     if handler is made._get_bitsandbytes_optimizer and "ademamix" not in optim:  # one function for four optimizers
         return None if "rmsprop" in optim else []
     source = inspect.getsource(handler)
-    asked = re.findall(r'optim_args(?:\.get\(|\.pop\(|\[)"(\w+)"', source)
-    asked += re.findall(r'"(\w+)"', " ".join(re.findall(r"for key in \((.*?)\):", source)))
+    asked = re.findall(r'optim_args\s*(?:\.\s*(?:get|pop)\s*\(|\[)\s*"(\w+)"', source)
+    asked += re.findall(r'"(\w+)"', " ".join(re.findall(r"for\s+key\s+in\s*\(([^)]*)\)\s*:", source)))
     return list(dict.fromkeys(asked))
 
 

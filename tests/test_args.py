@@ -280,16 +280,60 @@ def test_the_losses_with_label_smoothing_are_those_of_trl():
 
 
 def test_what_is_read_of_optim_args_is_what_transformers_looks_for():
-    from transformers.trainer_optimizer import _OPTIMIZER_HANDLERS as HANDLERS
+    from transformers import trainer_optimizer as made
 
+    handlers = made._OPTIMIZER_HANDLERS
     for optim in ("sgd", "adagrad", "rmsprop"):
         names = sense._read_of_optim_args(optim)
         said = SimpleNamespace(optimizer_kwargs={}, optim_args=dict.fromkeys(names, "1"))
-        assert set(names) == HANDLERS[optim](said)[1].keys()
-    for optim, handler in HANDLERS.items():
-        if "bitsandbytes" not in handler.__name__:
-            assert bool(sense._read_of_optim_args(optim)) == ("optim_args" in inspect.getsource(handler)), optim
+        assert set(names) == handlers[optim](said)[1].keys()
+    for optim, handler in handlers.items():
+        if "bitsandbytes" not in handler.__name__ or "ademamix" in optim:
+            assert set(sense._read_of_optim_args(optim)) == looked_for(inspect.getsource(handler)), optim
+    every = {name for optim in handlers for name in sense._read_of_optim_args(optim) or []}
+    assert every == looked_for(inspect.getsource(made)) >= {"momentum", "rank", "max_lr", "t_beta3"}
     assert sense._read_of_optim_args("rmsprop_bnb") is None and sense._read_of_optim_args("paged_lion_8bit") == []
+
+
+def looked_for(source: str) -> set[str]:
+    """The names by which code looks into `optim_args`: written there, or those that a loop puts there."""
+    loops: dict[str, set[str]] = {}
+    found = set()
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.For) and isinstance(node.iter, ast.Tuple):
+            loops.setdefault(node.target.id, set()).update(ast.literal_eval(node.iter))
+    for node in ast.walk(tree):
+        match node:
+            case (
+                ast.Subscript(value=ast.Attribute(attr="optim_args"), slice=asked)
+                | ast.Call(func=ast.Attribute(value=ast.Attribute(attr="optim_args")), args=[asked, *_])
+                | ast.Compare(left=asked, ops=[ast.In()], comparators=[ast.Attribute(attr="optim_args")])
+            ):
+                found |= loops[asked.id] if isinstance(asked, ast.Name) else {asked.value}
+    return found
+
+
+# fmt: off
+def broken_over_lines(ctx):
+    for key in (
+        "momentum",
+        "dampening",
+    ):
+        ctx.kwargs[key] = ctx.optim_args[key]
+    return (ctx.optim_args
+        .get(
+            "rank", 1), ctx.optim_args . pop( "scale" ), ctx.optim_args[
+            "nesterov"])
+# fmt: on
+
+
+def test_what_is_read_of_optim_args_does_not_hang_on_how_the_lines_are_broken(monkeypatch):
+    from transformers import trainer_optimizer as made
+
+    monkeypatch.setitem(made._OPTIMIZER_HANDLERS, "sgd", broken_over_lines)
+    expected = {"momentum", "dampening", "rank", "scale", "nesterov"}
+    assert set(sense._read_of_optim_args("sgd")) == expected == looked_for(inspect.getsource(broken_over_lines))
 
 
 def test_metrics_for_somebody_who_is_not_installed_are_refused_before_a_model_is_loaded(tmp_path):
