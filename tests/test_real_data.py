@@ -14,7 +14,8 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def gsm8k(shared_data, tmp_path_factory):
     target = tmp_path_factory.mktemp("data") / "gsm8k"
-    prepare.main(["gsm8k", "--source", str(shared_data / "gsm8k" / "train.jsonl"), "--output_dir", str(target)])
+    source = str(shared_data / "gsm8k" / "train.jsonl")
+    prepare.main(["gsm8k", "--source", source, "--output_dir", str(target), "--max_rows", "200"])
     return target
 
 

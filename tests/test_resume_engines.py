@@ -44,7 +44,9 @@ LORA_KEYS = {
     "distill": {"lora_dropout": 0.0},
     "grpo": {"lora_dropout": 0.0},
 }
-CELLS = {"ddp": ("pretrain", "grpo"), "zero3": ("dpo", "sft-lora"), "fsdp2": ("sft", "distill", "grpo-lora")}
+# Of no column: 18 rows are three steps, and the cut falls into the second epoch, behind batches that each rank skips.
+BALANCED = {"sft-balanced": {"train_sampling_strategy": "batch_rebalance"}}
+CELLS = {"ddp": ("pretrain", "grpo", *BALANCED), "zero3": ("dpo", "sft-lora"), "fsdp2": ("sft", "distill", "grpo-lora")}
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +66,8 @@ def runs(made, tmp_path_factory):  # noqa: F811
 
 def keys_of(name: str, made: dict) -> dict:  # noqa: F811
     """The config of a cell: 10 steps, saved at the fifth."""
+    if name in BALANCED:
+        return {**STEPS, **made["thoughts"], **BALANCED[name]}
     stage, _, lora = name.partition("-")
     keys = {**STEPS, **made[ROWS.get(stage, stage)], **KEYS[stage]}
     return {**keys, **LORA, **LORA_KEYS[stage]} if lora else keys
@@ -92,16 +96,6 @@ def test_a_run_goes_on_as_if_nothing_had_happened(runs, engine):
 
 
 @pytest.mark.slow
-def test_rows_that_are_balanced_by_length_come_in_the_order_of_their_epoch(made, tmp_path):  # noqa: F811
-    """18 rows are three steps: the cut falls into the second epoch, behind batches that are skipped on each rank."""
-    keys = {**STEPS, **made["thoughts"], "train_sampling_strategy": "batch_rebalance"}
-    config = write_yaml(tmp_path / "sft.yaml", **keys)
-    words = ["-m", "tests.engine_probe", tmp_path / "runs", config, "--cut", 5, "--", *ON_CPU]
-    run([*launcher("ddp"), *words], cwd=tmp_path)
-    measure("ddp", tmp_path / "runs", "sft")
-
-
-@pytest.mark.slow
 def test_a_model_that_fsdp2_has_sharded_is_saved_with_its_own_code(runs):
     """FSDP2 gives it a class of its own, from a file of torch's."""
     saved = runs("fsdp2", CELLS["fsdp2"]) / "sft"
@@ -115,7 +109,7 @@ def test_these_cells_are_of_every_stage_and_of_every_engine_that_is_promised():
     """The columns of one process are in tests/test_resume.py, bit for bit."""
     assert {name.partition("-")[0] for names in CELLS.values() for name in names} == set(STAGES)
     assert CELLS.keys() == {"ddp", "zero3", "fsdp2"}
-    assert all(name in names_of(engine) for engine, names in CELLS.items() for name in names)
+    assert all(name in (*names_of(engine), *BALANCED) for engine, names in CELLS.items() for name in names)
 
 
 @pytest.mark.soak

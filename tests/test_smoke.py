@@ -1,4 +1,4 @@
-"""The real command line over configs/smoke: the chapters chained in one process, and each file alone."""
+"""The real command line over configs/smoke: the chapters chained in one process, then again, and each file alone."""
 
 import json
 import re
@@ -6,6 +6,8 @@ import re
 import pytest
 
 from tests.conftest import ROOT, run_suite
+from tests.crashes import MODULES
+from tests.warm import Warm
 
 pytestmark = pytest.mark.slow
 SMOKE = ROOT / "configs" / "smoke"
@@ -18,6 +20,13 @@ def life(tmp_path_factory):
     done = run_suite("run", SMOKE, cwd=home)
     assert done.returncode == 0, done.stderr[-3000:]
     return home, done.stdout
+
+
+@pytest.fixture(scope="module")
+def warm():
+    server = Warm(*MODULES)
+    yield server
+    server.close()
 
 
 def test_the_whole_life_runs_and_every_stage_leaves_a_checkpoint(life):
@@ -78,23 +87,23 @@ def test_rewards_are_logged_raw_and_the_weight_that_moves_beside_them(life):
         assert entry["verify/timeouts"] == entry["verify/unreadable_golds"] == 0
 
 
-def test_running_it_again_reuses_everything_and_says_so(life):
+def test_running_it_again_reuses_everything_and_says_so(life, warm):
     home, _ = life
     before = (home / "runs/smoke/grpo/model.safetensors").stat().st_mtime_ns
-    done = run_suite("run", SMOKE, cwd=home)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.count("holds this very run, complete") == 8
-    assert done.stdout.count("holds these very answers already") == 1
-    assert done.stdout.count("already evaluated this way") == 6 and "holds these very rows already" in done.stdout
+    done = warm.run(["run", SMOKE], home)
+    assert done.code == 0, done.said[-3000:]
+    assert done.said.count("holds this very run, complete") == 8
+    assert done.said.count("holds these very answers already") == 1
+    assert done.said.count("already evaluated this way") == 6 and "holds these very rows already" in done.said
     assert (home / "runs/smoke/grpo/model.safetensors").stat().st_mtime_ns == before
 
 
 @pytest.mark.parametrize("name", ["2-tokenizer", "3-pretrain", "4-sft", "5-sft-lora", "8-grpo"])
-def test_each_file_runs_alone(life, name, tmp_path):
+def test_each_file_runs_alone(life, warm, name, tmp_path):
     home, _ = life
     command = name.split("-")[1]
-    done = run_suite(command, "--config", SMOKE / f"{name}.yaml", "--output_dir", tmp_path / "alone", cwd=home)
-    assert done.returncode == 0, done.stderr[-3000:]
+    done = warm.run([command, "--config", SMOKE / f"{name}.yaml", "--output_dir", tmp_path / "alone"], home)
+    assert done.code == 0, done.said[-3000:]
     assert json.loads((tmp_path / "alone/run.json").read_text())["finished"]
 
 
