@@ -10,6 +10,8 @@ BENCHMARKS = {
     "model": ("model",),
     "model-kept": ("kept",),
     "model-avx2": ("avx2", "model"),
+    "bf16": ("bf16",),
+    "bf16-avx2": ("avx2", "bf16"),
     "sft": ("scripts", "sft"),
     "dpo": ("scripts", "dpo"),
     "grpo": ("scripts", "grpo"),

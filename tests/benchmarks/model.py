@@ -29,8 +29,9 @@ SQUARE = 2048  # rows and columns of the product whose rate is the machine's
 SHARE = 0.8
 
 
-def step(model: torch.nn.Module, batch: int, length: int) -> Callable[[], float]:
-    """A function that takes one step of AdamW (forward, backward, update) and returns its seconds."""
+def step(model: torch.nn.Module, batch: int, length: int, *, bf16: bool = False) -> Callable[[], float]:
+    """A function that takes one step of AdamW (forward, backward, update) and returns its seconds; `bf16` computes as
+    the trainers do under that key."""
     device = next(model.parameters()).device
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)  # as the trainers' default is
     ids = torch.randint(SHAPE["vocab_size"], (batch, length), generator=torch.Generator().manual_seed(0)).to(device)
@@ -38,7 +39,9 @@ def step(model: torch.nn.Module, batch: int, length: int) -> Callable[[], float]
 
     def run() -> float:
         start = time.perf_counter()
-        model(input_ids=ids, attention_mask=mask, labels=ids).loss.backward()
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            loss = model(input_ids=ids, attention_mask=mask, labels=ids).loss
+        loss.backward()
         optimizer.step()
         optimizer.zero_grad()
         if device.type == "cuda":
