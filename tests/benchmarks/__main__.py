@@ -9,6 +9,7 @@ BENCHMARKS = {
     "rewards": ("rewards",),
     "model": ("model",),
     "model-kept": ("kept",),
+    "model-processes": ("processes",),
     "model-avx2": ("avx2", "model"),
     "bf16": ("bf16",),
     "bf16-avx2": ("avx2", "bf16"),
@@ -36,7 +37,7 @@ def main() -> None:
         parser.error(f"there is no benchmark '{unknown[0]}'. There are: {', '.join(BENCHMARKS)}")
     for name in arguments.names or BENCHMARKS:
         module, *part = BENCHMARKS[name]
-        n = arguments.rounds or (9 if {"model", "kept", "generate"} & {module, *part} else 5)
+        n = arguments.rounds or (9 if {"model", "kept", "processes", "generate"} & {module, *part} else 5)
         print(f"\n{name}: median (min..max) of {n} rounds in turns", flush=True)
         importlib.import_module(f"tests.benchmarks.{module}").main(n, *part)
 

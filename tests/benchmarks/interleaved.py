@@ -56,9 +56,10 @@ class Rounds:
         return Series([a - b for a, b in zip(self.ours.values, self.theirs.values, strict=True)])
 
 
-def rounds(ours: Callable[[], float], theirs: Callable[[], float], n: int = 9, turns: int = 1) -> Rounds:
-    """Call both once to warm up, then in turns; both return seconds. A round is the mean of `turns` calls of each."""
-    ours(), theirs()
+def rounds(ours: Callable[[], float], theirs: Callable[[], float], n: int = 9, turns: int = 1, warm: int = 1) -> Rounds:
+    """Call both `warm` times to warm up, then in turns; both return seconds. A round is the mean of `turns` calls."""
+    for _ in range(warm):
+        ours(), theirs()
     measured = []
     for i in range(n):
         first, second = (ours, theirs) if i % 2 == 0 else (theirs, ours)  # what a neighbour begins hits both alike
