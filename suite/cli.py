@@ -25,6 +25,9 @@ LIFE = ("tokenizer", "pretrain", "sft", "dpo", "distill", "grpo")
 # Words that belong to `accelerate launch`, none of which is a key of TRL's.
 LAUNCHER_WORDS = ("--num_processes", "--num_machines", "--machine_rank", "--main_process_ip", "--main_process_port",
                   "--mixed_precision")  # fmt: skip
+# What the launcher would set to False in every process it starts, whatever it is here; it listens to a word alone.
+REGIONAL = "ACCELERATE_DYNAMO_USE_REGIONAL_COMPILATION"
+YES = ("1", "on", "t", "true", "y", "yes")  # as accelerate reads it
 
 
 def stages() -> dict[str, str]:
@@ -89,6 +92,8 @@ def launch(stage: str, words: list[str]) -> None:
             theirs += [word] if "=" in word else [word, next(rest, "")]
         else:
             ours.append(word)
+    if os.environ.get(REGIONAL, "").lower() in YES:
+        theirs.append("--dynamo_use_regional_compilation")
     command = ["-m", "accelerate.commands.launch", *theirs, "-m", f"suite.train.{stage}", *ours]
     print("accelerate launch " + " ".join(command[2:]), flush=True)
     os.execv(sys.executable, [sys.executable, *command])

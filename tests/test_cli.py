@@ -10,6 +10,8 @@ import pytest
 from suite import cli, data, ending
 from tests.conftest import ROOT, run_suite
 
+REGIONAL = "--dynamo_use_regional_compilation "
+
 
 @pytest.mark.parametrize("words", [[], ["--help"], ["list", "rewards"], ["list", "data"], ["list", "stages"]])
 def test_the_front_door_does_not_import_torch(words):
@@ -87,14 +89,17 @@ def test_every_knob_of_a_data_set_has_a_line_of_help():
     assert not silent
 
 
-def test_launch_is_the_command_one_may_type_by_hand(monkeypatch, tmp_path, capsys):
+@pytest.mark.parametrize(("regional", "passed_on"), [("", ""), ("False", ""), ("true", REGIONAL), ("1", REGIONAL)])
+def test_launch_is_the_command_one_may_type_by_hand(regional, passed_on, monkeypatch, capsys):
     config = ROOT / "accelerate_configs" / "ddp.yaml"
     seen = []
     monkeypatch.setattr("os.execv", lambda program, words: seen.append(words))
+    monkeypatch.setenv("ACCELERATE_DYNAMO_USE_REGIONAL_COMPILATION", regional)  # which the launcher does not pass on
     words = ["sft", "--config", "c.yaml", "--launch", str(config), "--num_processes", "2", "--max_steps", "3"]
     cli._main(words)
     typed = (
-        f"accelerate launch --config_file {config} --num_processes 2 -m suite.train.sft --config c.yaml --max_steps 3"
+        f"accelerate launch --config_file {config} --num_processes 2 {passed_on}"
+        "-m suite.train.sft --config c.yaml --max_steps 3"
     )
     assert capsys.readouterr().out.strip() == typed
     assert seen[0][1:] == ["-m", "accelerate.commands.launch", *typed.split()[2:]]
